@@ -1,0 +1,241 @@
+// Package event defines what Specwatch stores: one Event for each thing that
+// happened in an unattended loop. It is the single definition of kinds and
+// limits; SQL, TypeScript and the documents are generated from it or checked
+// against it. It knows nothing of PostgreSQL, HTTP or Grafana.
+package event
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Kind says what happened.
+type Kind string
+
+const (
+	SpecStarted         Kind = "spec_started"         // work on a spec begins
+	SpecCompleted       Kind = "spec_completed"       // it ended well
+	SpecFailed          Kind = "spec_failed"          // it ended badly
+	InterventionRequest Kind = "intervention_request" // the loop waits for a person
+	TimeoutTriggered    Kind = "timeout_triggered"    // it ran out of time and was ended
+	SessionHeartbeat    Kind = "session_heartbeat"    // the loop is alive
+)
+
+// Kinds lists every kind, in the order in which people read them.
+var Kinds = []Kind{SpecStarted, SpecCompleted, SpecFailed, InterventionRequest, TimeoutTriggered, SessionHeartbeat}
+
+// Valid reports whether k is one of Kinds.
+func (k Kind) Valid() bool {
+	for _, known := range Kinds {
+		if k == known {
+			return true
+		}
+	}
+	return false
+}
+
+// EndsSpec reports whether an event of this kind closes its spec.
+func (k Kind) EndsSpec() bool {
+	return k == SpecCompleted || k == SpecFailed || k == TimeoutTriggered
+}
+
+// Limits of one event and of the ways in which events travel.
+const (
+	MaxNameBytes   = 512       // session, spec and key, each, in bytes of UTF-8
+	MaxDataBytes   = 1_000_000 // data, in bytes of JSON text
+	MaxAhead       = time.Hour // how far `at` may lie ahead of the database's clock
+	DefaultPage    = 500       // events in one answer when the caller names no limit
+	MaxPage        = 5_000     // events in one answer, at most
+	MaxBatch       = 10_000    // events in one POST
+	MaxBatchBytes  = 16 << 20  // bytes in one POST
+	DefaultHistory = 5 * time.Minute
+)
+
+// Earliest is the first moment that `at` may name.
+var Earliest = time.Unix(0, 0).UTC()
+
+// TimeLayout prints `at`: UTC and always nine digits, so that texts sort as
+// times do.
+const TimeLayout = "2006-01-02T15:04:05.000000000Z"
+
+// Event is one row: something that happened. It is never changed.
+type Event struct {
+	ID      int64           // given by the database
+	Kind    Kind            //
+	At      time.Time       // zero: the database's clock when the row is written
+	Session string          // one run of the loop
+	Spec    string          // one unit of work inside a session; may be empty
+	Data    json.RawMessage // any JSON; empty means {}
+	Key     string          // idempotency: the same key is stored once; never read back
+}
+
+// MarshalJSON prints the event as readers see it. The key is the writer's
+// business and is left out.
+func (e Event) MarshalJSON() ([]byte, error) {
+	data := e.Data
+	if len(data) == 0 {
+		data = json.RawMessage("{}")
+	}
+	return json.Marshal(struct {
+		ID      int64           `json:"id"`
+		Kind    Kind            `json:"kind"`
+		At      string          `json:"at"`
+		Session string          `json:"session"`
+		Spec    string          `json:"spec"`
+		Data    json.RawMessage `json:"data"`
+	}{e.ID, e.Kind, e.At.UTC().Format(TimeLayout), e.Session, e.Spec, data})
+}
+
+// FieldError says which part of an input is wrong and what to do about it.
+type FieldError struct {
+	Field  string // as the writer spelt it: "kind", "session", …; empty: the whole input
+	Detail string // for people
+}
+
+func (e *FieldError) Error() string {
+	if e.Field == "" {
+		return e.Detail
+	}
+	return e.Field + ": " + e.Detail
+}
+
+func fieldErrorf(field, format string, args ...any) *FieldError {
+	return &FieldError{Field: field, Detail: fmt.Sprintf(format, args...)}
+}
+
+// Decode reads one event as a writer sends it. Every error is a *FieldError.
+//
+// It is stricter than encoding/json, which would replace broken UTF-8 in
+// silence, ignore a misspelt field and take fields in any case.
+func Decode(raw []byte) (Event, error) {
+	var e Event
+	if !utf8.Valid(raw) {
+		return e, fieldErrorf("", "the event is not valid UTF-8")
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return e, fieldErrorf("", "an event is one JSON object such as {\"kind\":\"spec_started\",\"session\":\"night\",\"spec\":\"login\"}: %s", err)
+	}
+	if fields == nil {
+		return e, fieldErrorf("", "an event is a JSON object, not null")
+	}
+	var at *string
+	texts := map[string]any{"kind": &e.Kind, "session": &e.Session, "spec": &e.Spec, "key": &e.Key, "at": &at}
+	for name, value := range fields {
+		switch target, isText := texts[name]; {
+		case isText:
+			if err := json.Unmarshal(value, target); err != nil {
+				return e, fieldErrorf(name, "must be a string")
+			}
+		case name == "data":
+			e.Data = value
+		case name == "id":
+			return e, fieldErrorf("id", "is given by the database; leave it out")
+		default:
+			return e, fieldErrorf(clip(name), "is not a field of an event; the fields are kind, at, session, spec, data and key")
+		}
+	}
+	if at != nil {
+		t, err := ParseTime(*at)
+		if err != nil {
+			return e, fieldErrorf("at", "%s", err)
+		}
+		e.At = t
+	}
+	return e, e.Validate(time.Now())
+}
+
+// ParseTime reads an RFC 3339 time; the zone is required.
+func ParseTime(text string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return t, fmt.Errorf("%q is not an RFC 3339 time with its zone, such as 2026-11-24T05:14:04.5Z", clip(text))
+	}
+	return t.UTC(), nil
+}
+
+// Validate checks the event before it is written; now is the clock that `at`
+// is held against. Every error is a *FieldError. The database holds the same
+// rules as constraints, for those who write by SQL.
+func (e *Event) Validate(now time.Time) error {
+	switch {
+	case e.Kind == "":
+		return fieldErrorf("kind", "is missing; it is one of %s", kindList())
+	case !e.Kind.Valid():
+		return fieldErrorf("kind", "%q is not known; it is one of %s", clip(string(e.Kind)), kindList())
+	case e.Session == "":
+		return fieldErrorf("session", "must not be empty")
+	}
+	for _, f := range []struct{ name, text string }{{"session", e.Session}, {"spec", e.Spec}, {"key", e.Key}} {
+		switch {
+		case len(f.text) > MaxNameBytes:
+			return fieldErrorf(f.name, "has %d bytes; at most %d are allowed", len(f.text), MaxNameBytes)
+		case !utf8.ValidString(f.text):
+			return fieldErrorf(f.name, "is not valid UTF-8")
+		case strings.ContainsRune(f.text, 0):
+			return fieldErrorf(f.name, "contains a NUL character, which PostgreSQL cannot store")
+		}
+	}
+	if !e.At.IsZero() {
+		if e.At.Before(Earliest) {
+			return fieldErrorf("at", "%s lies before 1970", e.At.Format(time.RFC3339))
+		}
+		if e.At.After(now.Add(MaxAhead)) {
+			return fieldErrorf("at", "%s lies more than %s in the future; check the writer's clock", e.At.Format(time.RFC3339), MaxAhead)
+		}
+	}
+	return validateData(e.Data)
+}
+
+func validateData(data json.RawMessage) error {
+	switch {
+	case len(data) == 0:
+		return nil
+	case len(data) > MaxDataBytes:
+		return fieldErrorf("data", "has %d bytes; at most %d are allowed", len(data), MaxDataBytes)
+	case !utf8.Valid(data):
+		return fieldErrorf("data", "is not valid UTF-8")
+	case !json.Valid(data):
+		return fieldErrorf("data", "is not JSON")
+	case hasEscapedNUL(data):
+		return fieldErrorf("data", "contains \\u0000, which PostgreSQL cannot store")
+	}
+	return nil
+}
+
+// hasEscapedNUL finds \u0000 in JSON text; the backslash itself must not be
+// an escaped one.
+func hasEscapedNUL(data []byte) bool {
+	for rest := data; ; {
+		i := bytes.IndexByte(rest, '\\')
+		if i < 0 || i+1 >= len(rest) {
+			return false
+		}
+		if bytes.HasPrefix(rest[i:], []byte(`\u0000`)) {
+			return true
+		}
+		rest = rest[i+2:]
+	}
+}
+
+func kindList() string {
+	names := make([]string, len(Kinds))
+	for i, k := range Kinds {
+		names[i] = string(k)
+	}
+	return strings.Join(names, ", ")
+}
+
+// clip keeps a hostile input from filling a log or an answer.
+func clip(text string) string {
+	const most = 64
+	text = strings.ToValidUTF8(text, "�")
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
+}

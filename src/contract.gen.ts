@@ -1,0 +1,52 @@
+// Written by `go generate ./pkg/contract` from pkg/event and pkg/contract. Do not edit.
+
+export const kinds = [
+  "spec_started",
+  "spec_completed",
+  "spec_failed",
+  "intervention_request",
+  "timeout_triggered",
+  "session_heartbeat"
+] as const;
+export type Kind = (typeof kinds)[number];
+
+export const limits = {
+  "dataBytes": 1000000,
+  "nameBytes": 512,
+  "pageDefault": 500,
+  "pageMax": 5000
+} as const;
+
+export const settings = {
+  "preferredMode": {
+    "default": "websocket",
+    "values": [
+      "websocket",
+      "polling",
+      "auto"
+    ]
+  },
+  "pollingInterval": {
+    "min": 5,
+    "max": 60,
+    "default": 10
+  },
+  "autoFallback": {
+    "default": true
+  },
+  "manualRefreshOnly": {
+    "default": false
+  }
+} as const;
+
+export const queryTypes = [
+  "events",
+  "logs",
+  "counts",
+  "outcomes",
+  "durations",
+  "sessions",
+  "heartbeat_age",
+  "timeline"
+] as const;
+export type QueryType = (typeof queryTypes)[number];
