@@ -137,15 +137,29 @@ type Position struct {
 	ID  int64
 }
 
-// Cursor says "I have seen everything in From and, of what To adds to it,
-// every row up to After". When no page is being turned, To equals From and
-// After is zero. To stays fixed while pages are turned, so that rows which
-// commit meanwhile cannot slip in behind the reader.
+// Moment is one row in the order of time: by `at`, in microseconds since 1970
+// as PostgreSQL keeps it, then by id.
+type Moment struct {
+	Micros int64
+	ID     int64
+}
+
+// Cursor says what its holder has seen. It has three forms:
+//
+//   - at rest: everything in From, which equals To;
+//   - between two pages: everything in From and, of what To adds to it, every
+//     row up to After;
+//   - between two pages of a first read that began at a time: of To, every row
+//     up to History in the order of time; From is empty.
+//
+// To stays fixed while pages are turned, so that rows which commit meanwhile
+// cannot slip in behind the reader.
 type Cursor struct {
-	Epoch uint64 // which database, and which history of it
-	From  Snapshot
-	To    Snapshot
-	After Position
+	Epoch   uint64 // which database, and which history of it
+	From    Snapshot
+	To      Snapshot
+	After   Position
+	History Moment
 }
 
 // At returns the cursor of a reader that has seen exactly the snapshot.
@@ -153,43 +167,63 @@ func At(epoch uint64, seen Snapshot) Cursor {
 	return Cursor{Epoch: epoch, From: seen, To: seen}
 }
 
+// InHistory reports whether the cursor turns pages in the order of time.
+func (c Cursor) InHistory() bool { return c.From.Xmax == 0 && c.To.Xmax != 0 }
+
 // Paging reports whether the cursor stands between two pages of one target.
-func (c Cursor) Paging() bool { return c.After != Position{} }
+func (c Cursor) Paging() bool { return c.InHistory() || c.After != Position{} }
 
 // IsZero reports whether the cursor is no position at all.
-func (c Cursor) IsZero() bool { return c.From.Xmax == 0 }
+func (c Cursor) IsZero() bool { return c.To.Xmax == 0 }
 
-// Seen reports whether the row at the position has been delivered.
-func (c Cursor) Seen(p Position) bool {
-	if c.From.Visible(p.Xid) {
-		return true
-	}
-	if !c.Paging() || !c.To.Visible(p.Xid) {
-		return false
-	}
-	return p.Xid < c.After.Xid || p.Xid == c.After.Xid && p.ID <= c.After.ID
+// Equal reports whether both say the same.
+func (c Cursor) Equal(o Cursor) bool {
+	return c.Epoch == o.Epoch && c.After == o.After && c.History == o.History &&
+		equal(c.From, o.From) && equal(c.To, o.To)
+}
+
+func equal(a, b Snapshot) bool {
+	return a.Xmin == b.Xmin && a.Xmax == b.Xmax && slices.Equal(a.Xip, b.Xip)
 }
 
 // ErrInvalid is what Parse answers to a text that is no cursor.
 var ErrInvalid = errors.New("is not a cursor of Specwatch; use the one that the last answer gave, an RFC 3339 time, or none")
 
+// The first byte of a token: its form, and a place for versions to come.
 const (
-	tokenVersion = 1
-	// MaxToken bounds the text, and by it the open transactions that a cursor
-	// can list: thousands at the few bytes that each takes.
-	MaxToken = 64 << 10
+	tokenAtRest  = 1
+	tokenPaging  = 2
+	tokenHistory = 3
 )
+
+// MaxToken bounds the text, and by it the open transactions that a cursor can
+// list: thousands at the few bytes that each takes.
+const MaxToken = 64 << 10
 
 // String is the opaque, URL-safe token.
 func (c Cursor) String() string {
+	form := byte(tokenAtRest)
+	switch {
+	case c.InHistory():
+		form = tokenHistory
+	case c.Paging():
+		form = tokenPaging
+	}
 	b := make([]byte, 0, 64)
-	b = append(b, tokenVersion)
+	b = append(b, form)
 	b = binary.BigEndian.AppendUint64(b, c.Epoch)
-	b = appendSnapshot(b, c.From)
-	if c.Paging() {
+	switch form {
+	case tokenAtRest:
+		b = appendSnapshot(b, c.From)
+	case tokenPaging:
+		b = appendSnapshot(b, c.From)
 		b = appendSnapshot(b, c.To)
 		b = binary.AppendUvarint(b, c.After.Xid)
 		b = binary.AppendVarint(b, c.After.ID)
+	case tokenHistory:
+		b = appendSnapshot(b, c.To)
+		b = binary.AppendVarint(b, c.History.Micros)
+		b = binary.AppendVarint(b, c.History.ID)
 	}
 	return base64.RawURLEncoding.EncodeToString(b)
 }
@@ -200,18 +234,24 @@ func Parse(token string) (Cursor, error) {
 		return Cursor{}, ErrInvalid
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(token)
-	if err != nil || len(raw) < 9 || raw[0] != tokenVersion {
+	if err != nil || len(raw) < 9 {
 		return Cursor{}, ErrInvalid
 	}
+	c := Cursor{Epoch: binary.BigEndian.Uint64(raw[1:9])}
 	d := decoder{rest: raw[9:]}
-	c := Cursor{Epoch: binary.BigEndian.Uint64(raw[1:9]), From: d.snapshot()}
-	c.To = c.From
-	if !d.bad && len(d.rest) > 0 {
-		c.To = d.snapshot()
+	switch raw[0] {
+	case tokenAtRest:
+		c.From = d.snapshot()
+		c.To = c.From
+	case tokenPaging:
+		c.From, c.To = d.snapshot(), d.snapshot()
 		c.After = Position{Xid: d.uvarint(), ID: d.varint()}
-		if !c.Paging() || !c.To.Contains(c.From) {
-			return Cursor{}, ErrInvalid
-		}
+		d.bad = d.bad || !c.Paging() || c.After.Xid >= 1<<63
+	case tokenHistory:
+		c.To = d.snapshot()
+		c.History = Moment{Micros: d.varint(), ID: d.varint()}
+	default:
+		return Cursor{}, ErrInvalid
 	}
 	// One cursor has one text: comparing texts compares cursors.
 	if d.bad || len(d.rest) > 0 || c.String() != token {

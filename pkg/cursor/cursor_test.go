@@ -55,7 +55,10 @@ func TestTokensComeBackWhole(t *testing.T) {
 	for range 5_000 {
 		from := randomSnapshot(r)
 		c := At(r.Uint64(), from)
-		if r.IntN(2) == 0 {
+		switch r.IntN(3) {
+		case 0:
+			c = Cursor{Epoch: c.Epoch, To: from, History: Moment{r.Int64() - 1<<62, r.Int64()}}
+		case 1:
 			c.To = from.Union(randomSnapshot(r))
 			c.After = Position{Xid: 1 + r.Uint64N(universe), ID: r.Int64N(1000)}
 		}
