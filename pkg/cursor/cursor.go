@@ -167,6 +167,12 @@ func At(epoch uint64, seen Snapshot) Cursor {
 	return Cursor{Epoch: epoch, From: seen, To: seen}
 }
 
+// Toward returns the cursor of a reader at rest that reads on, page by page,
+// to the given snapshot and no further.
+func (c Cursor) Toward(target Snapshot) Cursor {
+	return Cursor{Epoch: c.Epoch, From: c.From, To: target, After: Position{ID: -1}}
+}
+
 // InHistory reports whether the cursor turns pages in the order of time.
 func (c Cursor) InHistory() bool { return c.From.Xmax == 0 && c.To.Xmax != 0 }
 

@@ -1,0 +1,76 @@
+// Package postgrestest gives tests a real PostgreSQL.
+package postgrestest
+
+import (
+	"context"
+	"crypto/rand"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Variable names the server that tests share: a PostgreSQL URL whose user may
+// create schemas, roles and databases.
+const Variable = "SPECWATCH_TEST_DATABASE_URL"
+
+func shared(t testing.TB) string {
+	t.Helper()
+	address := os.Getenv(Variable)
+	if address == "" {
+		t.Fatalf("%s is not set: run `go tool mage test`, or set it to the URL of a PostgreSQL server for tests", Variable)
+	}
+	return address
+}
+
+func name() string { return "test_" + strings.ToLower(rand.Text()[:12]) }
+
+func exec(t testing.TB, address, sql string) {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(context.Background(), sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Schema makes an empty schema on the shared server, which is dropped when
+// the test ends. The URL's search_path leads to it.
+func Schema(t testing.TB) (address, schema string) {
+	t.Helper()
+	base := shared(t)
+	schema = name()
+	exec(t, base, "CREATE SCHEMA "+schema)
+	t.Cleanup(func() { exec(t, base, "DROP SCHEMA "+schema+" CASCADE") })
+	return with(t, base, func(u *url.URL) {
+		q := u.Query()
+		q.Set("search_path", schema)
+		u.RawQuery = q.Encode()
+	}), schema
+}
+
+// Database makes an empty database on the shared server, which is dropped
+// when the test ends.
+func Database(t testing.TB) (address string) {
+	t.Helper()
+	base := shared(t)
+	database := name()
+	exec(t, base, "CREATE DATABASE "+database)
+	t.Cleanup(func() { exec(t, base, "DROP DATABASE "+database+" WITH (FORCE)") })
+	return with(t, base, func(u *url.URL) { u.Path = "/" + database })
+}
+
+func with(t testing.TB, address string, change func(*url.URL)) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatalf("%s is not a URL", Variable)
+	}
+	change(u)
+	return u.String()
+}

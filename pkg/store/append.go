@@ -1,0 +1,235 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/specwatch/specwatch/pkg/event"
+)
+
+// BatchError says which event of several was refused.
+type BatchError struct {
+	Index int64 // counted from 0
+	Err   error // a *event.FieldError
+}
+
+func (e *BatchError) Error() string { return fmt.Sprintf("event %d: %s", e.Index+1, e.Err) }
+func (e *BatchError) Unwrap() error { return e.Err }
+
+// A chunk is what one INSERT carries of a bulk.
+const (
+	chunkEvents = 5_000
+	chunkBytes  = 8 << 20
+)
+
+// unnest keeps the statement's text the same for any number of events, so
+// that it is prepared once; the order keeps ids in the order of the input.
+const insertSQL = `
+INSERT INTO events (kind, at, session, spec, data, key)
+SELECT kind, coalesce(at, now()), session, spec, data::jsonb, key
+FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS e (kind, at, session, spec, data, key, n)
+ORDER BY n
+ON CONFLICT (key) WHERE key IS NOT NULL DO NOTHING
+RETURNING id, key`
+
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// Append writes the events, all or none, and returns their ids in the same
+// order. An event whose key is stored already is not written again; its id is
+// that of the stored one. A refused event comes back as *BatchError (or as a
+// bare *event.FieldError when it was the only one), a fault of the set-up as
+// *Problem.
+func (s *Store) Append(ctx context.Context, events []event.Event) ([]int64, error) {
+	if len(events) == 0 {
+		return []int64{}, nil
+	}
+	now := time.Now()
+	for i := range events {
+		if err := events[i].Validate(now); err != nil {
+			return nil, inBatch(int64(i), len(events), err)
+		}
+	}
+	ids, err := retry(ctx, func() ([]int64, error) { return insert(ctx, s.pool, events) })
+	if isFieldError(err) && len(events) > 1 {
+		err = s.blame(ctx, events, err)
+	}
+	return ids, err
+}
+
+// AppendAll writes what next returns until it returns io.EOF, in one
+// transaction: all or none. It holds one chunk in memory. It returns how many
+// events it took.
+func (s *Store) AppendAll(ctx context.Context, next func() (event.Event, error)) (int64, error) {
+	tx, err := s.pool.Begin(ctx)
+	if err != nil {
+		return 0, explain(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after a commit it does nothing
+	var taken int64
+	for done := false; !done; {
+		var chunk []event.Event
+		for size := 0; len(chunk) < chunkEvents && size < chunkBytes; {
+			e, err := next()
+			if errors.Is(err, io.EOF) {
+				done = true
+				break
+			}
+			if err != nil {
+				return 0, err
+			}
+			if err := e.Validate(time.Now()); err != nil {
+				return 0, &BatchError{taken + int64(len(chunk)), err}
+			}
+			chunk = append(chunk, e)
+			size += len(e.Data) + len(e.Session) + len(e.Spec) + len(e.Key)
+		}
+		if len(chunk) == 0 {
+			break
+		}
+		if _, err := insert(ctx, tx, chunk); err != nil {
+			if isFieldError(err) {
+				err = s.blame(ctx, chunk, err)
+				var batch *BatchError
+				if errors.As(err, &batch) {
+					batch.Index += taken
+				}
+			}
+			return 0, err
+		}
+		taken += int64(len(chunk))
+	}
+	return taken, explain(tx.Commit(ctx))
+}
+
+func isFieldError(err error) bool {
+	var field *event.FieldError
+	return errors.As(err, &field)
+}
+
+func inBatch(index int64, size int, err error) error {
+	if size == 1 {
+		return err
+	}
+	return &BatchError{index, err}
+}
+
+// retry repeats what lost a deadlock: two batches may bring the same keys in
+// opposite orders. Nothing of a failed attempt is stored.
+func retry[T any](ctx context.Context, attempt func() (T, error)) (T, error) {
+	return backoff.Retry(ctx, func() (T, error) {
+		result, err := attempt()
+		var pg *pgconn.PgError
+		if err != nil && !(errors.As(err, &pg) && (pg.Code == "40P01" || pg.Code == "40001")) {
+			return result, backoff.Permanent(err)
+		}
+		return result, err
+	}, backoff.WithMaxTries(10))
+}
+
+func insert(ctx context.Context, q querier, events []event.Event) ([]int64, error) {
+	n := len(events)
+	kinds, sessions, specs, data := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	times, keys := make([]*time.Time, n), make([]*string, n)
+	for i := range events {
+		e := &events[i]
+		kinds[i], sessions[i], specs[i], data[i] = string(e.Kind), e.Session, e.Spec, "{}"
+		if len(e.Data) > 0 {
+			data[i] = string(e.Data)
+		}
+		if !e.At.IsZero() {
+			times[i] = &e.At
+		}
+		if e.Key != "" {
+			keys[i] = &e.Key
+		}
+	}
+	type written struct {
+		ID  int64
+		Key *string
+	}
+	rows, err := q.Query(ctx, insertSQL, kinds, times, sessions, specs, data, keys)
+	if err != nil {
+		return nil, explain(err)
+	}
+	inserted, err := pgx.CollectRows(rows, pgx.RowToStructByPos[written])
+	if err != nil {
+		return nil, explain(err)
+	}
+	// Walk both lists: what is missing from the second was stored before.
+	ids := make([]int64, n)
+	stored := map[string]int64{}
+	var missing []string
+	next := 0
+	for i, key := range keys {
+		if next < len(inserted) && same(key, inserted[next].Key) {
+			ids[i] = inserted[next].ID
+			next++
+			continue
+		}
+		if key == nil {
+			return nil, fmt.Errorf("event %d was not written and has no key: a trigger or rule on the table removed it", i+1)
+		}
+		missing = append(missing, *key)
+	}
+	if len(missing) == 0 {
+		return ids, nil
+	}
+	rows, err = q.Query(ctx, `SELECT id, key FROM events WHERE key = ANY($1)`, missing)
+	if err != nil {
+		return nil, explain(err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[written])
+	if err != nil {
+		return nil, explain(err)
+	}
+	for _, row := range found {
+		stored[*row.Key] = row.ID
+	}
+	for i, key := range keys {
+		if ids[i] == 0 && key != nil {
+			ids[i] = stored[*key]
+		}
+	}
+	return ids, nil
+}
+
+func same(a, b *string) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}
+
+// blame finds the event that PostgreSQL refuses: the shortest refused
+// beginning of the batch ends with it. Everything it tries is rolled back.
+func (s *Store) blame(ctx context.Context, events []event.Event, refusal error) error {
+	var outage error
+	index := sort.Search(len(events), func(last int) bool {
+		if outage != nil {
+			return true
+		}
+		tx, err := s.pool.Begin(ctx)
+		if err != nil {
+			outage = explain(err)
+			return true
+		}
+		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing of it is meant to stay
+		_, err = insert(ctx, tx, events[:last+1])
+		if isFieldError(err) {
+			refusal = err
+			return true
+		}
+		return false
+	})
+	if outage != nil || index == len(events) {
+		return refusal
+	}
+	return inBatch(int64(index), len(events), refusal)
+}

@@ -1,0 +1,859 @@
+package store_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/state"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+// fresh is a migrated schema of its own, its store, and a connection for what
+// other programs would do by SQL.
+func fresh(t testing.TB) (*store.Store, *pgx.Conn, store.Config) {
+	t.Helper()
+	address, schema := postgrestest.Schema(t)
+	config := store.Config{URL: address, Schema: schema, MaxConns: 8}
+	if _, err := store.Migrate(t.Context(), config, store.MigrateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return open(t, config), connect(t, address), config
+}
+
+func open(t testing.TB, config store.Config) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func connect(t testing.TB, address string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+func exec(t testing.TB, conn interface {
+	Query(context.Context, string, ...any) (pgx.Rows, error)
+}, sql string, args ...any) {
+	t.Helper()
+	rows, err := conn.Query(t.Context(), sql, args...)
+	if err == nil {
+		rows.Close()
+		err = rows.Err()
+	}
+	if err != nil {
+		t.Fatalf("%s: %s", sql, err)
+	}
+}
+
+// drain reads on until a page says that there is no more.
+func drain(t testing.TB, s *store.Store, c cursor.Cursor, limit int) ([]event.Event, cursor.Cursor) {
+	t.Helper()
+	var all []event.Event
+	for {
+		page, err := s.Since(t.Context(), c, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Events) > limit {
+			t.Fatalf("a page of %d events, though at most %d were asked for", len(page.Events), limit)
+		}
+		all = append(all, page.Events...)
+		// A cursor travels as text.
+		if c, err = cursor.Parse(page.Cursor.String()); err != nil {
+			t.Fatal(err)
+		}
+		if !page.More {
+			return all, c
+		}
+	}
+}
+
+func now(t testing.TB, s *store.Store) cursor.Cursor {
+	t.Helper()
+	page, err := s.SinceTime(t.Context(), time.Now().Add(time.Hour), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return page.Cursor
+}
+
+func specs(events []event.Event) string {
+	var names []string
+	for _, e := range events {
+		names = append(names, e.Spec)
+	}
+	return strings.Join(names, " ")
+}
+
+const insert = `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 's', $1)`
+
+func TestLateCommit(t *testing.T) {
+	t.Parallel()
+	s, early, config := fresh(t)
+	late := connect(t, config.URL)
+	start := now(t, s)
+
+	tx, err := late.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, tx, insert, "late")
+	exec(t, early, insert, "early")
+	got, c := drain(t, s, start, 100)
+	if specs(got) != "early" {
+		t.Fatalf("before the late commit: %q", specs(got))
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, early, insert, "next")
+	if got, c = drain(t, s, c, 100); specs(got) != "late next" {
+		t.Fatalf("after the late commit: %q", specs(got))
+	}
+	if got, _ = drain(t, s, c, 100); len(got) != 0 {
+		t.Fatalf("again: %q", specs(got))
+	}
+}
+
+func TestRollbackSavepointTwoPhase(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	c := now(t, s)
+	exec(t, conn, "BEGIN")
+	exec(t, conn, insert, "kept")
+	exec(t, conn, "SAVEPOINT a")
+	exec(t, conn, insert, "undone")
+	exec(t, conn, "ROLLBACK TO a")
+	exec(t, conn, "SAVEPOINT b")
+	exec(t, conn, insert, "inner")
+	exec(t, conn, "RELEASE b")
+	exec(t, conn, "COMMIT")
+	exec(t, conn, "BEGIN")
+	exec(t, conn, insert, "never")
+	exec(t, conn, "ROLLBACK")
+	got, c := drain(t, s, c, 10)
+	if specs(got) != "kept inner" {
+		t.Fatalf("got %q", specs(got))
+	}
+	var prepared int
+	if err := conn.QueryRow(t.Context(), "SELECT current_setting('max_prepared_transactions')::int").Scan(&prepared); err != nil || prepared == 0 {
+		t.Skip("the server has max_prepared_transactions = 0: two-phase commit cannot be tested")
+	}
+	name := fmt.Sprintf("specwatch_%d", time.Now().UnixNano())
+	exec(t, conn, "BEGIN")
+	exec(t, conn, insert, "prepared")
+	if _, err := conn.Exec(t.Context(), "PREPARE TRANSACTION '"+name+"'"); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, conn, insert, "after")
+	if got, c = drain(t, s, c, 10); specs(got) != "after" {
+		t.Fatalf("while prepared: %q", specs(got))
+	}
+	if _, err := conn.Exec(t.Context(), "COMMIT PREPARED '"+name+"'"); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ = drain(t, s, c, 10); specs(got) != "prepared" {
+		t.Fatalf("after COMMIT PREPARED: %q", specs(got))
+	}
+}
+
+// Pages of one target: rows that commit while pages are turned neither slip
+// in nor get lost.
+func TestPagingInsideOneTarget(t *testing.T) {
+	t.Parallel()
+	s, conn, config := fresh(t)
+	late := connect(t, config.URL)
+	c := now(t, s)
+	exec(t, late, "BEGIN")
+	exec(t, late, insert, "late")
+	for i := range 25 {
+		exec(t, conn, insert, fmt.Sprint(i))
+	}
+	seen := map[int64]bool{}
+	var order []string
+	for turn, more := 0, true; more; turn++ {
+		page, err := s.Since(t.Context(), c, 4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range page.Events {
+			if seen[e.ID] {
+				t.Fatalf("%s twice", e.Spec)
+			}
+			seen[e.ID] = true
+			order = append(order, e.Spec)
+		}
+		if c, err = cursor.Parse(page.Cursor.String()); err != nil {
+			t.Fatal(err)
+		}
+		if turn == 2 {
+			exec(t, late, "COMMIT")
+			exec(t, conn, insert, "new")
+		}
+		more = page.More
+	}
+	if len(order) != 25 || order[0] != "0" || order[24] != "24" {
+		t.Fatalf("the target: %q", order)
+	}
+	if got, _ := drain(t, s, c, 4); specs(got) != "late new" {
+		t.Fatalf("after the target: %q", specs(got))
+	}
+}
+
+func TestHistoryPages(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'spec_started', 's', n::text, now() - n * interval '1 minute' FROM generate_series(0, 9) n`)
+	exec(t, conn, `UPDATE events SET xid = NULL WHERE spec = '3'`) // as an adopted row
+	page, err := s.SinceTime(t.Context(), time.Now().Add(-6*time.Minute-30*time.Second), 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, conn, insert, "new")
+	rest, c := drain(t, s, page.Cursor, 3)
+	if got := specs(page.Events) + " " + specs(rest); got != "6 5 4 3 2 1 0" {
+		t.Fatalf("history: %q", got)
+	}
+	if got, _ := drain(t, s, c, 3); specs(got) != "new" {
+		t.Fatalf("after history: %q", specs(got))
+	}
+	if got, _ := drain(t, s, cursor.Cursor{}, 100); specs(got) != "4 3 2 1 0 new" {
+		t.Fatalf("no cursor means five minutes: %q", specs(got))
+	}
+}
+
+func TestLargeEventsMakeSmallPages(t *testing.T) {
+	t.Parallel()
+	s, _, _ := fresh(t)
+	c := now(t, s)
+	big := json.RawMessage(`"` + strings.Repeat("x", event.MaxDataBytes-2) + `"`)
+	var events []event.Event
+	for i := range 20 {
+		events = append(events, event.Event{Kind: event.SpecFailed, Session: "s", Spec: fmt.Sprint(i), Data: big})
+	}
+	if _, err := s.Append(t.Context(), events); err != nil {
+		t.Fatal(err)
+	}
+	page, err := s.Since(t.Context(), c, 100)
+	if err != nil || len(page.Events) >= 20 || !page.More {
+		t.Fatalf("%d events in one page, more %t: %v", len(page.Events), page.More, err)
+	}
+	if got, _ := drain(t, s, c, 100); len(got) != 20 {
+		t.Fatalf("%d of 20 events", len(got))
+	}
+}
+
+func TestAppend(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	c := now(t, s)
+	at := time.Date(2026, 1, 2, 3, 4, 5, 123456000, time.UTC)
+	events := []event.Event{
+		{Kind: event.SpecStarted, Session: "s", Spec: "a", At: at, Data: json.RawMessage(`{"n":1}`), Key: "k1"},
+		{Kind: event.SpecFailed, Session: "s", Spec: "b"},
+		{Kind: event.SpecStarted, Session: "s", Spec: "a again", Key: "k1"},
+		{Kind: event.SessionHeartbeat, Session: "s", Key: "k2"},
+	}
+	ids, err := s.Append(t.Context(), events)
+	if err != nil || len(ids) != 4 || ids[0] != ids[2] || ids[0] >= ids[1] || ids[1] >= ids[3] {
+		t.Fatalf("ids %v: %v", ids, err)
+	}
+	again, err := s.Append(t.Context(), events[2:])
+	if err != nil || again[0] != ids[0] || again[1] != ids[3] {
+		t.Fatalf("ids %v the first time, %v the second: %v", ids, again, err)
+	}
+	got, _ := drain(t, s, c, 10)
+	if specs(got) != "a b " || !got[0].At.Equal(at) || got[0].ID != ids[0] {
+		t.Fatalf("stored %+v", got)
+	}
+	var same bool
+	if err := conn.QueryRow(t.Context(), `SELECT $1::jsonb = '{"n": 1}'`, string(got[0].Data)).Scan(&same); err != nil || !same {
+		t.Fatalf("data %s: %v", got[0].Data, err)
+	}
+}
+
+// What Go lets through and only PostgreSQL refuses is named too, and nothing
+// of its batch stays.
+func TestRefusedByPostgreSQL(t *testing.T) {
+	t.Parallel()
+	s, _, _ := fresh(t)
+	c := now(t, s)
+	deep := json.RawMessage(strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000))
+	for name, data := range map[string]json.RawMessage{
+		"a number out of range":    json.RawMessage(`{"n":1e999999}`),
+		"half a surrogate pair":    json.RawMessage(`{"s":"\ud800"}`),
+		"too long once it is read": json.RawMessage(`[` + strings.Repeat("1,", 499_990) + `1]`),
+		"nested too deeply":        deep,
+	} {
+		good := event.Event{Kind: event.SpecStarted, Session: "s"}
+		bad := event.Event{Kind: event.SpecStarted, Session: "s", Data: data}
+		_, err := s.Append(t.Context(), []event.Event{bad})
+		var field *event.FieldError
+		if err == nil && name == "nested too deeply" {
+			continue // how deep is too deep is the server's choice (max_stack_depth)
+		}
+		if !errors.As(err, &field) || field.Field != "data" {
+			t.Errorf("%s alone: %v", name, err)
+			continue
+		}
+		_, err = s.Append(t.Context(), []event.Event{good, good, bad, good})
+		var batch *store.BatchError
+		if !errors.As(err, &batch) || batch.Index != 2 || !errors.As(err, &field) || field.Field != "data" {
+			t.Errorf("%s in a batch: %v", name, err)
+		}
+	}
+	_, err := s.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s"}, {Kind: "spec_lost", Session: "s"}})
+	var batch *store.BatchError
+	if !errors.As(err, &batch) || batch.Index != 1 {
+		t.Errorf("unknown kind: %v", err)
+	}
+	got, _ := drain(t, s, c, 10)
+	for _, e := range got {
+		if len(e.Data) < 9_000 {
+			t.Errorf("part of a refused batch was stored: %+v", e)
+		}
+	}
+}
+
+func TestAppendAll(t *testing.T) {
+	t.Parallel()
+	s, _, _ := fresh(t)
+	c := now(t, s)
+	feed := func(n int, last error, bad int) func() (event.Event, error) {
+		i := 0
+		return func() (event.Event, error) {
+			if i++; i > n {
+				return event.Event{}, last
+			}
+			e := event.Event{Kind: event.SpecStarted, Session: "s", Spec: fmt.Sprint(i)}
+			if i == bad {
+				e.Data = json.RawMessage(`1e999999`)
+			}
+			return e, nil
+		}
+	}
+	wrong := errors.New("line 7001 is wrong")
+	if _, err := s.AppendAll(t.Context(), feed(7_000, wrong, 0)); !errors.Is(err, wrong) {
+		t.Fatalf("a bad line: %v", err)
+	}
+	var batch *store.BatchError
+	if _, err := s.AppendAll(t.Context(), feed(7_000, io.EOF, 6_001)); !errors.As(err, &batch) || batch.Index != 6_000 {
+		t.Fatalf("an event that PostgreSQL refuses: %v", err)
+	}
+	if got, _ := drain(t, s, c, 5_000); len(got) != 0 {
+		t.Fatalf("%d events of failed bulks were stored", len(got))
+	}
+	if n, err := s.AppendAll(t.Context(), feed(12_345, io.EOF, 0)); n != 12_345 || err != nil {
+		t.Fatalf("%d: %v", n, err)
+	}
+	got, _ := drain(t, s, c, 5_000)
+	for i, e := range got {
+		if e.Spec != fmt.Sprint(i+1) {
+			t.Fatalf("event %d is %q", i+1, e.Spec)
+		}
+	}
+	if len(got) != 12_345 {
+		t.Fatalf("%d events", len(got))
+	}
+}
+
+// The database holds the rules of pkg/event for writers that use SQL.
+func TestConstraintsFollowTheLimits(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	for _, kind := range event.Kinds {
+		exec(t, conn, `INSERT INTO events (kind, session) VALUES ($1, 's')`, string(kind))
+	}
+	name := strings.Repeat("é", event.MaxNameBytes/2)
+	data := `"` + strings.Repeat("x", event.MaxDataBytes-2) + `"`
+	exec(t, conn, `INSERT INTO events (kind, session, spec, key, data, at) VALUES ('spec_started', $1, $1, $1, $2::text::jsonb, now() + $3::interval)`, name, data, event.MaxAhead)
+	for what, sql := range map[string]string{
+		"kind":    `INSERT INTO events (kind, session) VALUES ('spec_lost', 's')`,
+		"session": `INSERT INTO events (kind, session) VALUES ('spec_started', '')`,
+		"spec":    `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 's', repeat('x', 513))`,
+		"key":     `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', repeat('x', 513))`,
+		"at":      `INSERT INTO events (kind, session, at) VALUES ('spec_started', 's', now() + interval '61 minutes')`,
+		"past":    `INSERT INTO events (kind, session, at) VALUES ('spec_started', 's', '1969-12-31')`,
+		"endless": `INSERT INTO events (kind, session, at) VALUES ('spec_started', 's', 'infinity')`,
+		"data":    `INSERT INTO events (kind, session, data) VALUES ('spec_started', 's', to_jsonb(repeat('x', 999999)))`,
+	} {
+		if _, err := conn.Exec(t.Context(), sql); err == nil {
+			t.Errorf("%s: %s was taken", what, sql)
+		}
+	}
+	migration, err := os.ReadFile("migrations/00001_events.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, limit := range []string{fmt.Sprintf("<= %d)", event.MaxNameBytes), fmt.Sprintf("<= %d)", event.MaxDataBytes)} {
+		if !strings.Contains(string(migration), limit) {
+			t.Errorf("the migration does not hold %s", limit)
+		}
+	}
+	if got, _ := drain(t, s, cursor.Cursor{}, 100); len(got) != len(event.Kinds)+1 {
+		t.Errorf("%d events", len(got))
+	}
+}
+
+func TestConcurrentWritersArriveOnce(t *testing.T) {
+	t.Parallel()
+	s, conn, config := fresh(t)
+	c := now(t, s)
+	const writers, each = 8, 400
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			conn, err := pgx.Connect(context.Background(), config.URL)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close(context.Background())
+			for i := range each {
+				sql := insert
+				if i%10 == 9 { // some transactions stay open for a while, some are undone
+					sql = `WITH w AS MATERIALIZED (SELECT pg_sleep(0.003)) INSERT INTO events (kind, session, spec) SELECT 'spec_started', 's', $1 FROM w`
+				}
+				if _, err := conn.Exec(context.Background(), sql, fmt.Sprintf("%d/%d", w, i)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	got := map[int64]bool{}
+	for last := false; !last; {
+		select {
+		case <-done:
+			last = true
+		default:
+		}
+		var page []event.Event
+		page, c = drain(t, s, c, 37)
+		for _, e := range page {
+			if got[e.ID] {
+				t.Fatalf("event %d twice", e.ID)
+			}
+			got[e.ID] = true
+		}
+	}
+	var rows []int64
+	if err := conn.QueryRow(t.Context(), "SELECT array_agg(id) FROM events").Scan(&rows); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range rows {
+		if !got[id] {
+			t.Errorf("event %d was lost", id)
+		}
+	}
+	if len(rows) != writers*each || len(got) != len(rows) {
+		t.Errorf("%d rows, %d events", len(rows), len(got))
+	}
+}
+
+func TestCursorOfAnotherDatabase(t *testing.T) {
+	t.Parallel()
+	a, _, _ := fresh(t)
+	b, _, _ := fresh(t)
+	if _, err := b.Since(t.Context(), now(t, a), 10); !errors.Is(err, store.ErrExpired) {
+		t.Fatalf("another schema's cursor: %v", err)
+	}
+	c := now(t, a)
+	ahead := cursor.At(c.Epoch, cursor.Snapshot{Xmin: c.To.Xmax + 1_000_000, Xmax: c.To.Xmax + 1_000_000})
+	if _, err := a.Since(t.Context(), ahead, 10); !errors.Is(err, store.ErrExpired) {
+		t.Fatalf("a cursor from the future: %v", err)
+	}
+	if _, err := a.Since(t.Context(), c, 0); err == nil {
+		t.Fatal("limit 0 was taken")
+	}
+}
+
+func TestRestored(t *testing.T) {
+	t.Parallel()
+	s, conn, config := fresh(t)
+	exec(t, conn, insert, "one")
+	exec(t, conn, insert, "two")
+	before := now(t, s)
+	// What a restore into another cluster leaves: xids of a counter that was
+	// further on, and the other cluster's identifier.
+	exec(t, conn, `UPDATE events SET xid = (pg_current_xact_id()::text::bigint + 1000000000)::text::xid8`)
+	exec(t, conn, `UPDATE specwatch_meta SET system_identifier = 1`)
+	other := open(t, config)
+	var problem *store.Problem
+	if _, err := other.Since(t.Context(), before, 10); !errors.As(err, &problem) || problem.Code != store.Restored {
+		t.Fatalf("unrepaired: %v", err)
+	}
+	if err := other.Ready(t.Context()); !errors.As(err, &problem) || problem.Code != store.Restored {
+		t.Fatalf("unrepaired: %v", err)
+	}
+	report, err := store.Migrate(t.Context(), config, store.MigrateOptions{})
+	if err != nil || report.Repaired != 2 {
+		t.Fatalf("%+v: %v", report, err)
+	}
+	if _, err := other.Since(t.Context(), before, 10); !errors.Is(err, store.ErrExpired) {
+		t.Fatalf("a cursor from before the restore: %v", err)
+	}
+	got, c := drain(t, other, cursor.Cursor{}, 10)
+	if specs(got) != "one two" {
+		t.Fatalf("afresh: %q", specs(got))
+	}
+	exec(t, conn, insert, "three")
+	if got, _ = drain(t, other, c, 10); specs(got) != "three" {
+		t.Fatalf("after the repair: %q", specs(got))
+	}
+}
+
+func TestMigrateTwiceAndAtOnce(t *testing.T) {
+	t.Parallel()
+	address, schema := postgrestest.Schema(t)
+	config := store.Config{URL: address, Schema: schema + "_new"}
+	t.Cleanup(func() {
+		conn, err := pgx.Connect(context.Background(), address)
+		if err == nil {
+			conn.Exec(context.Background(), `DROP SCHEMA IF EXISTS "`+schema+`_new" CASCADE`) //nolint:errcheck
+			conn.Close(context.Background())
+		}
+	})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if _, err := store.Migrate(context.Background(), config, store.MigrateOptions{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	report, err := store.Migrate(t.Context(), config, store.MigrateOptions{})
+	if err != nil || report.Applied != 0 || report.Version != 1 || report.Schema != config.Schema {
+		t.Fatalf("%+v: %v", report, err)
+	}
+	if err := open(t, config).Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	address, schema := postgrestest.Schema(t)
+	conn := connect(t, address)
+	exec(t, conn, `CREATE TABLE journal (id integer PRIMARY KEY, kind varchar(40), at timestamptz, session text, note text)`)
+	exec(t, conn, `INSERT INTO journal SELECT n, 'spec_started', now() - interval '1 minute', 'old', 'x' FROM generate_series(1, 3) n`)
+	var before, after uint32
+	if err := conn.QueryRow(t.Context(), `SELECT pg_relation_filenode('journal')`).Scan(&before); err != nil {
+		t.Fatal(err)
+	}
+	config := store.Config{URL: address, Schema: schema}
+	for range 2 { // repeating is safe
+		if _, err := store.Migrate(t.Context(), config, store.MigrateOptions{Adopt: "journal"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.QueryRow(t.Context(), `SELECT pg_relation_filenode('events')`).Scan(&after); err != nil || before != after {
+		t.Fatalf("the table was rewritten: %d, %d: %v", before, after, err)
+	}
+	s := open(t, config)
+	c := now(t, s)
+	if got, _ := drain(t, s, cursor.Cursor{}, 10); len(got) != 3 {
+		t.Fatalf("history has %d of 3 rows", len(got))
+	}
+	if got, _ := drain(t, s, c, 10); len(got) != 0 {
+		t.Fatalf("old rows count as seen, got %q", specs(got))
+	}
+	exec(t, conn, `INSERT INTO journal (id, kind, at, session, note) VALUES (1000, 'spec_failed', now(), 'old writer', 'y')`)
+	exec(t, conn, insert, "new writer")
+	got, _ := drain(t, s, c, 10)
+	if len(got) != 2 || got[0].Session != "old writer" || got[1].ID != 4 {
+		t.Fatalf("%+v", got)
+	}
+
+	for sql, want := range map[string]string{
+		`CREATE TABLE wrong (id bigint PRIMARY KEY, kind text, at timestamp, session text)`: "its column at is timestamp without time zone",
+		`CREATE TABLE wrong (id bigint PRIMARY KEY, kind text, at timestamptz)`:             "lacks the column session",
+		`CREATE TABLE wrong (id bigint NOT NULL, kind text, at timestamptz, session text)`:  "unique index",
+		`CREATE VIEW wrong AS SELECT 1`: "not an ordinary table",
+	} {
+		address, schema := postgrestest.Schema(t)
+		conn := connect(t, address)
+		exec(t, conn, sql)
+		_, err := store.Migrate(t.Context(), store.Config{URL: address, Schema: schema}, store.MigrateOptions{Adopt: "wrong"})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+	address, schema = postgrestest.Schema(t)
+	exec(t, connect(t, address), `CREATE TABLE events (title text)`)
+	if _, err := store.Migrate(t.Context(), store.Config{URL: address, Schema: schema}, store.MigrateOptions{}); err == nil || !strings.Contains(err.Error(), "--adopt") {
+		t.Errorf("somebody else's events table: %v", err)
+	}
+}
+
+func TestRoles(t *testing.T) {
+	t.Parallel()
+	_, conn, config := fresh(t)
+	role := fmt.Sprintf("specwatch_test_%d", time.Now().UnixNano())
+	exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'not a secret'`)
+	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+role) }) //nolint:errcheck
+	address, err := url.Parse(config.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address.User = url.UserPassword(role, "not a secret")
+	config.URL = address.String()
+	s := open(t, config)
+	one := []event.Event{{Kind: event.SpecStarted, Session: "s", Key: "k"}}
+	refused := func(what string, err error) {
+		t.Helper()
+		var problem *store.Problem
+		if !errors.As(err, &problem) || problem.Code != store.NoRights && problem.Code != store.NoTable {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refused("nobody is ready", s.Ready(t.Context()))
+	_, err = s.Append(t.Context(), one)
+	refused("nobody writes", err)
+
+	// Of a new role a session knows in full only after it connects again.
+	exec(t, conn, `GRANT specwatch_reader TO `+role)
+	s = open(t, config)
+	if err := s.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.State(t.Context()); err != nil {
+		t.Error(err)
+	}
+	r, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := r.Sleepy(t.Context()); err != nil {
+		t.Error(err)
+	}
+	_, err = s.Append(t.Context(), one)
+	refused("a reader writes", err)
+
+	exec(t, conn, `REVOKE specwatch_reader FROM `+role)
+	exec(t, conn, `GRANT specwatch_writer TO `+role)
+	s = open(t, config)
+	for range 2 {
+		if _, err := s.Append(t.Context(), one); err != nil {
+			t.Errorf("a writer writes: %v", err)
+		}
+	}
+	_, err = s.Since(t.Context(), cursor.Cursor{}, 1)
+	refused("a writer reads", err)
+	_, err = s.Prune(t.Context(), time.Now(), nil)
+	refused("a writer removes", err)
+}
+
+// Writers ring for a sleeper, and for nobody else.
+func TestBell(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	r, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	quiet := func(what string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if rung, err := r.Wait(ctx); rung || err != nil {
+			t.Fatalf("%s: %t, %v", what, rung, err)
+		}
+	}
+	exec(t, conn, insert, "nobody sleeps")
+	quiet("nobody sleeps")
+	exec(t, conn, "BEGIN")
+	exec(t, conn, insert, "before the bell was asked for")
+	ask, err := r.Sleepy(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := r.Since(t.Context(), cursor.Cursor{}, 10)
+	if err != nil || page.Cursor.To.Xmin >= ask {
+		t.Fatalf("xmin %d, asked at %d: the open writer is not waited for: %v", page.Cursor.To.Xmin, ask, err)
+	}
+	exec(t, conn, "COMMIT")
+	quiet("that writer could not know")
+	if page, err = r.Since(t.Context(), page.Cursor, 10); err != nil || len(page.Events) != 1 || page.Cursor.To.Xmin < ask {
+		t.Fatalf("%+v: %v", page, err)
+	}
+	exec(t, conn, "BEGIN ISOLATION LEVEL REPEATABLE READ")
+	exec(t, conn, insert, "rings")
+	exec(t, conn, "COMMIT")
+	if rung, err := r.Wait(t.Context()); !rung || err != nil {
+		t.Fatalf("%t, %v", rung, err)
+	}
+	if err := r.Awake(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, conn, insert, "awake again")
+	quiet("awake again")
+}
+
+func TestRangeQuestions(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	start := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	add := func(minute int, kind event.Kind, spec string) {
+		exec(t, conn, `INSERT INTO events (kind, at, session, spec) VALUES ($1, $2, 'night', $3)`, string(kind), start.Add(time.Duration(minute)*time.Minute), spec)
+	}
+	add(-30, event.SpecStarted, "before")
+	add(1, event.SpecStarted, "a")
+	add(3, event.SpecCompleted, "a")
+	add(4, event.SpecStarted, "b")
+	add(5, event.SpecStarted, "b")
+	add(6, event.InterventionRequest, "b")
+	add(7, event.TimeoutTriggered, "b")
+	add(8, event.SpecStarted, "c")
+	add(70, event.SpecFailed, "c")
+	f := store.Filter{From: start, To: start.Add(time.Hour), Limit: 100}
+
+	events, err := s.Range(t.Context(), f)
+	if err != nil || specs(events) != "c b b b b a a" {
+		t.Errorf("range: %q, %v", specs(events), err)
+	}
+	narrow := f
+	narrow.Specs, narrow.Kinds, narrow.Sessions, narrow.Limit = []string{"b", "c"}, []event.Kind{event.SpecStarted}, []string{"night"}, 2
+	if events, err = s.Range(t.Context(), narrow); err != nil || specs(events) != "c b" {
+		t.Errorf("narrow range: %q, %v", specs(events), err)
+	}
+	counts, err := s.Counts(t.Context(), f, 5*time.Minute)
+	if want := fmt.Sprint([]store.Count{
+		{start, event.SpecCompleted, 1}, {start, event.SpecStarted, 2},
+		{start.Add(5 * time.Minute), event.InterventionRequest, 1}, {start.Add(5 * time.Minute), event.SpecStarted, 2}, {start.Add(5 * time.Minute), event.TimeoutTriggered, 1},
+	}); err != nil || fmt.Sprint(counts) != want {
+		t.Errorf("counts: %v, want %v: %v", counts, want, err)
+	}
+	outcomes, err := s.Outcomes(t.Context(), f)
+	if want := (store.Outcomes{Started: 4, Completed: 1, TimedOut: 1}); err != nil || outcomes != want {
+		t.Errorf("outcomes: %+v, %v", outcomes, err)
+	}
+	attempts, err := s.Durations(t.Context(), f)
+	var lines []string
+	for _, a := range attempts {
+		line := fmt.Sprintf("%s %s", a.Spec, a.Outcome)
+		if a.Ended != nil {
+			line += " " + a.Ended.Sub(a.Started).String()
+		}
+		lines = append(lines, line)
+	}
+	if got, want := strings.Join(lines, ", "), "c failed 1h2m0s, b timed out 2m0s, b abandoned, a completed 2m0s"; err != nil || got != want {
+		t.Errorf("durations: %s, want %s: %v", got, want, err)
+	}
+	changes, err := s.Timeline(t.Context(), f)
+	lines = nil
+	for _, c := range changes {
+		lines = append(lines, fmt.Sprintf("%s %s %d", c.Spec, c.Outcome, int(c.At.Sub(start).Minutes())))
+	}
+	if got, want := strings.Join(lines, ", "), "before running 0, a running 1, a completed 3, b running 4, b running 5, b waiting 6, b timed out 7, c running 8"; err != nil || got != want {
+		t.Errorf("timeline: %s, want %s: %v", got, want, err)
+	}
+	names, err := s.Specs(t.Context(), f)
+	if err != nil || strings.Join(names, " ") != "c b a" {
+		t.Errorf("specs: %q, %v", names, err)
+	}
+	if names, err = s.Sessions(t.Context(), f); err != nil || strings.Join(names, " ") != "night" {
+		t.Errorf("sessions: %q, %v", names, err)
+	}
+}
+
+func TestStateAndPrune(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	exec(t, conn, `INSERT INTO events (kind, at, session, spec) VALUES
+		('spec_started', now() - interval '10 days', 'old', 'x'),
+		('spec_started', now() - interval '2 minutes', 'night', 'a'), ('spec_completed', now() - interval '1 minute', 'night', 'a'),
+		('spec_started', now(), 'night', 'b'), ('intervention_request', now(), 'night', 'b'), ('session_heartbeat', now(), 'night', 'b')`)
+	st, err := s.State(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Totals[event.SpecStarted] != 3 || len(st.Sessions) != 1 || st.Sessions[0].Status != state.Running ||
+		st.Specs != (state.Specs{Open: 1, Completed: 1}) || len(st.Waiting) != 1 || st.Sessions[0].LastHeartbeat == nil {
+		t.Fatalf("%+v", st)
+	}
+	n, err := s.Prune(t.Context(), time.Now().Add(-24*time.Hour), nil)
+	if err != nil || n != 1 {
+		t.Fatalf("%d: %v", n, err)
+	}
+	if st, err = s.State(t.Context()); err != nil || st.Totals[event.SpecStarted] != 3 {
+		t.Fatalf("a counter fell: %+v, %v", st.Totals, err)
+	}
+}
+
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	address, schema := postgrestest.Schema(t)
+	parsed, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(config store.Config, code, detail string) {
+		t.Helper()
+		s := open(t, config)
+		var problem *store.Problem
+		if err := s.Ready(t.Context()); !errors.As(err, &problem) || problem.Code != code || !regexp.MustCompile(detail).MatchString(problem.Detail) {
+			t.Errorf("want %s, %s: %v", code, detail, err)
+		}
+		if _, err := s.Since(t.Context(), cursor.Cursor{}, 1); !errors.As(err, &problem) || problem.Code != code && problem.Code != store.NoTable {
+			t.Errorf("want %s: %v", code, err)
+		}
+	}
+	expect(store.Config{URL: address, Schema: schema}, store.NoTable, "specwatch migrate")
+	expect(store.Config{URL: address, Schema: "nowhere at all"}, store.NoTable, "does not exist")
+	dead := *parsed
+	dead.Host = "127.0.0.1:1"
+	dead.User = url.UserPassword("somebody", "hunter2")
+	expect(store.Config{URL: dead.String()}, store.NoConnection, "127.0.0.1.*refused")
+	if err := open(t, store.Config{URL: dead.String()}).Ready(t.Context()); strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("the password is in %q", err)
+	}
+	if _, err := store.Open(t.Context(), store.Config{URL: "postgres://u:hunter2@[::bad/db"}); err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("a broken URL: %v", err)
+	}
+
+	config := store.Config{URL: address, Schema: schema}
+	if _, err := store.Migrate(t.Context(), config, store.MigrateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, address)
+	exec(t, conn, `INSERT INTO specwatch_migrations (version_id, is_applied) VALUES (999, true)`)
+	expectReady := func(code string) {
+		t.Helper()
+		var problem *store.Problem
+		if err := open(t, config).Ready(t.Context()); !errors.As(err, &problem) || problem.Code != code {
+			t.Errorf("want %s: %v", code, err)
+		}
+	}
+	expectReady(store.SchemaNew)
+	exec(t, conn, `DELETE FROM specwatch_migrations WHERE version_id > 0`)
+	expectReady(store.SchemaOld)
+}
