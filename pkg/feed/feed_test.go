@@ -1,0 +1,320 @@
+package feed_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+const patience = 30 * time.Second
+
+func start(t testing.TB) (*feed.Feed, *store.Store, string) {
+	t.Helper()
+	address, schema := postgrestest.Schema(t)
+	config := store.Config{URL: address, Schema: schema, MaxConns: 16}
+	if _, err := store.Migrate(t.Context(), config, store.MigrateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	f := feed.New(s)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- f.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return f, s, address
+}
+
+func connect(t testing.TB, address string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+func exec(t testing.TB, conn *pgx.Conn, sql string, args ...any) {
+	t.Helper()
+	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const insert = `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 's', $1)`
+
+func subscribe(t testing.TB, f *feed.Feed, since cursor.Cursor, limit int) *feed.Subscription {
+	t.Helper()
+	sub, err := f.Subscribe(t.Context(), since, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(sub.Close)
+	return sub
+}
+
+func next(t testing.TB, sub *feed.Subscription) *feed.Batch {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	b, err := sub.Next(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func here(t testing.TB, s *store.Store) cursor.Cursor {
+	t.Helper()
+	page, err := s.SinceTime(t.Context(), time.Now().Add(time.Hour), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return page.Cursor
+}
+
+func specs(b *feed.Batch) string {
+	var names []string
+	for _, e := range b.Events {
+		names = append(names, e.Spec)
+	}
+	return strings.Join(names, " ")
+}
+
+func TestLateCommit(t *testing.T) {
+	t.Parallel()
+	f, s, address := start(t)
+	sub := subscribe(t, f, here(t, s), 100)
+	late, early := connect(t, address), connect(t, address)
+	exec(t, late, "BEGIN")
+	exec(t, late, insert, "late")
+	exec(t, early, insert, "early")
+	if got := specs(next(t, sub)); got != "early" {
+		t.Fatalf("first %q", got)
+	}
+	exec(t, late, "COMMIT")
+	if got := specs(next(t, sub)); got != "late" {
+		t.Fatalf("then %q", got)
+	}
+}
+
+// Subscribers that come at any time and from any cursor, while writers
+// overlap, get every row once, in batches that follow on one another.
+func TestEveryRowOnceForEverySubscriber(t *testing.T) {
+	t.Parallel()
+	f, s, address := start(t)
+	const writers, each, subscribers = 8, 300, 12
+	origin := here(t, s)
+	total := make(chan int, 1)
+	var writing, reading sync.WaitGroup
+	for w := range writers {
+		conn := connect(t, address)
+		writing.Go(func() {
+			for i := range each {
+				sql := insert
+				if i%20 == 19 {
+					sql = `WITH w AS MATERIALIZED (SELECT pg_sleep(0.005)) INSERT INTO events (kind, session, spec) SELECT 'spec_started', 's', $1 FROM w`
+				}
+				if _, err := conn.Exec(context.Background(), sql, fmt.Sprintf("%d/%d", w, i)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	go func() { writing.Wait(); total <- writers * each }()
+	for n := range subscribers {
+		reading.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			since, seen := origin, map[int64]bool{}
+			take := func(events []event.Event) {
+				for _, e := range events {
+					if seen[e.ID] {
+						t.Errorf("subscriber %d: event %d twice", n, e.ID)
+					}
+					seen[e.ID] = true
+				}
+			}
+			// Each leaves and comes back a few times; in between it may
+			// have polled, and so know more than the feed.
+			for round := 0; len(seen) < writers*each; round++ {
+				if round%3 == 1 {
+					page, err := s.Since(ctx, since, 50)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					take(page.Events)
+					since = page.Cursor
+				}
+				sub, err := f.Subscribe(ctx, since, 40)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for turn := 0; (turn < 10+n*3 || round > 8) && len(seen) < writers*each; turn++ {
+					b, err := sub.Next(ctx)
+					if err != nil {
+						t.Errorf("subscriber %d has %d of %d events: %v", n, len(seen), writers*each, err)
+						sub.Close()
+						return
+					}
+					if !b.From.Equal(since) {
+						t.Errorf("subscriber %d: a batch from %+v after %+v", n, b.From, since)
+					}
+					since = b.Cursor
+					take(b.Events)
+				}
+				sub.Close()
+				if since, err = cursor.Parse(since.String()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	reading.Wait()
+	if n := <-total; n != writers*each {
+		t.Error(n)
+	}
+	if n := f.Stats().Subscribers; n != 0 {
+		t.Errorf("%d subscribers are left", n)
+	}
+	st, err := f.State(t.Context(), here(t, s))
+	if err != nil || st.Totals[event.SpecStarted] != writers*each {
+		t.Errorf("the summary counts %d: %v", st.Totals[event.SpecStarted], err)
+	}
+}
+
+func TestReconnects(t *testing.T) {
+	t.Parallel()
+	f, s, address := start(t)
+	sub := subscribe(t, f, here(t, s), 100)
+	conn := connect(t, address)
+	for i := range 5 {
+		exec(t, conn, insert, fmt.Sprint(i))
+		if got := specs(next(t, sub)); got != fmt.Sprint(i) {
+			t.Fatalf("%d: %q", i, got)
+		}
+		// The feed's own connection is the one that listens here.
+		exec(t, conn, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR pid IN (
+			SELECT pid FROM pg_locks l, specwatch_meta m WHERE locktype = 'advisory' AND ((classid::bigint << 32) | objid::bigint) = m.bell)`)
+	}
+	exec(t, conn, insert, "last")
+	if got := specs(next(t, sub)); got != "last" {
+		t.Fatalf("%q", got)
+	}
+}
+
+func TestSlowSubscriberIsLetGoWithItsCursor(t *testing.T) {
+	t.Parallel()
+	f, s, address := start(t)
+	conn := connect(t, address)
+	slow := subscribe(t, f, here(t, s), 100)
+	exec(t, conn, insert, "seen")
+	if got := specs(next(t, slow)); got != "seen" {
+		t.Fatal(got)
+	}
+	fast := subscribe(t, f, here(t, s), 100)
+	const rows = 50_000
+	exec(t, conn, `INSERT INTO events (kind, session, spec) SELECT 'spec_started', 's', n::text FROM generate_series(1, $1) n`, rows)
+	for n := 0; n < rows; {
+		b, err := fast.Next(t.Context())
+		if errors.Is(err, feed.ErrSlow) {
+			fast = subscribe(t, f, fast.Cursor(), 5_000)
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += len(b.Events)
+	}
+	// All that is let go at once resumes by cursor and has missed nothing.
+	if _, err := slow.Next(t.Context()); !errors.Is(err, feed.ErrSlow) {
+		t.Fatalf("a subscriber 50,000 events behind: %v", err)
+	}
+	again := subscribe(t, f, slow.Cursor(), 5_000)
+	seen := 0
+	for seen < rows {
+		for _, e := range next(t, again).Events {
+			if seen++; e.Spec != fmt.Sprint(seen) {
+				t.Fatalf("event %d is %q", seen, e.Spec)
+			}
+		}
+	}
+}
+
+func TestExpired(t *testing.T) {
+	t.Parallel()
+	f, s, address := start(t)
+	other, _, _ := start(t)
+	sub := subscribe(t, f, here(t, s), 10)
+	if _, err := other.Subscribe(t.Context(), here(t, s), 10); !errors.Is(err, store.ErrExpired) {
+		t.Fatalf("another database's cursor: %v", err)
+	}
+	conn := connect(t, address)
+	exec(t, conn, `UPDATE specwatch_meta SET epoch = gen_random_uuid()`)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := sub.Next(ctx); !errors.Is(err, store.ErrExpired) {
+		t.Fatalf("after the epoch changed: %v", err)
+	}
+	sub = subscribe(t, f, here(t, s), 10)
+	exec(t, conn, insert, "afresh")
+	if got := specs(next(t, sub)); got != "afresh" {
+		t.Fatal(got)
+	}
+}
+
+// Asleep, the feed reads seldom; a stream of events wakes it for good.
+func TestPace(t *testing.T) {
+	t.Parallel()
+	f, s, address := start(t)
+	sub := subscribe(t, f, here(t, s), 100)
+	conn := connect(t, address)
+	exec(t, conn, insert, "one")
+	next(t, sub)
+	// The bell is asked for once nothing comes: the lock shows it.
+	asleep := func() (held bool) {
+		err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_locks l, specwatch_meta m
+			WHERE locktype = 'advisory' AND mode = 'ShareLock' AND ((classid::bigint << 32) | objid::bigint) = m.bell)`).Scan(&held)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return held
+	}
+	deadline := time.Now().Add(patience)
+	for !asleep() {
+		if time.Now().After(deadline) {
+			t.Fatal("the feed does not fall asleep")
+		}
+	}
+	awake := false
+	for i := 0; !awake && time.Now().Before(deadline); i++ {
+		exec(t, conn, insert, fmt.Sprint(i))
+		awake = !asleep()
+	}
+	if !awake {
+		t.Fatal("the feed sleeps on while events flow")
+	}
+}
