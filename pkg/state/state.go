@@ -85,6 +85,9 @@ type State struct {
 	Sessions []Session            `json:"sessions"` // last heard first, at most 100
 	Running  []Open               `json:"running"`  // oldest first, at most 100
 	Waiting  []Waiting            `json:"waiting"`  // oldest first, at most 100
+
+	// WaitingTotal counts them all, where Waiting lists the first of them.
+	WaitingTotal int `json:"waitingTotal"`
 }
 
 // mark is the latest event of one kind in one spec.
@@ -272,6 +275,7 @@ func (s *Summary) State(now time.Time) State {
 	slices.SortFunc(st.Waiting, func(a, b Waiting) int {
 		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID))
 	})
+	st.WaitingTotal = len(st.Waiting)
 	st.Sessions = st.Sessions[:min(len(st.Sessions), listed)]
 	st.Running = st.Running[:min(len(st.Running), listed)]
 	st.Waiting = st.Waiting[:min(len(st.Waiting), listed)]

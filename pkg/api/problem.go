@@ -1,0 +1,39 @@
+package api
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+// Problem is an error as RFC 9457 writes it. Field names the part of the
+// request that is wrong, and Index which event of a list, counted from 0.
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	Field  string `json:"field,omitempty"`
+	Index  *int64 `json:"index,omitempty"`
+	Code   string `json:"code,omitempty"` // of a *store.Problem
+}
+
+// ProblemOf says what an error means to the caller.
+func ProblemOf(err error) Problem {
+	var batch *store.BatchError
+	var field *event.FieldError
+	var known *store.Problem
+	switch {
+	case errors.As(err, &field):
+		p := Problem{Status: http.StatusBadRequest, Title: "bad event", Detail: err.Error(), Field: field.Field}
+		if errors.As(err, &batch) {
+			p.Index = &batch.Index
+		}
+		return p
+	case errors.As(err, &known):
+		return Problem{Status: http.StatusServiceUnavailable, Title: "database unavailable", Detail: known.Detail, Code: known.Code}
+	}
+	return Problem{Status: http.StatusInternalServerError, Title: "internal error", Detail: "the request could not be answered; the log of the server says why"}
+}
