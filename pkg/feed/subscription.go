@@ -42,6 +42,12 @@ func (f *Feed) Subscribe(ctx context.Context, since cursor.Cursor, limit int) (*
 	return &Subscription{feed: f, limit: limit, given: since, cursor: since, closed: make(chan struct{})}, nil
 }
 
+// Here returns a cursor that has seen what the feed has.
+func (f *Feed) Here(ctx context.Context) (here cursor.Cursor, err error) {
+	err = f.await(ctx, func() bool { here = f.rest; return f.ready })
+	return here, err
+}
+
 // Close ends the walk.
 func (s *Subscription) Close() {
 	s.feed.mu.Lock()

@@ -1,0 +1,82 @@
+// Package datasource is the Grafana door: queries as frames, the live stream,
+// resources and the health check over one store.
+package datasource
+
+import (
+	"context"
+	"sync"
+
+	"github.com/grafana/grafana-plugin-sdk-go/backend"
+	"github.com/grafana/grafana-plugin-sdk-go/backend/instancemgmt"
+	"github.com/grafana/grafana-plugin-sdk-go/backend/resource/httpadapter"
+
+	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+// PluginID is that of the data source's plugin.json.
+const PluginID = "specwatch-events-datasource"
+
+// Datasource is one configured data source; Grafana makes a new one when the
+// settings change.
+type Datasource struct {
+	backend.CallResourceHandler
+
+	store   *store.Store
+	feed    *feed.Feed
+	running context.Context // ends with this instance
+	stop    context.CancelFunc
+	start   sync.Once
+	ended   chan struct{} // closed when the feed has ended
+
+	mu     sync.Mutex
+	stream cursor.Cursor // what the viewers of the live stream have been given
+}
+
+var (
+	_ backend.QueryDataHandler      = (*Datasource)(nil)
+	_ backend.CheckHealthHandler    = (*Datasource)(nil)
+	_ backend.CallResourceHandler   = (*Datasource)(nil)
+	_ backend.StreamHandler         = (*Datasource)(nil)
+	_ instancemgmt.InstanceDisposer = (*Datasource)(nil)
+)
+
+// New reads the settings. It does not connect: the database may be down, and
+// the health check is where a person learns about it.
+func New(_ context.Context, settings backend.DataSourceInstanceSettings) (instancemgmt.Instance, error) {
+	config, err := readSettings(settings)
+	if err != nil {
+		return nil, backend.DownstreamError(err)
+	}
+	// The context of this call ends with it; the pool lives on.
+	running, stop := context.WithCancel(context.Background())
+	s, err := store.Open(running, config)
+	if err != nil {
+		stop()
+		return nil, backend.DownstreamError(err)
+	}
+	d := &Datasource{store: s, feed: feed.New(s), running: running, stop: stop, ended: make(chan struct{})}
+	d.CallResourceHandler = httpadapter.New(d.resources())
+	return d, nil
+}
+
+// live returns the feed and starts it when it is first asked for: a data
+// source that is only queried keeps no connection open.
+func (d *Datasource) live() *feed.Feed {
+	d.start.Do(func() {
+		go func() {
+			defer close(d.ended)
+			d.feed.Run(d.running) //nolint:errcheck // it ends with its context only
+		}()
+	})
+	return d.feed
+}
+
+// Dispose ends what the instance started.
+func (d *Datasource) Dispose() {
+	d.stop()
+	d.start.Do(func() { close(d.ended) })
+	<-d.ended
+	d.store.Close()
+}

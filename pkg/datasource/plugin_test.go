@@ -1,0 +1,616 @@
+package datasource_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/grafana/grafana-plugin-sdk-go/backend/grpcplugin"
+	"github.com/grafana/grafana-plugin-sdk-go/data"
+	"github.com/grafana/grafana-plugin-sdk-go/genproto/pluginv2"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/contract"
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+// The tests drive the executable as Grafana does, over the plugin protocol.
+var executable string
+
+func TestMain(m *testing.M) {
+	folder, err := os.MkdirTemp("", "specwatch-plugin")
+	if err != nil {
+		panic(err)
+	}
+	executable = filepath.Join(folder, "gpx_specwatch")
+	build := exec.Command("go", "build", "-o", executable, "..")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "the plugin does not build:", err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(folder) //nolint:errcheck
+	os.Exit(code)
+}
+
+const patience = 30 * time.Second
+
+type grafana struct {
+	t           testing.TB
+	database    string
+	context     *pluginv2.PluginContext
+	diagnostics pluginv2.DiagnosticsClient
+	resource    pluginv2.ResourceClient
+	data        pluginv2.DataClient
+	stream      pluginv2.StreamClient
+}
+
+func settings(t testing.TB, database string) *pluginv2.DataSourceInstanceSettings {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	password, _ := u.User.Password()
+	jsonData, _ := json.Marshal(map[string]string{"database": strings.TrimPrefix(u.Path, "/"), "schema": u.Query().Get("search_path"), "sslmode": "disable"})
+	host := u.Host
+	if host == "" {
+		host = u.Query().Get("host")
+	}
+	return &pluginv2.DataSourceInstanceSettings{
+		Id: 1, Uid: "specwatch", Name: "Specwatch", Url: host, User: u.User.Username(), JsonData: jsonData,
+		DecryptedSecureJsonData: map[string]string{"password": password}, LastUpdatedMS: time.Now().UnixMilli(),
+	}
+}
+
+// launch starts the executable; migrate says whether there is a schema.
+func launch(t testing.TB, migrate bool) *grafana {
+	t.Helper()
+	database, schema := postgrestest.Schema(t)
+	if migrate {
+		if _, err := store.Migrate(t.Context(), store.Config{URL: database, Schema: schema}, store.MigrateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client := plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig: plugin.HandshakeConfig{ProtocolVersion: grpcplugin.ProtocolVersion, MagicCookieKey: grpcplugin.MagicCookieKey, MagicCookieValue: grpcplugin.MagicCookieValue},
+		VersionedPlugins: map[int]plugin.PluginSet{grpcplugin.ProtocolVersion: {
+			"diagnostics": &grpcplugin.DiagnosticsGRPCPlugin{}, "resource": &grpcplugin.ResourceGRPCPlugin{},
+			"data": &grpcplugin.DataGRPCPlugin{}, "stream": &grpcplugin.StreamGRPCPlugin{},
+		}},
+		Cmd:              exec.Command(executable),
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		Logger:           hclog.NewNullLogger(),
+	})
+	t.Cleanup(client.Kill)
+	protocol, err := client.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dispense := func(name string) any {
+		raw, err := protocol.Dispense(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	return &grafana{
+		t: t, database: database,
+		context:     &pluginv2.PluginContext{OrgId: 1, PluginId: "specwatch-events-datasource", DataSourceInstanceSettings: settings(t, database)},
+		diagnostics: dispense("diagnostics").(pluginv2.DiagnosticsClient), resource: dispense("resource").(pluginv2.ResourceClient),
+		data: dispense("data").(pluginv2.DataClient), stream: dispense("stream").(pluginv2.StreamClient),
+	}
+}
+
+func (g *grafana) connect() *pgx.Conn {
+	g.t.Helper()
+	conn, err := pgx.Connect(g.t.Context(), g.database)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+func (g *grafana) call(path string) (int, map[string]any, []any) {
+	g.t.Helper()
+	name, _, _ := strings.Cut(path, "?")
+	stream, err := g.resource.CallResource(g.t.Context(), &pluginv2.CallResourceRequest{PluginContext: g.context, Path: name, Method: "GET", Url: path})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	resp, err := stream.Recv()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	var body any
+	if err := json.Unmarshal(resp.Body, &body); err != nil {
+		g.t.Fatalf("%s: %s", err, resp.Body)
+	}
+	object, _ := body.(map[string]any)
+	list, _ := body.([]any)
+	return int(resp.Code), object, list
+}
+
+func (g *grafana) poll(since string) map[string]any {
+	g.t.Helper()
+	code, body, _ := g.call("status?since=" + url.QueryEscape(since))
+	if code != http.StatusOK {
+		g.t.Fatalf("%d: %v", code, body)
+	}
+	return body
+}
+
+func specsOf(status map[string]any) string {
+	var names []string
+	for _, e := range status["events"].([]any) {
+		names = append(names, e.(map[string]any)["spec"].(string))
+	}
+	return strings.Join(names, " ")
+}
+
+type position struct {
+	From   string `json:"from"`
+	Cursor string `json:"cursor"`
+}
+
+func (g *grafana) subscribe() position {
+	g.t.Helper()
+	resp, err := g.stream.SubscribeStream(g.t.Context(), &pluginv2.SubscribeStreamRequest{PluginContext: g.context, Path: "events"})
+	if err != nil || resp.Status != pluginv2.SubscribeStreamResponse_OK {
+		g.t.Fatalf("%v: %v", resp, err)
+	}
+	_, at := readFrame(g.t, resp.Data)
+	return at
+}
+
+func (g *grafana) run() func() (*data.Frame, position) {
+	g.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	g.t.Cleanup(cancel)
+	stream, err := g.stream.RunStream(ctx, &pluginv2.RunStreamRequest{PluginContext: g.context, Path: "events"})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return func() (*data.Frame, position) {
+		g.t.Helper()
+		late := time.AfterFunc(patience, cancel)
+		defer late.Stop()
+		packet, err := stream.Recv()
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		return readFrame(g.t, packet.Data)
+	}
+}
+
+func readFrame(t testing.TB, text []byte) (*data.Frame, position) {
+	t.Helper()
+	var frame data.Frame
+	if err := json.Unmarshal(text, &frame); err != nil {
+		t.Fatalf("%s: %s", err, text)
+	}
+	custom, err := json.Marshal(frame.Meta.Custom)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var at position
+	if err := json.Unmarshal(custom, &at); err != nil || at.Cursor == "" {
+		t.Fatalf("metadata %s: %v", custom, err)
+	}
+	return &frame, at
+}
+
+func column(t testing.TB, frame *data.Frame, name string) []any {
+	t.Helper()
+	field, _ := frame.FieldByName(name)
+	if field == nil {
+		t.Fatalf("no field %s in %v", name, frame.Fields)
+	}
+	values := make([]any, field.Len())
+	for i := range values {
+		if v, ok := field.ConcreteAt(i); ok {
+			values[i] = v
+		} else {
+			values[i] = nil
+		}
+	}
+	return values
+}
+
+func row(t testing.TB, conn *pgx.Conn, sql string, args ...any) {
+	t.Helper()
+	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const insert = `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 's', $1)`
+
+func TestLateCommit(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	first := g.subscribe()
+	polled := g.poll("")
+	next := g.run()
+	_, at := next()
+	if at.From != first.Cursor {
+		t.Fatalf("the stream stands at %s, the subscriber was told %s", at.From, first.Cursor)
+	}
+	late, early := g.connect(), g.connect()
+	row(t, late, "BEGIN")
+	row(t, late, insert, "late")
+	row(t, early, insert, "early")
+	frame, one := next()
+	if got := fmt.Sprint(column(t, frame, "spec")); got != "[early]" || one.From != at.Cursor {
+		t.Fatalf("%s from %s after %s", got, one.From, at.Cursor)
+	}
+	polled = g.poll(polled["cursor"].(string))
+	if got := specsOf(polled); got != "early" {
+		t.Fatalf("polled %q", got)
+	}
+	row(t, late, "COMMIT")
+	frame, two := next()
+	if got := fmt.Sprint(column(t, frame, "spec")); got != "[late]" || two.From != one.Cursor {
+		t.Fatalf("%s from %s after %s", got, two.From, one.Cursor)
+	}
+	if got := specsOf(g.poll(polled["cursor"].(string))); got != "late" {
+		t.Fatalf("polled %q", got)
+	}
+	// A viewer who comes later is told where the stream stands now.
+	if again := g.subscribe(); again.Cursor != two.Cursor {
+		t.Fatalf("told %s, the stream stands at %s", again.Cursor, two.Cursor)
+	}
+}
+
+// The same 10,000 events, written by 8 writers at once, arrive once each by
+// the stream and by polling the resource, and as the table has them.
+func TestEveryEventOnceInBothModes(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	const writers, each = 8, 1_250
+	begin := g.subscribe()
+	next := g.run()
+	_, at := next()
+	var writing, reading sync.WaitGroup
+	for w := range writers {
+		conn := g.connect()
+		writing.Go(func() {
+			for i := range each {
+				sql := `INSERT INTO events (kind, session, spec, data) VALUES ($1, $2, $3, $4)`
+				if i%25 == 24 { // some commit late
+					sql = `WITH w AS MATERIALIZED (SELECT pg_sleep(0.002)) INSERT INTO events (kind, session, spec, data) SELECT $1::text, $2::text, $3::text, $4::jsonb FROM w`
+				}
+				if _, err := conn.Exec(context.Background(), sql, event.Kinds[i%len(event.Kinds)], fmt.Sprint("writer ", w), fmt.Sprint(i), fmt.Sprintf(`{"n": %d}`, i)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	streamed, polled := map[int64]string{}, map[int64]string{}
+	take := func(mode string, got map[int64]string, id int64, line string) {
+		if _, twice := got[id]; twice {
+			t.Errorf("%s: event %d twice", mode, id)
+		}
+		got[id] = line
+	}
+	reading.Go(func() {
+		for cursor, end := begin.Cursor, time.Now().Add(2*patience); len(polled) < writers*each && time.Now().Before(end); {
+			status := g.poll(cursor)
+			cursor = status["cursor"].(string)
+			for _, e := range status["events"].([]any) {
+				e := e.(map[string]any)
+				at, err := time.Parse(time.RFC3339Nano, e["at"].(string))
+				if err != nil {
+					t.Error(err)
+				}
+				take("polled", polled, int64(e["id"].(float64)), fmt.Sprint(e["kind"], at.UnixMilli(), e["session"], e["spec"], e["data"].(map[string]any)["n"]))
+			}
+		}
+	})
+	for last := at.Cursor; len(streamed) < writers*each; {
+		frame, at := next()
+		if at.From != last {
+			t.Fatalf("from %s after %s", at.From, last)
+		}
+		last = at.Cursor
+		ids, kinds, times := column(t, frame, "id"), column(t, frame, "kind"), column(t, frame, "time")
+		sessions, specs, texts := column(t, frame, "session"), column(t, frame, "spec"), column(t, frame, "data")
+		for i := range ids {
+			var n struct{ N float64 }
+			if err := json.Unmarshal(texts[i].(json.RawMessage), &n); err != nil {
+				t.Fatal(err)
+			}
+			take("streamed", streamed, ids[i].(int64), fmt.Sprint(kinds[i], times[i].(time.Time).UnixMilli(), sessions[i], specs[i], n.N))
+		}
+	}
+	writing.Wait()
+	reading.Wait()
+	rows, err := g.connect().Query(t.Context(), `SELECT id, kind, at, session, spec, (data->>'n')::float8 FROM events`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := 0
+	for rows.Next() {
+		var id int64
+		var kind, session, spec string
+		var at time.Time
+		var n float64
+		if err := rows.Scan(&id, &kind, &at, &session, &spec, &n); err != nil {
+			t.Fatal(err)
+		}
+		stored++
+		want := fmt.Sprint(kind, at.UnixMilli(), session, spec, n)
+		if streamed[id] != want || polled[id] != want {
+			t.Errorf("stored %s, streamed %s, polled %s", want, streamed[id], polled[id])
+		}
+	}
+	if stored != writers*each || len(streamed) != stored || len(polled) != stored {
+		t.Errorf("%d stored, %d streamed, %d polled", stored, len(streamed), len(polled))
+	}
+}
+
+func (g *grafana) health() *pluginv2.CheckHealthResponse {
+	g.t.Helper()
+	resp, err := g.diagnostics.CheckHealth(g.t.Context(), &pluginv2.CheckHealthRequest{PluginContext: g.context})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return resp
+}
+
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	if resp := g.health(); resp.Status != pluginv2.CheckHealthResponse_OK {
+		t.Errorf("%+v", resp)
+	}
+	change := func(f func(*pluginv2.DataSourceInstanceSettings)) {
+		g.context.DataSourceInstanceSettings = settings(t, g.database)
+		g.context.DataSourceInstanceSettings.LastUpdatedMS += time.Now().UnixNano() % 1_000_000
+		f(g.context.DataSourceInstanceSettings)
+	}
+	expect := func(code, text string) {
+		t.Helper()
+		resp := g.health()
+		if resp.Status != pluginv2.CheckHealthResponse_ERROR || !strings.Contains(resp.Message, text) || !strings.Contains(string(resp.JsonDetails), code) {
+			t.Errorf("want %s, %s: %+v", code, text, resp)
+		}
+		if strings.Contains(resp.Message, "hunter2") {
+			t.Errorf("the password is in %q", resp.Message)
+		}
+	}
+	change(func(s *pluginv2.DataSourceInstanceSettings) {
+		s.Url = "127.0.0.1:1"
+		s.DecryptedSecureJsonData["password"] = "hunter2"
+	})
+	expect(store.NoConnection, "refused")
+	conn := g.connect()
+	role := fmt.Sprintf("specwatch_plugin_%d", time.Now().UnixNano())
+	row(t, conn, "CREATE ROLE "+role+" LOGIN PASSWORD 'hunter2'")
+	t.Cleanup(func() {
+		conn.Exec(context.Background(), "DROP OWNED BY "+role) //nolint:errcheck
+		conn.Exec(context.Background(), "DROP ROLE "+role)     //nolint:errcheck
+	})
+	var schema string
+	if err := conn.QueryRow(t.Context(), "SELECT current_schema()").Scan(&schema); err != nil {
+		t.Fatal(err)
+	}
+	row(t, conn, "GRANT USAGE ON SCHEMA "+schema+" TO "+role)
+	change(func(s *pluginv2.DataSourceInstanceSettings) {
+		s.User = role
+		s.DecryptedSecureJsonData["password"] = "hunter2"
+	})
+	expect(store.NoRights, "GRANT specwatch_reader")
+	row(t, conn, "DELETE FROM specwatch_migrations WHERE version_id > 0")
+	change(func(*pluginv2.DataSourceInstanceSettings) {})
+	expect(store.SchemaOld, "specwatch migrate")
+	row(t, conn, "DROP TABLE events")
+	change(func(*pluginv2.DataSourceInstanceSettings) {})
+	expect(store.NoTable, "specwatch migrate")
+
+	for text, f := range map[string]func(*pluginv2.DataSourceInstanceSettings){
+		"no host":      func(s *pluginv2.DataSourceInstanceSettings) { s.Url = "" },
+		"without user": func(s *pluginv2.DataSourceInstanceSettings) { s.Url = "postgres://u:hunter2@h/db" },
+		"no user":      func(s *pluginv2.DataSourceInstanceSettings) { s.User = "" },
+		"no database":  func(s *pluginv2.DataSourceInstanceSettings) { s.JsonData = []byte(`{}`) },
+		"TLS mode": func(s *pluginv2.DataSourceInstanceSettings) {
+			s.JsonData = []byte(`{"database":"d","sslmode":"prefer"}`)
+		},
+		"CA certificate": func(s *pluginv2.DataSourceInstanceSettings) {
+			s.JsonData = []byte(`{"database":"d"}`)
+			s.DecryptedSecureJsonData["tlsCACert"] = "x"
+		},
+		"client certificate ": func(s *pluginv2.DataSourceInstanceSettings) {
+			s.JsonData = []byte(`{"database":"d"}`)
+			s.DecryptedSecureJsonData["tlsClientKey"] = "x"
+		},
+	} {
+		change(f)
+		resp, err := g.diagnostics.CheckHealth(t.Context(), &pluginv2.CheckHealthRequest{PluginContext: g.context})
+		told := fmt.Sprint(resp, err)
+		if resp.GetStatus() == pluginv2.CheckHealthResponse_OK || !strings.Contains(told, text) || strings.Contains(told, "hunter2") {
+			t.Errorf("%s: %s", text, told)
+		}
+	}
+}
+
+func (g *grafana) ask(from, to time.Time, query string) (*data.Frame, *pluginv2.DataResponse) {
+	g.t.Helper()
+	resp, err := g.data.QueryData(g.t.Context(), &pluginv2.QueryDataRequest{PluginContext: g.context, Queries: []*pluginv2.DataQuery{{
+		RefId: "A", MaxDataPoints: 100, IntervalMS: 60_000, Json: []byte(query),
+		TimeRange: &pluginv2.TimeRange{FromEpochMS: from.UnixMilli(), ToEpochMS: to.UnixMilli()},
+	}}})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	answer := resp.Responses["A"]
+	if answer.Error != "" {
+		return nil, answer
+	}
+	frames, err := data.UnmarshalArrowFrames(answer.Frames)
+	if err != nil || len(frames) != 1 || frames[0].RefID != "A" {
+		g.t.Fatalf("%s: %v, %v", query, frames, err)
+	}
+	return frames[0], answer
+}
+
+func TestQueries(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	conn := g.connect()
+	now := time.Now().UTC().Truncate(time.Minute)
+	from, to := now.Add(-10*time.Minute), now.Add(time.Minute)
+	add := func(minute int, kind event.Kind, spec, text string) {
+		row(t, conn, `INSERT INTO events (kind, at, session, spec, data) VALUES ($1, $2, 'night', $3, $4)`, string(kind), now.Add(time.Duration(minute)*time.Minute), spec, text)
+	}
+	add(-9, event.SpecStarted, "a", `{}`)
+	add(-7, event.SpecFailed, "a", `{"exit_code": 1}`)
+	add(-6, event.SpecStarted, "b", `{}`)
+	add(-5, event.InterventionRequest, "b", `{"question": "which?"}`)
+	row(t, conn, `INSERT INTO events (kind, session) VALUES ('session_heartbeat', 'night')`)
+	text := func(frame *data.Frame, names ...string) string {
+		var lines []string
+		for _, name := range names {
+			lines = append(lines, strings.Trim(fmt.Sprint(column(t, frame, name)), "[]"))
+		}
+		return strings.Join(lines, " | ")
+	}
+	expect := func(query, want string, names ...string) *data.Frame {
+		t.Helper()
+		frame, answer := g.ask(from, to, query)
+		if frame == nil {
+			t.Fatalf("%s: %s", query, answer.Error)
+		}
+		if got := text(frame, names...); got != want {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+		return frame
+	}
+	expect(`{}`, "session_heartbeat intervention_request spec_started spec_failed spec_started |  b b a a", "kind", "spec")
+	expect(`{"queryType":"events","kinds":["spec_started","spec_failed"],"specs":["a"],"limit":1,"mode":"live"}`, "spec_failed", "kind")
+	expect(`{"queryType":"logs","kinds":["spec_failed"]}`, `spec_failed a {"exit_code": 1} | error`, "body", "severity")
+	expect(`{"queryType":"outcomes"}`, "2 | 0 | 1 | 0", "started", "completed", "failed", "timeout")
+	expect(`{"queryType":"durations"}`, "b a | running failed | <nil> 120", "spec", "outcome", "duration")
+	expect(`{"queryType":"sessions"}`, "night | running | 1 | 1 | 1", "session", "status", "open", "failed", "waiting")
+	age := expect(`{"queryType":"heartbeat_age"}`, "night", "session")
+	if seconds := column(t, age, "heartbeat age")[0].(float64); seconds < 0 || seconds > 30 {
+		t.Errorf("heartbeat age %f", seconds)
+	}
+	timeline := expect(`{"queryType":"timeline"}`, "running failed failed failed | <nil> <nil> running waiting", "a", "b")
+	if n := len(timeline.Fields); n != 3 {
+		t.Errorf("%d fields", n)
+	}
+}
+
+func TestCounts(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	conn := g.connect()
+	start := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	row(t, conn, `INSERT INTO events (kind, at, session) SELECT 'spec_started', $1::timestamptz + n * interval '20 seconds', 's' FROM generate_series(0, 5) n`, start)
+	frame, answer := g.ask(start, start.Add(3*time.Minute), `{"queryType":"counts","kinds":["spec_started","spec_failed"]}`)
+	if frame == nil {
+		t.Fatal(answer.Error)
+	}
+	if frame.Meta.Type != data.FrameTypeTimeSeriesWide || len(frame.Fields) != 3 || frame.Fields[1].Labels["kind"] != "spec_started" {
+		t.Fatalf("%+v", frame.Fields)
+	}
+	for i, want := range [][]float64{{3, 3, 0, 0}, {0, 0, 0, 0}} {
+		for j, n := range want {
+			if got, _ := frame.Fields[i+1].ConcreteAt(j); got != n {
+				t.Errorf("field %d, row %d: %v, want %v", i, j, got, n)
+			}
+		}
+	}
+}
+
+func TestBadQueries(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	now := time.Now()
+	for query, field := range map[string]string{
+		`{"queryType":"everything"}`: "queryType", `{"kinds":["spec_lost"]}`: "kinds", `{"limit":-1}`: "limit",
+		`{"limit":1000000}`: "limit", `{"limit":"x"}`: "query", `[]`: "query",
+	} {
+		frame, answer := g.ask(now.Add(-time.Hour), now, query)
+		if frame != nil || answer.Status != http.StatusBadRequest || !strings.HasPrefix(answer.Error, field) {
+			t.Errorf("%s: %d %s", query, answer.Status, answer.Error)
+		}
+	}
+	if _, answer := g.ask(now, now.Add(-time.Hour), `{"queryType":"counts"}`); answer.Status != http.StatusBadRequest {
+		t.Errorf("a range that ends before it begins: %d %s", answer.Status, answer.Error)
+	}
+	for path, code := range map[string]int{
+		"status?since=garbage": 400, "status?limit=0": 400, "status?limit=1000000": 400, "nothing": 404,
+	} {
+		if got, body, _ := g.call(path); got != code || body["detail"] == "" {
+			t.Errorf("%s: %d %v", path, got, body)
+		}
+	}
+	other := launch(t, true)
+	code, body, _ := g.call("status?since=" + other.poll("")["cursor"].(string))
+	if code != http.StatusGone || body["title"] != "cursor expired" || body["cursor"] == nil || body["events"] == nil {
+		t.Errorf("another database's cursor: %d %v", code, body)
+	}
+	resp, err := g.stream.SubscribeStream(t.Context(), &pluginv2.SubscribeStreamRequest{PluginContext: g.context, Path: "other"})
+	if err != nil || resp.Status != pluginv2.SubscribeStreamResponse_NOT_FOUND {
+		t.Errorf("an unknown channel: %v, %v", resp, err)
+	}
+	published, err := g.stream.PublishStream(t.Context(), &pluginv2.PublishStreamRequest{PluginContext: g.context, Path: "events", Data: []byte(`{}`)})
+	if err != nil || published.Status != pluginv2.PublishStreamResponse_PERMISSION_DENIED {
+		t.Errorf("publishing: %v, %v", published, err)
+	}
+}
+
+func TestMenus(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	conn := g.connect()
+	row(t, conn, `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 'one', 'a'), ('spec_started', 'two', 'b')`)
+	for path, want := range map[string]string{"sessions": "[one two]", "specs": "[a b]", "specs?session=two": "[b]", "kinds": fmt.Sprint(event.Kinds)} {
+		if _, _, list := g.call(path); fmt.Sprint(list) != want {
+			t.Errorf("%s: %v, want %s", path, list, want)
+		}
+	}
+	for _, kind := range contract.QueryTypes {
+		if frame, answer := g.ask(time.Now().Add(-time.Hour), time.Now(), fmt.Sprintf(`{"queryType":%q}`, kind)); frame == nil {
+			t.Errorf("%s: %s", kind, answer.Error)
+		}
+	}
+}
+
+// The stream outlives the loss of its database connection, and nothing that
+// was written meanwhile is lost.
+func TestStreamReconnects(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	g.subscribe()
+	next := g.run()
+	_, at := next()
+	conn := g.connect()
+	row(t, conn, insert, "before")
+	_, at = next()
+	row(t, conn, `SELECT pg_terminate_backend(l.pid) FROM pg_locks l, specwatch_meta m WHERE l.pid <> pg_backend_pid()
+		AND locktype = 'advisory' AND ((classid::bigint << 32) | objid::bigint) = m.bell`)
+	row(t, conn, insert, "after")
+	frame, after := next()
+	if got := fmt.Sprint(column(t, frame, "spec")); got != "[after]" || after.From != at.Cursor {
+		t.Fatalf("%s from %s after %s", got, after.From, at.Cursor)
+	}
+}
