@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/specwatch/specwatch/pkg/demo"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+func newDemo(db *database) *cobra.Command {
+	config := demo.Config{}
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Start everything, with real commands as specs, until Ctrl-C",
+		Long: `Starts a PostgreSQL of its own (unless a database is named), the gateway with
+its page, and real commands as specs: some complete, one fails, one runs out of
+time, one asks for an intervention. Ends on Ctrl-C and keeps its data.`,
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().StringVar(&config.Dir, "dir", ".specwatch/demo", "`directory` of its data")
+	cmd.Flags().StringVar(&config.Listen, "listen", "127.0.0.1:8001", "`address` of the page; a free port is taken when this one is not")
+	cmd.RunE = does(func(cmd *cobra.Command, _ []string) error {
+		if db.url != "" || os.Getenv(envDatabaseURL) != "" {
+			where, err := db.config()
+			if err != nil {
+				return err
+			}
+			config.DatabaseURL = where.URL
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := untilSignal(cmd.Context())
+		defer cancel()
+		schema := db.schema
+		if schema == "" {
+			schema = os.Getenv(envSchema)
+		}
+		config.Executable, config.Out = self, cmd.OutOrStdout()
+		config.Environment = func(url string) []string {
+			return append(os.Environ(), envDatabaseURL+"="+url, envSchema+"="+schema)
+		}
+		config.Migrate = func(ctx context.Context, url string) error {
+			_, err := store.Migrate(ctx, store.Config{URL: url, Schema: schema}, store.MigrateOptions{})
+			return err
+		}
+		config.Serve = func(ctx context.Context, url string, at net.Listener) error {
+			return serve(ctx, store.Config{URL: url, Schema: schema}, at)
+		}
+		return demo.Run(ctx, config)
+	})
+	return cmd
+}

