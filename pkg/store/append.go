@@ -102,6 +102,8 @@ func (s *Store) AppendAll(ctx context.Context, next func() (event.Event, error))
 				var batch *BatchError
 				if errors.As(err, &batch) {
 					batch.Index += taken
+				} else {
+					err = &BatchError{taken, err} // the only one of its chunk
 				}
 			}
 			return 0, err

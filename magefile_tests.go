@@ -1,0 +1,265 @@
+//go:build mage
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/magefile/mage/mg"
+	"github.com/magefile/mage/sh"
+
+	"github.com/specwatch/specwatch/pkg/embedded"
+)
+
+// testDatabase names the PostgreSQL server that tests share.
+const testDatabase = "SPECWATCH_TEST_DATABASE_URL"
+
+// tally counts tests across the tools that run them.
+type tally struct{ passed, failed, skipped int }
+
+func (t *tally) add(o tally) {
+	t.passed += o.passed
+	t.failed += o.failed
+	t.skipped += o.skipped
+}
+
+// Test runs everything: the form of the code, Go with the race detector,
+// TypeScript, and the built programs in a real browser, against an embedded
+// PostgreSQL (or the server of SPECWATCH_TEST_DATABASE_URL).
+func Test(ctx context.Context) error {
+	mg.Deps(Build)
+	mg.Deps(Lint)
+	reports := filepath.Join(work, "test")
+	if err := os.MkdirAll(reports, 0o755); err != nil {
+		return err
+	}
+	var total tally
+	var failures []error
+	run := func(name string, f func() (tally, error)) {
+		step("%s", name)
+		counted, err := f()
+		total.add(counted)
+		if err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	run("TypeScript (vitest)", func() (tally, error) { return vitest(reports) })
+	err := withPostgreSQL(ctx, func(url string) error {
+		run("Go (race detector on)", func() (tally, error) { return goTests(reports, url) })
+		run("browser (Playwright)", func() (tally, error) { return browserTests(ctx, reports, url) })
+		return nil
+	})
+	if err != nil {
+		failures = append(failures, err)
+	}
+	for _, failure := range failures {
+		fmt.Println("FAILED:", failure)
+	}
+	fmt.Printf("%d passed, %d failed, %d skipped\n", total.passed, total.failed, total.skipped)
+	if len(failures) > 0 || total.failed > 0 {
+		return errors.New("the tests failed")
+	}
+	return nil
+}
+
+// withPostgreSQL lends a server for tests. fsync is off: a test's data need
+// not survive the machine.
+func withPostgreSQL(ctx context.Context, f func(url string) error) error {
+	if url := os.Getenv(testDatabase); url != "" {
+		return f(url)
+	}
+	folder, err := os.MkdirTemp("", "specwatch-test-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	if err := os.Chmod(folder, 0o755); err != nil { // PostgreSQL may run as another user
+		return err
+	}
+	step("starting PostgreSQL for the tests")
+	server, err := embedded.Start(ctx, embedded.Config{Dir: filepath.Join(folder, "postgres"), Settings: map[string]string{
+		"fsync": "off", "max_connections": "200", "max_prepared_transactions": "10",
+	}})
+	if err != nil {
+		return err
+	}
+	defer stop(server)
+	return f(server.URL())
+}
+
+func goTests(reports, url string) (tally, error) {
+	report := filepath.Join(reports, "go.json")
+	err := sh.RunWithV(map[string]string{testDatabase: url}, "go", "tool", "gotestsum", "--format", "pkgname-and-test-fails", "--format-hide-empty-pkg",
+		"--jsonfile", report, "--", "-race", "-timeout", "15m", "./...")
+	file, openErr := os.Open(report)
+	if openErr != nil {
+		return tally{}, errors.Join(err, openErr)
+	}
+	defer file.Close()
+	var t tally
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 4<<20)
+	for lines.Scan() {
+		var line struct{ Action, Test, Output string }
+		if json.Unmarshal(lines.Bytes(), &line) != nil || line.Test == "" {
+			continue
+		}
+		switch line.Action {
+		case "pass":
+			t.passed++
+		case "fail":
+			t.failed++
+		case "skip":
+			t.skipped++
+		}
+	}
+	return t, err
+}
+
+func vitest(reports string) (tally, error) {
+	report := filepath.Join(reports, "vitest.json")
+	err := sh.RunV("npx", "--no-install", "vitest", "run", "--reporter=default", "--reporter=json", "--outputFile="+report)
+	var r struct{ NumPassedTests, NumFailedTests, NumPendingTests int }
+	err = errors.Join(err, readReport(report, &r))
+	return tally{r.NumPassedTests, r.NumFailedTests, r.NumPendingTests}, err
+}
+
+func readReport(report string, into any) error {
+	text, err := os.ReadFile(report)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, into)
+}
+
+func browserTests(ctx context.Context, reports, url string) (tally, error) {
+	browser, err := chromium()
+	if err != nil {
+		return tally{}, err
+	}
+	report, err := filepath.Abs(filepath.Join(reports, "playwright.json"))
+	if err != nil {
+		return tally{}, err
+	}
+	env := map[string]string{
+		testDatabase: url, "SPECWATCH_CHROMIUM": browser,
+		"SPECWATCH_EXECUTABLE": binary("bin/specwatch"), "PLAYWRIGHT_JSON_OUTPUT_NAME": report,
+	}
+	if os.Getenv("GRAFANA_HOME") == "" {
+		fmt.Println("GRAFANA_HOME is not set: the tests in a real Grafana are skipped")
+	} else {
+		end, err := testGrafana(ctx, url, env)
+		if err != nil {
+			return tally{}, err
+		}
+		defer end()
+	}
+	os.Remove(report) //nolint:errcheck // of an earlier run
+	err = sh.RunWithV(env, "npx", "--no-install", "playwright", "test", "--reporter=list,json")
+	var r struct {
+		Stats struct{ Expected, Unexpected, Flaky, Skipped int }
+	}
+	err = errors.Join(err, readReport(report, &r))
+	return tally{r.Stats.Expected, r.Stats.Unexpected + r.Stats.Flaky, r.Stats.Skipped}, err
+}
+
+// testGrafana starts a Grafana over a schema of its own, and tells the tests
+// of both by env.
+func testGrafana(ctx context.Context, url string, env map[string]string) (end func(), err error) {
+	schema := fmt.Sprintf("grafana_%d", time.Now().UnixNano())
+	own := map[string]string{databaseURL: url, "SPECWATCH_SCHEMA": schema}
+	if err := sh.RunWith(own, binary("bin/specwatch"), "migrate"); err != nil {
+		return nil, err
+	}
+	data, err := os.MkdirTemp("", "specwatch-grafana-")
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	l.Close()
+	settings, program, args, err := grafana(url, schema, data, port)
+	if err != nil {
+		return nil, err
+	}
+	step("starting the Grafana of GRAFANA_HOME")
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), settings...)
+	log, err := os.Create(filepath.Join(work, "test", "grafana.log"))
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	end = func() {
+		cmd.Process.Signal(os.Interrupt) //nolint:errcheck // it may have ended
+		cmd.Wait()                       //nolint:errcheck // as above
+		log.Close()
+		os.RemoveAll(data)
+	}
+	address := "http://127.0.0.1:" + port
+	for again := time.NewTicker(200 * time.Millisecond); ; <-again.C {
+		if resp, err := http.Get(address + "/api/health"); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		if ctx.Err() != nil {
+			end()
+			return nil, ctx.Err()
+		}
+	}
+	env["SPECWATCH_TEST_GRAFANA"], env["SPECWATCH_TEST_GRAFANA_SCHEMA"] = address, schema
+	return end, nil
+}
+
+// chromium finds a browser, or installs the distribution's when it may.
+func chromium() (string, error) {
+	if named := os.Getenv("SPECWATCH_CHROMIUM"); named != "" {
+		return named, nil
+	}
+	find := func() string {
+		for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "msedge",
+			"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", `C:\Program Files\Google\Chrome\Application\chrome.exe`} {
+			if path, err := exec.LookPath(name); err == nil {
+				return path
+			}
+		}
+		return ""
+	}
+	if path := find(); path != "" {
+		fmt.Println("browser:", path)
+		return path, nil
+	}
+	if _, err := exec.LookPath("apt-get"); err == nil && runtime.GOOS == "linux" && os.Geteuid() == 0 {
+		step("installing Chromium from the distribution's packages")
+		env := map[string]string{"DEBIAN_FRONTEND": "noninteractive"}
+		if err := sh.RunWith(env, "apt-get", "update", "-qq"); err != nil {
+			return "", err
+		}
+		if err := sh.RunWith(env, "apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"); err != nil {
+			return "", err
+		}
+		if path := find(); path != "" {
+			return path, nil
+		}
+	}
+	return "", errors.New("no browser found: install Chromium or Chrome, or set SPECWATCH_CHROMIUM to its executable")
+}

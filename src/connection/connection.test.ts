@@ -1,0 +1,224 @@
+// The state machine against a scripted transport and a virtual clock. The
+// real transports are tested in a real browser, in tests/.
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+
+import { Connection } from './connection';
+import type { Batch, SpecEvent, State, Status } from './model';
+import { complete, type Settings } from './settings';
+import { Expired, type LiveHandlers, type Transport } from './transport';
+
+const state = { at: '2026-01-01T00:00:00Z', sessions: [], running: [], waiting: [], waitingTotal: 0, totals: {}, specs: { open: 0, completed: 0, failed: 0, timedOut: 0 } } as State;
+
+function event(id: number): SpecEvent {
+  return { id, kind: 'spec_started', at: `2026-01-01T00:00:${String(id).padStart(2, '0')}.000000000Z`, session: 's', spec: String(id), data: {} };
+}
+
+class Script implements Transport {
+  log: SpecEvent[] = []; // the database; a cursor is an index into it
+  polls: Array<string | undefined> = [];
+  lines: LiveHandlers[] = [];
+  since: Array<string | undefined> = [];
+  down = false;
+  page = 100;
+
+  async poll(since: string | undefined): Promise<Status> {
+    this.polls.push(since);
+    if (this.down) {
+      throw new Error('down');
+    }
+    if (since === 'expired') {
+      throw new Expired(await this.poll(undefined));
+    }
+    const from = Number(since ?? 0);
+    const events = this.log.slice(from, from + this.page);
+    return { events, cursor: String(from + events.length), more: from + events.length < this.log.length, timestamp: new Date().toISOString(), state };
+  }
+
+  live(since: string | undefined, handlers: LiveHandlers): () => void {
+    this.since.push(since);
+    this.lines.push(handlers);
+    return () => undefined;
+  }
+
+  get line(): LiveHandlers {
+    return this.lines.at(-1)!;
+  }
+
+  batch(from: number, to: number): Batch {
+    return { from: String(from), cursor: String(to), events: this.log.slice(from, to) };
+  }
+}
+
+let script: Script;
+let connection: Connection;
+
+function start(settings: Partial<Settings> = {}): void {
+  script = new Script();
+  connection = new Connection(script, complete(settings));
+  connection.start();
+}
+
+const ids = () => connection.snapshot().events.map((e) => e.id).reverse();
+const settle = () => vi.advanceTimersByTimeAsync(0);
+
+beforeEach(() => {
+  vi.useFakeTimers();
+});
+afterEach(() => {
+  connection.stop();
+  vi.useRealTimers();
+});
+
+describe('live', () => {
+  it('subscribes first, fills the gap, and only then says Live', async () => {
+    start();
+    script.log = [event(1), event(2)];
+    expect(connection.snapshot().badge).toBe('connecting');
+    script.line.opened({ cursor: '2', complete: false });
+    expect(connection.snapshot().badge).toBe('connecting');
+    await settle();
+    expect(connection.snapshot().badge).toBe('live');
+    expect(ids()).toEqual([1, 2]);
+    script.log.push(event(3));
+    script.line.batch(script.batch(2, 3));
+    expect(ids()).toEqual([1, 2, 3]);
+  });
+
+  it('holds batches that come while the gap is filled', async () => {
+    start();
+    script.log = [event(1), event(2), event(3)];
+    script.line.opened({ cursor: '1', complete: false });
+    script.line.batch(script.batch(1, 2));
+    script.line.batch(script.batch(2, 3));
+    await settle();
+    expect(ids()).toEqual([1, 2, 3]);
+    expect(connection.snapshot().badge).toBe('live');
+  });
+
+  it('fetches what is missing when a batch follows an unknown cursor', async () => {
+    start();
+    script.page = 2;
+    script.line.opened({ cursor: '0', complete: false });
+    await settle();
+    script.log = [event(1), event(2), event(3), event(4), event(5), event(6)];
+    script.line.batch(script.batch(5, 6));
+    await settle();
+    expect(ids()).toEqual([1, 2, 3, 4, 5, 6]);
+    script.log.push(event(7));
+    script.line.batch(script.batch(6, 7));
+    expect(ids()).toEqual([1, 2, 3, 4, 5, 6, 7]);
+  });
+
+  it('shows an event once, however often it comes', async () => {
+    start();
+    script.log = [event(1)];
+    script.line.opened({ cursor: '1', complete: true, events: [event(1)], state });
+    script.line.batch({ from: '1', cursor: '2', events: [event(1), event(2)] });
+    await settle();
+    expect(ids()).toEqual([1, 2]);
+  });
+
+  it('drops what it holds when its cursor expired', async () => {
+    start();
+    script.line.opened({ cursor: '1', complete: true, events: [event(1)], state });
+    script.line.closed(new Error('cut'));
+    await vi.advanceTimersByTimeAsync(2_000);
+    script.line.opened({ cursor: '9', complete: true, expired: true, events: [event(8)], state });
+    await settle();
+    expect(ids()).toEqual([8]);
+  });
+
+  it('reconnects with its cursor', async () => {
+    start({ autoFallback: false });
+    script.line.opened({ cursor: '7', complete: true, events: [event(1)], state });
+    script.line.closed(new Error('cut'));
+    expect(connection.snapshot().badge).toBe('offline');
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect(script.since).toEqual([undefined, '7']);
+    script.line.opened({ cursor: '8', complete: true, events: [event(2)], state });
+    await settle();
+    expect(connection.snapshot().badge).toBe('live');
+    expect(ids()).toEqual([1, 2]);
+  });
+});
+
+describe('fallback', () => {
+  it('polls when live is lost, and asks before it goes back', async () => {
+    start();
+    script.line.opened({ cursor: '0', complete: true, events: [], state });
+    script.line.closed(new Error('cut'));
+    await vi.advanceTimersByTimeAsync(2_000);
+    script.line.closed(new Error('refused'));
+    await settle();
+    expect(connection.snapshot()).toMatchObject({ mode: 'polling', fallback: true, badge: 'delayed', couldBeLive: false });
+    script.log = [event(1)];
+    await vi.advanceTimersByTimeAsync(12_000);
+    expect(ids()).toEqual([1]);
+    script.line.opened({ cursor: '1', complete: true, events: [], state });
+    await settle();
+    expect(connection.snapshot()).toMatchObject({ mode: 'polling', couldBeLive: true });
+    connection.setMode('websocket');
+    expect(connection.snapshot().switching).toBe(true);
+    script.line.opened({ cursor: '1', complete: true, events: [], state });
+    await settle();
+    expect(connection.snapshot()).toMatchObject({ mode: 'websocket', fallback: false, badge: 'live', switching: false });
+    expect(ids()).toEqual([1]);
+  });
+});
+
+describe('polling', () => {
+  it('asks at its interval, from its cursor, page after page', async () => {
+    start({ preferredMode: 'polling', pollingInterval: 5 });
+    script.page = 1;
+    await settle();
+    expect(connection.snapshot().badge).toBe('delayed');
+    script.log = [event(1), event(2), event(3)];
+    await vi.advanceTimersByTimeAsync(5_000);
+    expect(ids()).toEqual([1, 2, 3]);
+    expect(script.polls).toEqual([undefined, '0', '1', '2']);
+  });
+
+  it('says Offline while polls fail, and goes on', async () => {
+    start({ preferredMode: 'polling' });
+    await settle();
+    script.down = true;
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(connection.snapshot().badge).toBe('offline');
+    script.down = false;
+    script.log = [event(1)];
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(connection.snapshot().badge).toBe('delayed');
+    expect(ids()).toEqual([1]);
+  });
+
+  it('loses nothing when the mode is switched back and forth', async () => {
+    start();
+    script.line.opened({ cursor: '0', complete: true, events: [], state });
+    for (let i = 1; i <= 20; i++) {
+      script.log.push(event(i));
+      const mode = i % 2 ? 'polling' : 'websocket';
+      connection.setMode(mode);
+      if (mode === 'websocket') {
+        const since = Number(script.since.at(-1) ?? 0);
+        script.line.opened({ cursor: String(i), complete: true, events: script.log.slice(since), state });
+      }
+      await settle();
+    }
+    expect(ids()).toEqual(script.log.map((e) => e.id));
+  });
+});
+
+describe('manual refresh', () => {
+  it('counts new events and shows them on Refresh only', async () => {
+    start({ manualRefreshOnly: true });
+    script.log = [event(1)];
+    script.line.opened({ cursor: '1', complete: true, events: [event(1)], state });
+    script.log.push(event(2));
+    script.line.batch(script.batch(1, 2));
+    expect(ids()).toEqual([1]);
+    expect(connection.snapshot().pending).toBe(1);
+    await connection.refresh();
+    expect(ids()).toEqual([1, 2]);
+    expect(connection.snapshot().pending).toBe(0);
+  });
+});

@@ -1,0 +1,25 @@
+import { PanelPlugin } from '@grafana/data';
+
+import type { PreferredMode } from '../connection/settings';
+import { settings } from '../contract.gen';
+import { SpecwatchPanel, type Options } from './SpecwatchPanel';
+
+export const plugin = new PanelPlugin<Options>(SpecwatchPanel).setPanelOptions((builder) =>
+  builder
+    .addRadio({
+      path: 'preferredMode',
+      name: 'Preferred mode',
+      description: 'A person may choose another one, which their browser remembers.',
+      defaultValue: settings.preferredMode.default as PreferredMode,
+      settings: { options: [{ value: 'websocket', label: 'Live' }, { value: 'polling', label: 'Polling' }, { value: 'auto', label: 'Automatic' }] },
+    })
+    .addSliderInput({
+      path: 'pollingInterval',
+      name: 'Polling interval',
+      description: 'Seconds between two polls.',
+      defaultValue: settings.pollingInterval.default,
+      settings: { min: settings.pollingInterval.min, max: settings.pollingInterval.max, step: 1 },
+    })
+    .addBooleanSwitch({ path: 'autoFallback', name: 'Poll when the live connection is lost', defaultValue: settings.autoFallback.default })
+    .addBooleanSwitch({ path: 'manualRefreshOnly', name: 'Move data on Refresh only', defaultValue: settings.manualRefreshOnly.default })
+);

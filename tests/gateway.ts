@@ -1,0 +1,78 @@
+// A real gateway for each test: the built executable, over a schema of its
+// own on the PostgreSQL server for tests.
+import { test as base } from '@playwright/test';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import { promisify } from 'node:util';
+
+const executable = process.env.SPECWATCH_EXECUTABLE ?? 'bin/specwatch';
+
+export class Gateway {
+  url = '';
+  private process?: ChildProcess;
+
+  constructor(
+    private readonly schema: string,
+    private readonly env: Record<string, string> = {}
+  ) {}
+
+  private get environment(): NodeJS.ProcessEnv {
+    const database = process.env.SPECWATCH_TEST_DATABASE_URL;
+    if (!database) {
+      throw new Error('SPECWATCH_TEST_DATABASE_URL is not set: run `go tool mage test`');
+    }
+    return { ...process.env, ...this.env, SPECWATCH_DATABASE_URL: database, SPECWATCH_SCHEMA: this.schema };
+  }
+
+  async specwatch(...args: string[]): Promise<string> {
+    const { stdout } = await promisify(execFile)(executable, args, { env: this.environment });
+    return stdout.trim();
+  }
+
+  async start(listen = '127.0.0.1:0'): Promise<void> {
+    await this.specwatch('migrate');
+    const child = spawn(executable, ['serve', '--listen', listen], { env: this.environment, stdio: ['ignore', 'pipe', 'inherit'] });
+    this.process = child;
+    for await (const line of createInterface({ input: child.stdout! })) {
+      this.url = line;
+      return;
+    }
+    throw new Error('the gateway ended before it was ready');
+  }
+
+  async stop(): Promise<void> {
+    const child = this.process;
+    this.process = undefined;
+    if (child && child.exitCode === null) {
+      const ended = new Promise((resolve) => child.once('exit', resolve));
+      child.kill('SIGTERM');
+      await ended;
+    }
+  }
+
+  // restart comes back at the same address.
+  async restart(): Promise<void> {
+    const address = new URL(this.url).host;
+    await this.stop();
+    await this.start(address);
+  }
+
+  async emit(...specs: string[]): Promise<void> {
+    const events = specs.map((spec) => ({ kind: 'spec_started', session: 'night', spec }));
+    const response = await fetch(`${this.url}/api/events`, { method: 'POST', body: JSON.stringify(events) });
+    if (response.status !== 201) {
+      throw new Error(await response.text());
+    }
+  }
+}
+
+export const test = base.extend<{ gateway: Gateway }>({
+  gateway: async ({}, use) => {
+    const gateway = new Gateway(`browser_${Date.now()}_${Math.floor(Math.random() * 1e6)}`);
+    await gateway.start();
+    await use(gateway);
+    await gateway.stop();
+  },
+});
+
+export { expect } from '@playwright/test';

@@ -1,0 +1,41 @@
+// In a real Grafana; `go tool mage test` starts it where GRAFANA_HOME is set.
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+
+import { expect, test } from './gateway';
+
+const grafana = process.env.SPECWATCH_TEST_GRAFANA;
+const admin = { Authorization: `Basic ${Buffer.from('admin:admin').toString('base64')}` };
+
+test.describe('in Grafana', () => {
+  test.skip(!grafana, 'GRAFANA_HOME is not set: no Grafana to test in');
+  test.use({ baseURL: grafana, extraHTTPHeaders: admin });
+  test.setTimeout(120_000);
+
+  const emit = (kind: string, spec: string, data = '{}') =>
+    promisify(execFile)(process.env.SPECWATCH_EXECUTABLE ?? 'bin/specwatch', ['emit', kind, '--session', 'night', '--spec', spec, '--data', data], {
+      env: { ...process.env, SPECWATCH_DATABASE_URL: process.env.SPECWATCH_TEST_DATABASE_URL, SPECWATCH_SCHEMA: process.env.SPECWATCH_TEST_GRAFANA_SCHEMA },
+    });
+
+  test('the data source passes Save & test', async ({ page }) => {
+    await page.goto('/connections/datasources/edit/specwatch');
+    await page.getByRole('button', { name: /^(Save & test|Test)$/ }).click();
+    await expect(page.getByText('Specwatch can read its events')).toBeVisible({ timeout: 60_000 });
+  });
+
+  test('the dashboard shows data, and its panel an event that is pushed', async ({ page }) => {
+    await emit('spec_started', 'login');
+    await emit('intervention_request', 'login', '{"question":"Which port?"}');
+    await emit('spec_failed', 'login', '{"exit_code":1}');
+    await page.goto('/d/specwatch');
+    await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'live', { timeout: 90_000 });
+    await expect(page.getByTestId('event-row').filter({ hasText: 'login' }).first()).toBeVisible();
+    await emit('spec_completed', 'pushed');
+    await expect(page.getByTestId('event-row').filter({ hasText: 'pushed' })).toBeVisible({ timeout: 5_000 });
+    await page.getByRole('radio', { name: 'Polling' }).check();
+    await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'delayed');
+    await emit('spec_completed', 'polled');
+    await page.getByTestId('refresh').click();
+    await expect(page.getByTestId('event-row').filter({ hasText: 'polled' })).toBeVisible();
+  });
+});

@@ -1,0 +1,134 @@
+import AxeBuilder from '@axe-core/playwright';
+import type { Page } from '@playwright/test';
+
+import { Gateway, expect, test } from './gateway';
+
+const rows = (page: Page) => page.getByTestId('event-row');
+const badge = (page: Page) => page.getByRole('status');
+const specs = async (page: Page) => (await rows(page).locator('.sw-what').allTextContents()).map((text) => text.replace('night', '')).reverse();
+
+test('an event is pushed to the open page', async ({ page, gateway }) => {
+  await page.goto(gateway.url);
+  await expect(badge(page)).toHaveAttribute('data-status', 'live');
+  await expect(page.getByText('push on event')).toBeVisible();
+  await gateway.emit('first', 'second');
+  await expect(rows(page)).toHaveCount(2);
+  expect(await specs(page)).toEqual(['first', 'second']);
+  await expect(page.getByTestId('count-open')).toContainText('2');
+});
+
+test('a real command appears as a spec, with its end', async ({ page, gateway }) => {
+  await page.goto(gateway.url);
+  await expect(badge(page)).toHaveAttribute('data-status', 'live');
+  await gateway.specwatch('run', '--session', 'night', '--spec', 'hello', '--', process.execPath, '-e', '0');
+  await expect(page.locator('.sw-kind.spec_completed')).toBeVisible();
+  await expect(page.getByTestId('count-completed')).toContainText('1');
+  await expect(page.getByTestId('session-row')).toContainText('night');
+});
+
+test('polling brings the same events, and Refresh does at once', async ({ page, gateway }) => {
+  await page.addInitScript(() => localStorage.setItem('specwatch.settings', '{"preferredMode":"polling","pollingInterval":5}'));
+  await page.goto(gateway.url);
+  await expect(badge(page)).toHaveAttribute('data-status', 'delayed');
+  await expect(page.getByText('every 5 s')).toBeVisible();
+  await gateway.emit('polled');
+  await expect(rows(page)).toHaveCount(1);
+  await gateway.emit('refreshed');
+  await page.getByTestId('refresh').click();
+  await expect(page.getByTestId('last-update')).toContainText('Just now');
+  await expect(rows(page)).toHaveCount(2);
+  expect(await specs(page)).toEqual(['polled', 'refreshed']);
+});
+
+test('the toggle loses and repeats nothing', async ({ page, gateway }) => {
+  await page.goto(gateway.url);
+  await expect(badge(page)).toHaveAttribute('data-status', 'live');
+  const expected: string[] = [];
+  for (let i = 0; i < 6; i++) {
+    const [label, status] = i % 2 ? ['Live', 'live'] : ['Polling', 'delayed'];
+    expected.push(`before ${i}`);
+    await gateway.emit(`before ${i}`);
+    await page.getByRole('radio', { name: label }).check();
+    expected.push(`while ${i}`);
+    await gateway.emit(`while ${i}`);
+    await expect(badge(page)).toHaveAttribute('data-status', status);
+  }
+  await page.getByTestId('refresh').click();
+  await expect(page.getByTestId('event-count')).toHaveText(String(expected.length));
+  expect(await specs(page)).toEqual(expected);
+});
+
+test('a gateway that restarts is found again, and nothing is missing', async ({ page, gateway }) => {
+  await page.goto(gateway.url);
+  await expect(badge(page)).toHaveAttribute('data-status', 'live');
+  await gateway.emit('before');
+  await expect(rows(page)).toHaveCount(1);
+  await gateway.stop();
+  await expect(badge(page)).toHaveAttribute('data-status', 'offline');
+  await gateway.specwatch('emit', 'spec_started', '--session', 'night', '--spec', 'meanwhile');
+  await gateway.restart();
+  await expect(rows(page)).toHaveCount(2, { timeout: 40_000 });
+  // The link was lost for long enough to fall back to polling: the page asks.
+  const back = page.getByRole('button', { name: 'Switch back' });
+  await expect(badge(page).or(back).first()).toBeVisible();
+  if ((await badge(page).getAttribute('data-status')) !== 'live') {
+    await back.click({ timeout: 40_000 });
+  }
+  await expect(badge(page)).toHaveAttribute('data-status', 'live');
+  await gateway.emit('after');
+  await expect(rows(page)).toHaveCount(3);
+  expect(await specs(page)).toEqual(['before', 'meanwhile', 'after']);
+});
+
+test('settings are kept, and Cancel keeps the old ones', async ({ page, gateway }) => {
+  await page.goto(gateway.url);
+  const settings = page.getByRole('button', { name: 'Settings' });
+  await settings.click();
+  await page.getByLabel('Polling interval in seconds').fill('33');
+  await page.getByRole('button', { name: 'Cancel' }).click();
+  await settings.click();
+  await expect(page.getByLabel('Polling interval in seconds')).toHaveValue('10');
+  await page.getByLabel('Polling interval in seconds').fill('20');
+  await page.getByLabel('Preferred mode').selectOption('polling');
+  await page.getByRole('button', { name: 'Save' }).click();
+  await expect(page.getByText('every 20 s')).toBeVisible();
+  await page.reload();
+  await expect(page.getByText('every 20 s')).toBeVisible();
+  await expect(badge(page)).toHaveAttribute('data-status', 'delayed');
+});
+
+test('a gateway with a read token asks for it once', async ({ page }) => {
+  const gateway = new Gateway(`browser_token_${Date.now()}`, { SPECWATCH_READ_TOKEN: 'read-secret' });
+  await gateway.start();
+  try {
+    await page.goto(gateway.url);
+    await page.getByLabel('Read token of this gateway').fill('wrong');
+    await page.getByRole('button', { name: 'Sign in' }).click();
+    await expect(page.getByText('this is not the read token')).toBeVisible();
+    await page.getByLabel('Read token of this gateway').fill('read-secret');
+    await page.getByRole('button', { name: 'Sign in' }).click();
+    await expect(badge(page)).toHaveAttribute('data-status', 'live');
+    await page.reload();
+    await expect(badge(page)).toHaveAttribute('data-status', 'live');
+    expect(page.url()).not.toContain('secret');
+  } finally {
+    await gateway.stop();
+  }
+});
+
+for (const [name, width, height] of [['phone', 390, 844], ['tablet', 820, 1180]] as const) {
+  for (const scheme of ['light', 'dark'] as const) {
+    test(`fits a ${name} and is accessible, ${scheme}`, async ({ page, gateway }) => {
+      await page.emulateMedia({ colorScheme: scheme });
+      await page.setViewportSize({ width, height });
+      await gateway.emit('a spec with a rather long name that does not fit into one line of a phone');
+      await gateway.specwatch('emit', 'intervention_request', '--session', 'night', '--spec', 'login', '--data', '{"question":"Which port?"}');
+      await page.goto(gateway.url);
+      await expect(badge(page)).toHaveAttribute('data-status', 'live');
+      await expect(rows(page)).toHaveCount(2);
+      expect(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)).toBe(0);
+      const { violations } = await new AxeBuilder({ page }).analyze();
+      expect(violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.html).join(' ')}`)).toEqual([]);
+    });
+  }
+}
