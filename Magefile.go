@@ -90,17 +90,29 @@ func dependencies() error {
 
 func frontend() error {
 	mg.Deps(dependencies)
-	for _, built := range []string{"dist/module.js", "pkg/gateway/page/index.html"} {
-		newer, err := target.Dir(built, "src", "plugin.json", "package-lock.json", "webpack.config.js")
-		if err != nil {
-			return err
-		}
-		if newer {
-			step("building panel, data source and page (webpack)")
-			return sh.RunV("npm", "run", "--silent", "build")
+	// Webpack leaves files alone that would not change, so their times tell
+	// nothing; a file of our own tells when it last ran.
+	built := filepath.Join(work, "frontend-built")
+	newer, err := target.Dir(built, "src", "plugin.json", "package-lock.json", "webpack.config.js")
+	if err != nil {
+		return err
+	}
+	for _, output := range []string{"dist/module.js", "pkg/gateway/page/index.html"} {
+		if _, err := os.Stat(output); err != nil {
+			newer = true
 		}
 	}
-	return nil
+	if !newer {
+		return nil
+	}
+	step("building panel, data source and page (webpack)")
+	if err := sh.RunV("npm", "run", "--silent", "build"); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(work, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(built, nil, 0o644)
 }
 
 func backend() error {

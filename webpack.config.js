@@ -36,6 +36,7 @@ const plugin = (_, argv) => ({
   module: { rules },
   resolve,
   performance: { hints: false },
+  stats: 'errors-warnings',
   devtool: argv.mode === 'production' ? false : 'source-map',
   plugins: [
     new CopyPlugin({
@@ -67,6 +68,7 @@ const page = (_, argv) => ({
   module: { rules },
   resolve,
   performance: { hints: false },
+  stats: 'errors-warnings',
   devtool: argv.mode === 'production' ? false : 'inline-source-map',
   plugins: [
     new HtmlPlugin({ template: 'page/index.html', scriptLoading: 'defer' }),

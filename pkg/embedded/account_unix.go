@@ -133,3 +133,12 @@ const (
 func signalServer(_ installation, process *os.Process, kind shutdown) error {
 	return process.Signal(kind)
 }
+
+// killGroup ends a process of ours and those that it started.
+func killGroup(process *os.Process) error {
+	err := syscall.Kill(-process.Pid, syscall.SIGKILL)
+	if errors.Is(err, syscall.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return err
+}

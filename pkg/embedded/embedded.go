@@ -199,8 +199,7 @@ func (s *Server) signal(kind shutdown) error {
 	return nil
 }
 
-// prepare makes the data directory, or checks the one that is there.
-func (s *Server) prepare(ctx context.Context) error {
+func (s *Server) makeDir() error {
 	// Only the last directory is closed to others: the server's user must be able
 	// to pass those above it.
 	if err := os.MkdirAll(filepath.Dir(s.config.Dir), 0o755); err != nil {
@@ -208,6 +207,14 @@ func (s *Server) prepare(ctx context.Context) error {
 	}
 	if err := os.Mkdir(s.config.Dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cannot make a directory for PostgreSQL: %w", err)
+	}
+	return nil
+}
+
+// prepare makes the data directory, or checks the one that is there.
+func (s *Server) prepare(ctx context.Context) error {
+	if err := s.makeDir(); err != nil {
+		return err
 	}
 	passwordFile := filepath.Join(s.config.Dir, "password")
 	made, err := os.ReadFile(filepath.Join(s.DataDir(), "PG_VERSION"))
@@ -260,6 +267,10 @@ func (s *Server) initialize(ctx context.Context, passwordFile string) error {
 		// costs an empty cluster.
 		"--no-sync",
 	)
+	// initdb works through servers of its own: an interruption ends them, too,
+	// before the next start clears what they leave.
+	initdb.Cancel = func() error { return killGroup(initdb.Process) }
+	initdb.WaitDelay = 5 * time.Second
 	output, err := initdb.CombinedOutput()
 	if err != nil {
 		if ctx.Err() != nil {
@@ -379,7 +390,7 @@ func (s *Server) accepts(ctx context.Context) error {
 	defer again.Stop()
 	var last error
 	for {
-		connection, err := pgx.Connect(ctx, s.url())
+		connection, err := s.attempt(ctx)
 		if err == nil {
 			return connection.Close(ctx)
 		}
@@ -397,6 +408,25 @@ func (s *Server) accepts(ctx context.Context) error {
 		case <-again.C:
 		}
 	}
+}
+
+// attemptTimeout bounds one attempt to connect: whatever else listens on the
+// port may take a connection and never say a word.
+const attemptTimeout = 5 * time.Second
+
+// attempt connects, unless the server ends before.
+func (s *Server) attempt(ctx context.Context) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	ended := s.ended // a restart replaces it
+	go func() {      // ends with this attempt
+		select {
+		case <-ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return pgx.Connect(ctx, s.url())
 }
 
 // command prepares one of PostgreSQL's programs to run as the server's user.

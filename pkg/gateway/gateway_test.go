@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -675,23 +676,33 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	d := start(t, gateway.Options{})
 	exec(t, d.connect(), `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 's', 'a'), ('spec_started', 's', 'b'), ('spec_completed', 's', 'a'), ('intervention_request', 's', 'b'), ('session_heartbeat', 's', '')`)
-	d.poll("")
-	resp, err := d.client.Get("http://" + d.address + "/metrics")
-	if err != nil {
-		t.Fatal(err)
+	scrape := func() string {
+		resp, err := d.client.Get("http://" + d.address + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
 	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
+	var text string
+	settled := []string{`specwatch_feed_connected 1`, `specwatch_feed_lag_seconds 0`, `specwatch_events_total{kind="session_heartbeat"} 1`}
+	deadline := time.Now().Add(patience)
+	for slices.ContainsFunc(settled, func(line string) bool { return !strings.Contains(text, "\n"+line+"\n") }) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not all of %q in %s", settled, text)
+		}
+		text = scrape()
 	}
 	for _, line := range []string{
 		`specwatch_spec_outcomes_total{outcome="started"} 2`, `specwatch_spec_outcomes_total{outcome="completed"} 1`,
 		`specwatch_spec_outcomes_total{outcome="failed"} 0`, `specwatch_spec_outcomes_total{outcome="timeout"} 0`,
-		`specwatch_events_total{kind="session_heartbeat"} 1`, `specwatch_interventions_open 1`,
-		`specwatch_session_last_heartbeat_timestamp_seconds{session="s"} `, `specwatch_feed_connected 1`, `specwatch_feed_lag_seconds 0`,
+		`specwatch_interventions_open 1`, `specwatch_session_last_heartbeat_timestamp_seconds{session="s"} `,
 	} {
-		if !strings.Contains(string(text), "\n"+line) {
+		if !strings.Contains(text, "\n"+line) {
 			t.Errorf("no %s", line)
 		}
 	}

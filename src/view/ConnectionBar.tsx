@@ -37,11 +37,11 @@ export function ConnectionBar({ view, now, connection, openSettings }: Props) {
         <span>{view.mode === 'websocket' ? 'push on event' : `every ${view.settings.pollingInterval} s`}</span>
         <span data-testid="last-update">{view.updatedAt === null ? 'No update yet' : `Updated: ${ago(now - view.updatedAt)}`}</span>
       </span>
-      <span className="sw-space" />
-      <button data-testid="refresh" onClick={() => void connection.refresh()} disabled={view.refreshing}>
+      <span className="sw-space sw-bar-space" />
+      <button className="sw-refresh" data-testid="refresh" onClick={() => void connection.refresh()} disabled={view.refreshing}>
         {view.refreshing ? <span className="sw-spin" /> : <span aria-hidden="true">↻</span>} Refresh
       </button>
-      <button aria-label="Settings" title="Settings" onClick={openSettings}>
+      <button className="sw-settings" aria-label="Settings" title="Settings" onClick={openSettings}>
         <span aria-hidden="true">⚙</span>
       </button>
     </header>

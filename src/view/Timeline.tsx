@@ -73,7 +73,7 @@ export function Timeline({ events, state, now }: { events: readonly SpecEvent[];
   return (
     <section className="sw-card" aria-label="Timeline of specs">
       <h2>Latest specs</h2>
-      {list.length === 0 && <p className="sw-soft">No spec has run yet.</p>}
+      {list.length === 0 && <p className="sw-soft">No spec started or ended in the events shown below.</p>}
       <div className="sw-time">
         {list.map((t) => {
           const attempt = t.attempts.at(-1)!;

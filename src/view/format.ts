@@ -35,18 +35,29 @@ export function clock(at: number, now: number): string {
   return new Date(at).toDateString() === new Date(now).toDateString() ? text : `${dayFormat.format(at)}, ${text}`;
 }
 
+// What the runner writes, in words.
+const phrases: Record<string, (value: unknown) => string> = {
+  exit_code: (v) => `exit code ${v}`,
+  signal: (v) => `ended by ${v}`,
+  duration_seconds: (v) => `after ${Number(v).toFixed(1)} s`,
+  timeout_seconds: (v) => `timeout ${v} s`,
+  command: (v) => (Array.isArray(v) ? v.join(' ') : String(v)),
+  reason: () => '', // the kind of event says it
+};
+
 // said finds in an event's data what a person would want to read first.
 export function said(data: unknown): string {
   if (data === null || typeof data !== 'object') {
     return data === undefined || data === null ? '' : String(data);
   }
   const fields = data as Record<string, unknown>;
-  for (const name of ['question', 'message', 'reason', 'error', 'text', 'title']) {
+  for (const name of ['question', 'message', 'error', 'text', 'title']) {
     if (typeof fields[name] === 'string') {
       return fields[name];
     }
   }
   return Object.entries(fields)
-    .map(([name, value]) => `${name.replaceAll('_', ' ')} ${typeof value === 'object' ? JSON.stringify(value) : String(value)}`)
+    .map(([name, value]) => phrases[name]?.(value) ?? `${name.replaceAll('_', ' ')} ${typeof value === 'object' ? JSON.stringify(value) : String(value)}`)
+    .filter((text) => text !== '')
     .join(', ');
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -95,12 +96,13 @@ func (a at) start(t *testing.T, stdin io.Reader, args ...string) *process {
 			p.Env = append(p.Env, variable)
 		}
 	}
-	p.Env = append(p.Env, "XDG_STATE_HOME="+a.state, "GORACE=exitcode=66")
+	p.Env = append(p.Env, "XDG_STATE_HOME="+a.state, "GORACE=exitcode=66 atexit_sleep_ms=0")
 	if a.url != "" {
 		p.Env = append(p.Env, envDatabaseURL+"="+a.url)
 	}
 	p.Env = append(p.Env, a.env...)
 	p.Stdin, p.Stdout, p.Stderr = stdin, &p.out, &p.err
+	p.WaitDelay = 5 * time.Second // a command that outlives its runner holds the pipes open
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -109,8 +111,14 @@ func (a at) start(t *testing.T, stdin io.Reader, args ...string) *process {
 		close(p.done)
 	}()
 	t.Cleanup(func() {
-		_ = p.Process.Kill()
-		<-p.done
+		// A failed test leaves no command behind: the runner ends its own.
+		_ = p.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-p.done:
+		case <-time.After(20 * time.Second):
+			_ = p.Process.Kill()
+			<-p.done
+		}
 	})
 	return p
 }
@@ -161,12 +169,12 @@ type row struct {
 
 func (a at) rows(t *testing.T) []row {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), a.url)
+	conn, err := pgx.Connect(context.Background(), a.url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	result, err := conn.Query(t.Context(), "SELECT kind, session, spec, at, data, key FROM events ORDER BY id")
+	result, err := conn.Query(context.Background(), "SELECT kind, session, spec, at, data, key FROM events ORDER BY id")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -486,6 +494,9 @@ func TestRunPassesSignalsOn(t *testing.T) {
 		{syscall.SIGINT, `sleep 600 & trap "kill $!; exit 0" INT; touch "$0/up"; wait`, 0, nil},
 	} {
 		t.Run(c.signal.String(), func(t *testing.T) {
+			if c.signal == syscall.SIGHUP && signal.Ignored(syscall.SIGHUP) {
+				t.Skip("these tests run under nohup, and so would the runner")
+			}
 			a := migrated(t)
 			dir := t.TempDir()
 			p := a.start(t, nil, "run", "--spec", "s", "--", "sh", "-c", c.script, dir)
@@ -505,23 +516,6 @@ func TestRunPassesSignalsOn(t *testing.T) {
 }
 
 // cluster is a PostgreSQL of its own, which may be stopped.
-func cluster(t *testing.T) *embedded.Server {
-	t.Helper()
-	server, err := embedded.Start(t.Context(), embedded.Config{Dir: filepath.Join(t.TempDir(), "pg"), Settings: map[string]string{"fsync": "off"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		defer cancel()
-		if err := server.Stop(ctx); err != nil {
-			t.Error(err)
-		}
-		os.RemoveAll(server.Dir())
-	})
-	return server
-}
-
 func stop(t *testing.T, server *embedded.Server) {
 	t.Helper()
 	if err := server.Stop(t.Context()); err != nil {
@@ -539,7 +533,7 @@ func restart(t *testing.T, server *embedded.Server) {
 // The database goes away while commands run: they notice nothing, and what
 // happened is there afterwards, once, with its own time and in its order.
 func TestOutages(t *testing.T) {
-	server := cluster(t)
+	server := postgrestest.Cluster(t, nil)
 	a := place(t, server.URL())
 	a.mustRun(t, "migrate")
 

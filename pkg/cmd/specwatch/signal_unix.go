@@ -5,15 +5,17 @@ package main
 import (
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 )
 
-// passedOn are the signals that a running command gets from its runner. What
-// the runner was started to ignore (nohup) stays ignored.
+// passedOn are the signals that a running command gets from its runner. One
+// that nohup keeps away from the runner is kept away from the command.
 func passedOn() []os.Signal {
-	all := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
-	return slices.DeleteFunc(all, signal.Ignored)
+	all := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT}
+	if !signal.Ignored(syscall.SIGHUP) {
+		all = append(all, syscall.SIGHUP)
+	}
+	return all
 }
 
 // dieOfInterrupt ends this process by SIGINT.

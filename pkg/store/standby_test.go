@@ -1,0 +1,74 @@
+package store_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+// A standby's snapshot does not list what is in progress on the primary, so
+// a late commit there is the case that loses rows if it is believed.
+func TestLateCommitOnStandby(t *testing.T) {
+	t.Parallel()
+	primary := postgrestest.Cluster(t, nil)
+	standby := postgrestest.Standby(t, primary)
+	config := store.Config{URL: primary.URL()}
+	if _, err := store.Migrate(t.Context(), config, store.MigrateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	writer := open(t, config)
+	reader := open(t, store.Config{URL: standby.URL()})
+	deadline := time.Now().Add(time.Minute)
+	until := func(what string, done func() bool) {
+		t.Helper()
+		for !done() {
+			if time.Now().After(deadline) {
+				t.Fatal(what)
+			}
+		}
+	}
+	until("the standby does not follow", func() bool { return reader.Ready(t.Context()) == nil })
+	late, early := connect(t, primary.URL()), connect(t, primary.URL())
+	exec(t, late, "BEGIN")
+	exec(t, late, insert, "late")
+	exec(t, early, insert, "early")
+	var got []event.Event
+	c := now(t, reader)
+	seen := func() bool {
+		var rows int
+		if err := connect(t, standby.URL()).QueryRow(t.Context(), "SELECT count(*) FROM events").Scan(&rows); err != nil {
+			t.Fatal(err)
+		}
+		return rows == 1
+	}
+	until("the early row does not reach the standby", seen)
+	read := func() {
+		var more []event.Event
+		more, c = drain(t, reader, c, 10)
+		got = append(got, more...)
+	}
+	read()
+	exec(t, late, "COMMIT")
+	exec(t, early, insert, "next")
+	until("rows are missing on the standby", func() bool { read(); return len(got) >= 3 })
+	count := map[string]int{}
+	for _, e := range got {
+		count[e.Spec]++
+	}
+	if len(got) != 3 || count["late"] != 1 || count["early"] != 1 || count["next"] != 1 {
+		t.Fatalf("%q", specs(got))
+	}
+	// A cursor of the standby goes on at the primary, and back.
+	exec(t, early, insert, "last")
+	if more, there := drain(t, writer, c, 10); specs(more) != "last" {
+		t.Fatalf("on the primary: %q", specs(more))
+	} else if more, _ = drain(t, reader, there, 10); len(more) != 0 {
+		t.Fatalf("back on the standby: %q", specs(more))
+	}
+	if _, err := reader.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s"}}); err == nil {
+		t.Fatal("a standby took a write")
+	}
+}
