@@ -38,4 +38,30 @@ test.describe('in Grafana', () => {
     await page.getByTestId('refresh').click();
     await expect(page.getByTestId('event-row').filter({ hasText: 'polled' })).toBeVisible();
   });
+
+  test('the toggle moves the built-in panels, and the variable the toggle', async ({ page }) => {
+    await page.addInitScript(() => localStorage.setItem('specwatch.settings', '{"preferredMode":"websocket","pollingInterval":5}'));
+    await page.setViewportSize({ width: 1400, height: 2600 }); // panels out of sight are not loaded
+    await page.goto('/d/specwatch');
+    const badge = page.getByRole('status').first();
+    const logged = (spec: string) => page.getByText(`spec_completed ${spec} `).or(page.getByText(`spec_completed ${spec}`, { exact: true })).first();
+    await expect(badge).toHaveAttribute('data-status', 'live', { timeout: 90_000 });
+    await emit('spec_completed', 'logged-live');
+    await expect(logged('logged-live')).toBeVisible({ timeout: 8_000 });
+    await page.getByRole('radio', { name: 'Polling' }).check();
+    await expect(page).toHaveURL(/var-specwatch_mode=polling/);
+    await expect(page).toHaveURL(/refresh=5s/);
+    await expect(badge).toHaveAttribute('data-status', 'delayed');
+    await emit('spec_completed', 'logged-polled');
+    await expect(logged('logged-polled')).toBeVisible({ timeout: 20_000 });
+    // The choice is part of the address, so a reload and a link keep it.
+    await page.reload();
+    await expect(badge).toHaveAttribute('data-status', 'delayed', { timeout: 90_000 });
+    // The variable's own control moves the toggle.
+    const dropDown = 'data-testid Dashboard template variables Variable Value DropDown';
+    await page.getByTestId(`${dropDown} value link text Polling`).click({ timeout: 10_000 });
+    await page.getByRole('checkbox', { name: 'Live' }).click({ timeout: 10_000 });
+    await expect(badge).toHaveAttribute('data-status', 'live');
+    await expect(page.getByRole('radio', { name: 'Live' })).toBeChecked();
+  });
 });

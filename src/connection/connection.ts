@@ -53,10 +53,11 @@ export class Connection {
 
   constructor(
     private readonly transport: Transport,
-    settings: Settings
+    settings: Settings,
+    mode: Mode = startMode(settings)
   ) {
     this.view = {
-      events: [], state: null, badge: 'connecting', mode: startMode(settings), fallback: false, couldBeLive: false, switching: false,
+      events: [], state: null, badge: 'connecting', mode, fallback: false, couldBeLive: false, switching: false,
       refreshing: false, pending: 0, updatedAt: null, skew: 0, signIn: false, error: null, settings,
     };
   }

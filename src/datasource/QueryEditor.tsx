@@ -5,7 +5,7 @@ import React from 'react';
 import { type Kind, type QueryType, kinds, limits, queryTypes } from '../contract.gen';
 import { kindNames } from '../view/format';
 import type { SpecwatchDataSource } from './datasource';
-import type { Query, QueryMode, SourceSettings } from './types';
+import { followDashboard, type Query, type QueryMode, type SourceSettings } from './types';
 
 const types: Record<QueryType, [string, string]> = {
   events: ['Events', 'Table of events, newest first'],
@@ -19,7 +19,7 @@ const types: Record<QueryType, [string, string]> = {
 };
 
 const modes: Array<SelectableValue<QueryMode>> = [
-  { value: 'dashboard', label: 'Follow the dashboard', description: 'Live while the variable specwatch_mode is "websocket"' },
+  { value: followDashboard, label: 'Follow the dashboard', description: 'Live while the variable specwatch_mode is "websocket"' },
   { value: 'live', label: 'Live', description: 'Asked again when an event arrives' },
   { value: 'polling', label: 'Polling', description: 'Asked at the dashboard’s refresh interval' },
 ];
@@ -43,7 +43,7 @@ export function QueryEditor({ query, onChange, onRunQuery }: QueryEditorProps<Sp
           />
         </InlineField>
         <InlineField label="Mode" labelWidth={10}>
-          <RadioButtonGroup<QueryMode> value={query.mode ?? 'dashboard'} options={modes} onChange={(mode) => change({ mode })} />
+          <RadioButtonGroup<QueryMode> value={query.mode ?? followDashboard} options={modes} onChange={(mode) => change({ mode })} />
         </InlineField>
       </InlineFieldRow>
       <InlineFieldRow>

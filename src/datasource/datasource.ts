@@ -6,7 +6,7 @@ import { type Observable, asyncScheduler, concat, exhaustMap, filter, map, of, s
 
 import { eventsChannel } from '../connection/grafana';
 import { limits } from '../contract.gen';
-import { modeVariable, type Query, type SourceSettings } from './types';
+import { followDashboard, type Query, type SourceSettings } from './types';
 
 const atMostEvery = 500; // ms between two reads of a live query
 
@@ -24,7 +24,7 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
   }
 
   getDefaultQuery(): Partial<Query> {
-    return { queryType: 'events', mode: 'dashboard', limit: limits.pageDefault };
+    return { queryType: 'events', mode: followDashboard, limit: limits.pageDefault };
   }
 
   applyTemplateVariables(query: Query, scoped: ScopedVars): Query {
@@ -69,10 +69,8 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
   }
 
   private isLive(query: Query, scoped: ScopedVars): boolean {
-    if (query.mode === 'live' || query.mode === 'polling') {
-      return query.mode === 'live';
-    }
-    return getTemplateSrv().replace(`$${modeVariable}`, scoped) === 'websocket';
+    const mode = query.mode ?? followDashboard;
+    return mode === 'live' || getTemplateSrv().replace(mode, scoped) === 'websocket';
   }
 }
 

@@ -3,7 +3,14 @@ import type { DataQuery } from '@grafana/data';
 
 import type { Kind, QueryType } from '../contract.gen';
 
-export type QueryMode = 'dashboard' | 'live' | 'polling';
+// The dashboard variable that a whole dashboard follows: `websocket` or `polling`.
+export const modeVariable = 'specwatch_mode';
+
+// followDashboard is a reference to the variable and not a word of our own:
+// Grafana runs a query again when a variable changes that its text names.
+export const followDashboard = `$${modeVariable}` as const;
+
+export type QueryMode = typeof followDashboard | 'live' | 'polling';
 
 // Query is a target as pkg/datasource reads it. An empty list means all.
 export interface Query extends DataQuery {
@@ -29,6 +36,3 @@ export interface SecureSettings {
   tlsClientCert?: string;
   tlsClientKey?: string;
 }
-
-// The dashboard variable that a whole dashboard follows.
-export const modeVariable = 'specwatch_mode';

@@ -22,4 +22,10 @@ export const plugin = new PanelPlugin<Options>(SpecwatchPanel).setPanelOptions((
     })
     .addBooleanSwitch({ path: 'autoFallback', name: 'Poll when the live connection is lost', defaultValue: settings.autoFallback.default })
     .addBooleanSwitch({ path: 'manualRefreshOnly', name: 'Move data on Refresh only', defaultValue: settings.manualRefreshOnly.default })
+    .addBooleanSwitch({
+      path: 'driveDashboard',
+      name: 'The toggle moves the whole dashboard',
+      description: 'It sets the variable specwatch_mode, where the dashboard has it, and the refresh interval.',
+      defaultValue: true,
+    })
 );
