@@ -152,8 +152,13 @@ func browserTests(ctx context.Context, reports, url string) (tally, error) {
 	if err != nil {
 		return tally{}, err
 	}
+	// The network between browser and server, whose faults the tests choose.
+	toxiproxy := binary(filepath.Join(reports, "toxiproxy"))
+	if err := sh.RunV("go", "build", "-o", toxiproxy, "github.com/Shopify/toxiproxy/v2/cmd/server"); err != nil {
+		return tally{}, err
+	}
 	env := map[string]string{
-		testDatabase: url, "SPECWATCH_CHROMIUM": browser,
+		testDatabase: url, "SPECWATCH_CHROMIUM": browser, "SPECWATCH_TOXIPROXY": toxiproxy,
 		"SPECWATCH_EXECUTABLE": binary("bin/specwatch"), "PLAYWRIGHT_JSON_OUTPUT_NAME": report,
 	}
 	if os.Getenv("GRAFANA_HOME") == "" {

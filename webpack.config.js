@@ -21,7 +21,6 @@ const rules = [
       },
     },
   },
-  { test: /\.css$/, type: 'asset/source' },
 ];
 const resolve = { extensions: ['.ts', '.tsx', '.js'] };
 
@@ -32,7 +31,7 @@ const plugin = (_, argv) => ({
   entry: { module: './app/module.tsx', 'datasource/module': './datasource/module.ts', 'panel/module': './panel/module.tsx' },
   output: { path: path.join(__dirname, 'dist'), filename: '[name].js', library: { type: 'amd' }, publicPath: '' },
   // What Grafana brings along.
-  externals: ['react', 'react-dom', 'rxjs', '@grafana/data', '@grafana/ui', '@grafana/runtime'],
+  externals: ['react', 'react-dom', 'rxjs', '@emotion/css', '@grafana/data', '@grafana/ui', '@grafana/runtime'],
   module: { rules },
   resolve,
   performance: { hints: false },
@@ -43,7 +42,7 @@ const plugin = (_, argv) => ({
       patterns: [
         { from: path.join(__dirname, 'plugin.json'), to: '.' },
         { from: path.join(__dirname, 'README.md'), to: '.', noErrorOnMissing: true },
-        { from: 'img/*.svg', to: '.' },
+        { from: 'img/logo.svg', to: 'img/' },
         { from: 'dashboards/*.json', to: '.' },
         ...['datasource', 'panel'].flatMap((part) => [
           { from: `${part}/plugin.json`, to: `${part}/` },
@@ -72,7 +71,15 @@ const page = (_, argv) => ({
   devtool: argv.mode === 'production' ? false : 'inline-source-map',
   plugins: [
     new HtmlPlugin({ template: 'page/index.html', scriptLoading: 'defer' }),
-    new CopyPlugin({ patterns: [{ from: 'img/logo.svg', to: 'logo.svg' }] }),
+    new CopyPlugin({
+      patterns: [
+        { from: 'img/logo.svg', to: 'logo.svg' },
+        // Grafana's components load their icons one by one; see page/assets.ts.
+        { from: path.join(path.dirname(require.resolve('@grafana/ui/package.json')), 'dist/public/img/icons'), to: 'assets/build/img/icons' },
+        // The package lacks the one of its Spinner.
+        { from: 'img/spinner.svg', to: 'assets/build/img/icons/unicons/spinner.svg' },
+      ],
+    }),
   ],
 });
 

@@ -11,6 +11,7 @@ export const kinds = [
 export type Kind = (typeof kinds)[number];
 
 export const limits = {
+  "awakeSeconds": 60,
   "dataBytes": 1000000,
   "nameBytes": 512,
   "pageDefault": 500,

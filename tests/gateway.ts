@@ -1,6 +1,5 @@
-// A real gateway for each test: the built executable, over a schema of its
-// own on the PostgreSQL server for tests.
-import { test as base } from '@playwright/test';
+// A real gateway: the built executable, over a schema of its own on the
+// PostgreSQL server for tests.
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
@@ -12,8 +11,8 @@ export class Gateway {
   private process?: ChildProcess;
 
   constructor(
-    private readonly schema: string,
-    private readonly env: Record<string, string> = {}
+    private readonly env: Record<string, string> = {},
+    readonly schema = `browser_${Date.now()}_${Math.floor(Math.random() * 1e6)}`
   ) {}
 
   private get environment(): NodeJS.ProcessEnv {
@@ -50,9 +49,14 @@ export class Gateway {
     }
   }
 
+  // address is host:port.
+  get address(): string {
+    return new URL(this.url).host;
+  }
+
   // restart comes back at the same address.
   async restart(): Promise<void> {
-    const address = new URL(this.url).host;
+    const { address } = this;
     await this.stop();
     await this.start(address);
   }
@@ -65,14 +69,3 @@ export class Gateway {
     }
   }
 }
-
-export const test = base.extend<{ gateway: Gateway }>({
-  gateway: async ({}, use) => {
-    const gateway = new Gateway(`browser_${Date.now()}_${Math.floor(Math.random() * 1e6)}`);
-    await gateway.start();
-    await use(gateway);
-    await gateway.stop();
-  },
-});
-
-export { expect } from '@playwright/test';

@@ -2,7 +2,7 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 
-import { expect, test } from './gateway';
+import { expect, test } from './fixtures';
 
 const grafana = process.env.SPECWATCH_TEST_GRAFANA;
 const admin = { Authorization: `Basic ${Buffer.from('admin:admin').toString('base64')}` };

@@ -1,11 +1,13 @@
 import AxeBuilder from '@axe-core/playwright';
 import type { Page } from '@playwright/test';
 
-import { Gateway, expect, test } from './gateway';
+import { expect, test } from './fixtures';
+import { Gateway } from './gateway';
 
 const rows = (page: Page) => page.getByTestId('event-row');
 const badge = (page: Page) => page.getByRole('status');
-const specs = async (page: Page) => (await rows(page).locator('.sw-what').allTextContents()).map((text) => text.replace('night', '')).reverse();
+const toggle = (page: Page, label: string) => page.getByRole('radiogroup', { name: 'Delivery of events' }).getByRole('radio', { name: label }).click({ force: true });
+const specs = async (page: Page) => (await rows(page).locator('[data-spec]').allTextContents()).reverse();
 
 test('an event is pushed to the open page', async ({ page, gateway }) => {
   await page.goto(gateway.url);
@@ -14,14 +16,14 @@ test('an event is pushed to the open page', async ({ page, gateway }) => {
   await gateway.emit('first', 'second');
   await expect(rows(page)).toHaveCount(2);
   expect(await specs(page)).toEqual(['first', 'second']);
-  await expect(page.getByTestId('count-open')).toContainText('2');
+  await expect(page.getByTestId('count-running')).toContainText('2');
 });
 
 test('a real command appears as a spec, with its end', async ({ page, gateway }) => {
   await page.goto(gateway.url);
   await expect(badge(page)).toHaveAttribute('data-status', 'live');
   await gateway.specwatch('run', '--session', 'night', '--spec', 'hello', '--', process.execPath, '-e', '0');
-  await expect(page.locator('.sw-kind.spec_completed')).toBeVisible();
+  await expect(rows(page).locator('[data-kind=spec_completed]')).toBeVisible();
   await expect(page.getByTestId('count-completed')).toContainText('1');
   await expect(page.getByTestId('session-row')).toContainText('night');
 });
@@ -48,7 +50,7 @@ test('the toggle loses and repeats nothing', async ({ page, gateway }) => {
     const [label, status] = i % 2 ? ['Live', 'live'] : ['Polling', 'delayed'];
     expected.push(`before ${i}`);
     await gateway.emit(`before ${i}`);
-    await page.getByRole('radio', { name: label }).check();
+    await toggle(page, label);
     expected.push(`while ${i}`);
     await gateway.emit(`while ${i}`);
     await expect(badge(page)).toHaveAttribute('data-status', status);
@@ -83,22 +85,69 @@ test('a gateway that restarts is found again, and nothing is missing', async ({ 
 test('settings are kept, and Cancel keeps the old ones', async ({ page, gateway }) => {
   await page.goto(gateway.url);
   const settings = page.getByRole('button', { name: 'Settings' });
+  const dialog = page.getByRole('dialog');
+  const interval = dialog.getByRole('textbox');
   await settings.click();
-  await page.getByLabel('Polling interval in seconds').fill('33');
-  await page.getByRole('button', { name: 'Cancel' }).click();
+  await interval.fill('33');
+  await dialog.getByRole('button', { name: 'Cancel' }).click();
+  await expect(dialog).toBeHidden();
   await settings.click();
-  await expect(page.getByLabel('Polling interval in seconds')).toHaveValue('10');
-  await page.getByLabel('Polling interval in seconds').fill('20');
-  await page.getByLabel('Preferred mode').selectOption('polling');
-  await page.getByRole('button', { name: 'Save' }).click();
+  await expect(interval).toHaveValue('10');
+  await dialog.getByRole('slider').focus();
+  await page.keyboard.press('ArrowRight');
+  await expect(interval).toHaveValue('11');
+  await interval.fill('20');
+  await dialog.getByRole('radio', { name: 'Polling' }).click({ force: true });
+  await dialog.getByRole('button', { name: 'Save' }).click();
   await expect(page.getByText('every 20 s')).toBeVisible();
   await page.reload();
   await expect(page.getByText('every 20 s')).toBeVisible();
   await expect(badge(page)).toHaveAttribute('data-status', 'delayed');
 });
 
+test('a figure of the summary leads to its events, and filters narrow them', async ({ page, gateway, table }) => {
+  await table.insert('spec_failed', 'night', 'search', { exit_code: 1 });
+  await table.insert('spec_completed', 'night', 'search');
+  await table.insert('spec_failed', 'night', 'login', { error: 'port 5432 is taken' });
+  await table.insert('spec_started', 'other', 'docs');
+  await page.goto(gateway.url);
+  await expect(rows(page)).toHaveCount(4);
+  await page.getByTestId('count-failed').click();
+  await expect(page.getByTestId('count-failed')).toContainText('1');
+  await expect(rows(page)).toHaveCount(1); // the spec that failed and was not mended
+  await expect(rows(page)).toContainText('login');
+  await page.getByTestId('count-failed').click();
+  await expect(rows(page)).toHaveCount(4);
+  await page.getByRole('search').getByText('failed').click();
+  await expect(rows(page)).toHaveCount(2);
+  await page.getByRole('button', { name: 'Clear' }).last().click();
+  await page.getByPlaceholder('Search text').fill('PORT 5432');
+  await expect(rows(page)).toHaveCount(1);
+  await page.getByPlaceholder('Search text').fill('nowhere');
+  await expect(page.getByText('None of the 4 events held here matches.')).toBeVisible();
+  await page.getByRole('button', { name: 'Show all events' }).click();
+  await page.getByLabel('Session', { exact: true }).fill('other');
+  await page.keyboard.press('Enter');
+  await expect(rows(page)).toHaveCount(1);
+  await expect(rows(page)).toContainText('docs');
+  await page.getByRole('button', { name: 'Clear' }).last().click();
+  await page.getByTestId('timeline-row').filter({ hasText: 'docs' }).click();
+  await expect(rows(page)).toHaveCount(1);
+});
+
+test('the data of an event are read and copied as JSON', async ({ page, gateway, table, context }) => {
+  await context.grantPermissions(['clipboard-read', 'clipboard-write']);
+  await table.insert('spec_failed', 'night', 'login', { exit_code: 3, output: ['a', 'b'] });
+  await page.goto(gateway.url);
+  await rows(page).getByRole('button').first().click();
+  await expect(rows(page).locator('pre')).toContainText('"exit_code": 3');
+  await rows(page).getByRole('button', { name: 'Copy' }).click();
+  const copied = JSON.parse(await page.evaluate(() => navigator.clipboard.readText()));
+  expect(copied).toMatchObject({ kind: 'spec_failed', spec: 'login', data: { exit_code: 3, output: ['a', 'b'] } });
+});
+
 test('a gateway with a read token asks for it once', async ({ page }) => {
-  const gateway = new Gateway(`browser_token_${Date.now()}`, { SPECWATCH_READ_TOKEN: 'read-secret' });
+  const gateway = new Gateway({ SPECWATCH_READ_TOKEN: 'read-secret' });
   await gateway.start();
   try {
     await page.goto(gateway.url);
@@ -127,8 +176,16 @@ for (const [name, width, height] of [['phone', 390, 844], ['tablet', 820, 1180]]
       await expect(badge(page)).toHaveAttribute('data-status', 'live');
       await expect(rows(page)).toHaveCount(2);
       expect(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)).toBe(0);
-      const { violations } = await new AxeBuilder({ page }).analyze();
-      expect(violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.html).join(' ')}`)).toEqual([]);
+      await rows(page).first().getByRole('button').first().click();
+      expect(await complaints(page)).toEqual([]);
+      await page.getByRole('button', { name: 'Settings' }).click();
+      await expect(page.getByRole('dialog')).toBeVisible();
+      expect(await complaints(page, '[role=dialog]')).toEqual([]);
     });
   }
+}
+
+async function complaints(page: Page, within = 'main'): Promise<string[]> {
+  const { violations } = await new AxeBuilder({ page }).include(within).analyze();
+  return violations.map((v) => `${v.impact} ${v.id}: ${v.nodes.map((n) => n.html).join(' ')}`);
 }

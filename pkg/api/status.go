@@ -39,11 +39,12 @@ type Expired struct {
 	Status
 }
 
-// Since is where a reader wants to begin: at a cursor, at a time, or, the
-// zero value, event.DefaultHistory back.
+// Since is where a reader wants to begin: at a cursor, at a time, with the
+// newest events, or, the zero value, event.DefaultHistory back.
 type Since struct {
 	Cursor cursor.Cursor
 	Time   time.Time
+	Last   int // events
 }
 
 // ParseSince reads a cursor's token or an RFC 3339 time; empty is the zero
@@ -63,17 +64,32 @@ func ParseSince(text string) (Since, error) {
 	return Since{}, &event.FieldError{Field: "since", Detail: err.Error()}
 }
 
-// ParseLimit reads the number of events in one answer; empty is the default.
-// The error is an *event.FieldError for "limit".
-func ParseLimit(text string) (int, error) {
+// parsePoll reads the parameters since, last and limit. The error is an
+// *event.FieldError.
+func parsePoll(query url.Values) (since Since, limit int, err error) {
+	if since, err = ParseSince(query.Get("since")); err != nil {
+		return since, 0, err
+	}
+	if since.Last, err = parseCount("last", query.Get("last"), 0); err != nil {
+		return since, 0, err
+	}
+	if since.Last > 0 && query.Get("since") != "" {
+		return since, 0, &event.FieldError{Field: "last", Detail: "is for the first call of a reader without a cursor; leave it or since out"}
+	}
+	limit, err = parseCount("limit", query.Get("limit"), event.DefaultPage)
+	return since, limit, err
+}
+
+// parseCount reads a number of events; empty is the default.
+func parseCount(field, text string, none int) (int, error) {
 	if text == "" {
-		return event.DefaultPage, nil
+		return none, nil
 	}
-	limit, err := strconv.Atoi(text)
-	if err != nil || limit < 1 || limit > event.MaxPage {
-		return 0, &event.FieldError{Field: "limit", Detail: fmt.Sprintf("must be a whole number from 1 to %d", event.MaxPage)}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > event.MaxPage {
+		return 0, &event.FieldError{Field: field, Detail: fmt.Sprintf("must be a whole number from 1 to %d", event.MaxPage)}
 	}
-	return limit, nil
+	return n, nil
 }
 
 // ReadStatus answers a poll. Its State has seen all of its events. A cursor
@@ -81,10 +97,13 @@ func ParseLimit(text string) (int, error) {
 func ReadStatus(ctx context.Context, s *store.Store, f *feed.Feed, since Since, limit int) (Status, error) {
 	var page store.Page
 	var err error
-	if since.Time.IsZero() {
-		page, err = s.Since(ctx, since.Cursor, limit)
-	} else {
+	switch {
+	case since.Last > 0:
+		page, err = s.SinceLast(ctx, since.Last, limit)
+	case !since.Time.IsZero():
 		page, err = s.SinceTime(ctx, since.Time, limit)
+	default:
+		page, err = s.Since(ctx, since.Cursor, limit)
 	}
 	if err != nil {
 		return Status{}, err
@@ -99,15 +118,11 @@ func ReadStatus(ctx context.Context, s *store.Store, f *feed.Feed, since Since, 
 	}, nil
 }
 
-// Poll reads the query parameters since and limit and returns the answer to
-// them with its HTTP status: 200, 400 or 410. The error is about the
+// Poll reads the query parameters since, last and limit and returns the answer
+// to them with its HTTP status: 200, 400 or 410. The error is about the
 // database.
 func Poll(ctx context.Context, s *store.Store, f *feed.Feed, query url.Values) (status int, body []byte, err error) {
-	since, bad := ParseSince(query.Get("since"))
-	limit, badLimit := ParseLimit(query.Get("limit"))
-	if bad == nil {
-		bad = badLimit
-	}
+	since, limit, bad := parsePoll(query)
 	if bad != nil {
 		p := ProblemOf(bad)
 		p.Type, p.Title = "about:blank", "bad request"

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/state"
 )
 
 //go:generate go run ./generate ../../src/contract.gen.ts
@@ -86,6 +87,8 @@ func TypeScript() string {
 		"dataBytes":   event.MaxDataBytes,
 		"pageDefault": event.DefaultPage,
 		"pageMax":     event.MaxPage,
+		// A session counts as running for this long after its last sign of life.
+		"awakeSeconds": int(state.Awake.Seconds()),
 	})
 	b.WriteString("\n")
 	write("settings", Settings)

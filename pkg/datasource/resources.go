@@ -13,7 +13,7 @@ import (
 // menuSpan is how far back the lists of sessions and specs look.
 const menuSpan = 30 * 24 * time.Hour
 
-// resources answers GET status?since=&limit=, sessions, specs?session= and
+// resources answers GET status?since=&last=&limit=, sessions, specs?session= and
 // kinds.
 func (d *Datasource) resources() http.Handler {
 	mux := http.NewServeMux()

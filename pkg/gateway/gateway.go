@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/klauspost/compress/gzhttp"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
@@ -127,7 +128,9 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 // Handler answers requests. Serve must run, or the feed stands still.
 func (g *Gateway) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /api/status", g.reader(g.status))
+	// Compressed, because polling is for poor links: an answer of many events
+	// shrinks to a tenth.
+	mux.Handle("GET /api/status", gzhttp.GzipHandler(g.reader(g.status)))
 	mux.Handle("POST /api/events", g.writer(g.append))
 	mux.HandleFunc("POST /api/login", g.login)
 	mux.HandleFunc("POST /api/logout", g.logout)
@@ -146,7 +149,7 @@ func (g *Gateway) Handler() http.Handler {
 		}
 		refuse(w, api.Problem{Status: http.StatusNotFound, Title: "not found", Detail: "there is no such path; see GET /api/status, POST /api/events and GET /ws"})
 	})
-	mux.Handle("/", page())
+	mux.Handle("/", gzhttp.GzipHandler(page()))
 
 	foreign := http.NewCrossOriginProtection()
 	for _, origin := range g.options.Origins {

@@ -394,6 +394,7 @@ func TestBadInput(t *testing.T) {
 	d.poll("")
 	for query, field := range map[string]string{
 		"since=garbage": "since", "since=2026-01-01T00:00:00": "since", "since=" + strings.Repeat("A", 70_000): "since",
+		"last=0": "last", "last=5001": "last", "last=5&since=2026-01-01T00:00:00Z": "last",
 		"limit=0": "limit", "limit=1000000": "limit", "limit=-1": "limit", "limit=x": "limit", "limit=1.5": "limit",
 	} {
 		if status, a, _ := d.do("GET", "/api/status?"+query, ""); status != http.StatusBadRequest || a.Field != field {

@@ -17,7 +17,7 @@ func (g *Gateway) status(w http.ResponseWriter, r *http.Request) {
 		body   []byte
 	}
 	query := r.URL.Query()
-	key := query.Get("since") + " " + query.Get("limit")
+	key := query.Get("since") + " " + query.Get("last") + " " + query.Get("limit")
 	// A thousand pollers with one cursor cost one read. It must not end with
 	// the one of them who came first.
 	found := g.reads.DoChan(key, func() (any, error) {

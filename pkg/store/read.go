@@ -46,6 +46,23 @@ func (s *Store) SinceTime(ctx context.Context, from time.Time, limit int) (Page,
 	return s.pooled(ctx, query{from: from, limit: limit})
 }
 
+// SinceLast is SinceTime from the moment of the n-th newest event: the first
+// page of a reader who wants to see something even if nothing happened for
+// long. Events of that very moment may make it more than n.
+func (s *Store) SinceLast(ctx context.Context, n, limit int) (Page, error) {
+	// The moment says only where to begin: what is written meanwhile comes
+	// with this page or by its cursor.
+	moments, err := collect(ctx, s, `SELECT at FROM events ORDER BY at DESC, id DESC OFFSET $1 LIMIT 1`, []any{n - 1}, pgx.RowTo[time.Time])
+	if err != nil {
+		return Page{}, err
+	}
+	from := event.Earliest
+	if len(moments) > 0 {
+		from = moments[0]
+	}
+	return s.SinceTime(ctx, from, limit)
+}
+
 func (s *Store) pooled(ctx context.Context, q query) (Page, error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {

@@ -246,6 +246,29 @@ func TestHistoryPages(t *testing.T) {
 	}
 }
 
+func TestTheNewestEventsHoweverOld(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	page, err := s.SinceLast(t.Context(), 3, 100)
+	if err != nil || len(page.Events) != 0 || page.More {
+		t.Fatalf("an empty table: %v, %v", page, err)
+	}
+	exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'spec_started', 's', n::text, now() - n * interval '1 day' FROM generate_series(0, 9) n`)
+	page, err = s.SinceLast(t.Context(), 4, 3)
+	if err != nil || specs(page.Events) != "3 2 1" || !page.More {
+		t.Fatalf("the first page: %q, %v", specs(page.Events), err)
+	}
+	exec(t, conn, insert, "new")
+	if rest, c := drain(t, s, page.Cursor, 3); specs(rest) != "0" {
+		t.Fatalf("the rest: %q", specs(rest))
+	} else if got, _ := drain(t, s, c, 3); specs(got) != "new" {
+		t.Fatalf("after them: %q", specs(got))
+	}
+	if page, err = s.SinceLast(t.Context(), 100, 100); err != nil || len(page.Events) != 11 {
+		t.Fatalf("more than there are: %q, %v", specs(page.Events), err)
+	}
+}
+
 func TestLargeEventsMakeSmallPages(t *testing.T) {
 	t.Parallel()
 	s, _, _ := fresh(t)

@@ -1,5 +1,5 @@
-// The state machine against a scripted transport and a virtual clock. The
-// real transports are tested in a real browser, in tests/.
+// What each phase does, against a scripted transport and a virtual clock. The
+// table is tested in machine.test.ts, the real transports are tested in a real browser, in tests/.
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
 import { Connection } from './connection';
@@ -130,13 +130,14 @@ describe('live', () => {
 
   it('reconnects with its cursor', async () => {
     start({ autoFallback: false });
-    script.line.opened({ cursor: '7', complete: true, events: [event(1)], state });
+    script.log = [event(1)];
+    script.line.opened({ cursor: '1', complete: true, events: [event(1)], state });
+    await settle();
     script.line.closed(new Error('cut'));
     expect(connection.snapshot().badge).toBe('offline');
     await vi.advanceTimersByTimeAsync(2_000);
-    expect(script.since).toEqual([undefined, '7']);
-    script.line.opened({ cursor: '8', complete: true, events: [event(2)], state });
-    await settle();
+    expect(script.since).toEqual([undefined, '1']);
+    script.line.opened({ cursor: '2', complete: true, events: [event(2)], state });
     expect(connection.snapshot().badge).toBe('live');
     expect(ids()).toEqual([1, 2]);
   });
@@ -157,7 +158,7 @@ describe('fallback', () => {
     script.line.opened({ cursor: '1', complete: true, events: [], state });
     await settle();
     expect(connection.snapshot()).toMatchObject({ mode: 'polling', couldBeLive: true });
-    connection.setMode('websocket');
+    connection.choose('websocket');
     expect(connection.snapshot().switching).toBe(true);
     script.line.opened({ cursor: '1', complete: true, events: [], state });
     await settle();
@@ -197,7 +198,7 @@ describe('polling', () => {
     for (let i = 1; i <= 20; i++) {
       script.log.push(event(i));
       const mode = i % 2 ? 'polling' : 'websocket';
-      connection.setMode(mode);
+      connection.choose(mode);
       if (mode === 'websocket') {
         const since = Number(script.since.at(-1) ?? 0);
         script.line.opened({ cursor: String(i), complete: true, events: script.log.slice(since), state });
@@ -213,6 +214,7 @@ describe('manual refresh', () => {
     start({ manualRefreshOnly: true });
     script.log = [event(1)];
     script.line.opened({ cursor: '1', complete: true, events: [event(1)], state });
+    await settle();
     script.log.push(event(2));
     script.line.batch(script.batch(1, 2));
     expect(ids()).toEqual([1]);

@@ -1,21 +1,22 @@
-// Connection keeps a view in step with PostgreSQL, live or by polling. It
-// knows neither React nor Grafana: a Transport brings the events.
+// Connection keeps a view in step with PostgreSQL, live or by polling. What it
+// is doing is said by the table in machine.ts; here is what each phase does.
+// It knows neither React nor Grafana: a Transport brings the events.
 //
 // Live: subscribe first, then fetch what lies between the own cursor and the
 // stream, then pass the stream on. Batches name the cursor that they follow;
 // one that follows another than the last batch shows that something is
 // missing, and it is fetched by cursor. Whatever comes twice is held once.
 import { EventStore } from './events';
+import { type Badge, type Facts, type Hint, type Input, type Phase, fellBack, holdsBack, initial, modeOf, phases, reduce } from './machine';
 import type { Batch, SpecEvent, State, Status } from './model';
 import { type Mode, type Settings, startMode } from './settings';
-import { Expired, type Opened, SignInNeeded, type Transport } from './transport';
-
-export type Badge = 'connecting' | 'live' | 'delayed' | 'offline';
+import { Aborted, Expired, type Opened, SignInNeeded, type Transport } from './transport';
 
 // View is what a person sees. It is a new object at each change.
 export interface View {
   events: readonly SpecEvent[];
   state: State | null;
+  phase: Phase;
   badge: Badge;
   mode: Mode; // in effect
   fallback: boolean; // polling, because live was lost
@@ -25,6 +26,8 @@ export interface View {
   pending: number; // new events that wait for Refresh
   updatedAt: number | null; // ms since 1970, by this machine's clock
   skew: number; // ms by which the database's clock is ahead of this machine's
+  hint: Hint | null;
+  restarted: boolean; // the database's history changed, and the view began afresh
   signIn: boolean;
   error: string | null;
   settings: Settings;
@@ -32,34 +35,42 @@ export interface View {
 
 const firstRetry = 500; // ms
 const lastRetry = 30_000;
-const attemptsBeforeFallback = 2;
 const stateEvery = 1_000; // at most once, after events
-const safetyEvery = 30_000; // live: states age without events
+const verifyEvery = 30_000; // live: states age without events, and a silent stream may be a dead one
+const redrawEvery = 100; // a burst of events is drawn a few times, not once per batch
+
+type Shown = Pick<View, 'events' | 'state'>;
+
+// Line is one stream, from its subscription to its end.
+interface Line {
+  at?: string; // cursor of its last batch
+  held: Batch[] | null; // batches that came while a gap is filled
+  end(): void;
+}
 
 export class Connection {
   private readonly store = new EventStore();
-  private view: View;
+  private facts: Facts;
+  private state: State | null = null;
+  private frozen: Shown | null = null; // what is shown while new events are held back
+  private view: View | null = null; // null: something changed since it was made
+  private refreshing = 0;
   private listeners = new Set<() => void>();
+  private redraw: ReturnType<typeof setTimeout> | null = null;
+
   private cursor: string | undefined; // everything up to here is held
-  private stream: string | undefined; // cursor of the last batch of this stream
-  private waiting: Batch[] | null = null; // batches that came while a gap is filled
-  private endLive: (() => void) | null = null;
-  private failures = 0;
-  private shownAll = true;
+  private line: Line | null = null;
+  private failures = { stream: 0, polls: 0 }; // in a row
   private timers = new Map<string, ReturnType<typeof setTimeout>>();
-  private asking = new AbortController();
-  private generation = 0; // answers of an earlier mode are ignored
-  private stopped = true;
+  private asking = new AbortController(); // of what the phase asks for
+  private reading: Promise<unknown> = Promise.resolve(); // reads by cursor follow one another
 
   constructor(
     private readonly transport: Transport,
     settings: Settings,
     mode: Mode = startMode(settings)
   ) {
-    this.view = {
-      events: [], state: null, badge: 'connecting', mode, fallback: false, couldBeLive: false, switching: false,
-      refreshing: false, pending: 0, updatedAt: null, skew: 0, signIn: false, error: null, settings,
-    };
+    this.facts = initial(settings, mode);
   }
 
   subscribe = (listener: () => void): (() => void) => {
@@ -67,363 +78,399 @@ export class Connection {
     return () => this.listeners.delete(listener);
   };
 
-  snapshot = (): View => this.view;
+  snapshot = (): View => {
+    this.view ??= this.look();
+    return this.view;
+  };
 
-  start(): void {
-    if (this.stopped) {
-      this.stopped = false;
-      this.begin(this.view.mode);
-    }
-  }
+  start = (): void => this.tell({ type: 'start' });
 
-  stop(): void {
-    this.stopped = true;
-    this.halt();
-  }
+  stop = (): void => this.tell({ type: 'stop' });
 
-  // setMode is the person's toggle.
-  setMode(mode: Mode): void {
-    this.change({ mode, fallback: false, couldBeLive: false, switching: true });
-    this.begin(mode);
-  }
+  // choose is the person's toggle.
+  choose = (mode: Mode): void => this.tell({ type: 'choose', mode });
 
-  setSettings(settings: Settings): void {
-    const before = this.view.settings;
-    this.change({ settings });
-    if (!settings.manualRefreshOnly) {
-      this.show();
-    }
+  // configure takes the person's settings; another preferred mode is a choice.
+  configure(settings: Settings): void {
+    const before = this.facts.settings;
+    this.tell({ type: 'configure', settings });
     const mode = startMode(settings);
-    if (settings.preferredMode !== before.preferredMode && mode !== this.view.mode) {
-      this.setMode(mode);
-    } else if (this.view.mode === 'polling' && settings.pollingInterval !== before.pollingInterval) {
-      this.after('poll', settings.pollingInterval * 1_000, () => this.pollOn());
+    if (settings.preferredMode !== before.preferredMode && mode !== this.facts.mode) {
+      this.choose(mode);
+    } else if (this.polls && settings.pollingInterval !== before.pollingInterval) {
+      this.pollIn(settings.pollingInterval * 1_000);
     }
   }
 
-  // refresh always asks the database, whatever the mode.
+  // refresh asks the database now, whatever the mode, and shows what is held.
   async refresh(): Promise<void> {
-    this.change({ refreshing: true });
-    const generation = this.generation;
+    this.refreshing++;
+    this.changed();
     try {
-      await this.fetch();
-      this.show();
-      if (generation === this.generation && (this.view.mode === 'polling' || this.view.badge !== 'live')) {
-        this.change({ badge: this.view.mode === 'polling' ? 'delayed' : this.view.badge });
+      const added = await this.read();
+      if (this.polls) {
+        this.tell({ type: 'answered', added });
       }
+      this.tell({ type: 'refreshed', at: Date.now() });
+      this.tell({ type: 'retry' }); // the link works
     } catch (error) {
-      this.failed(error);
+      this.failed(error, 'polls');
     } finally {
-      this.change({ refreshing: false });
+      this.refreshing--;
+      this.changed();
     }
   }
 
   // signedIn tries again after the person has given a token.
-  signedIn(): void {
-    this.change({ signIn: false, error: null });
-    this.begin(this.view.mode);
+  signedIn = (): void => this.tell({ type: 'signedIn' });
+
+  // dismiss waves the hint, or the note of a fresh start, away.
+  dismiss = (): void => this.tell({ type: 'dismissed' });
+
+  // hide and appear tell whether anybody can see the view.
+  hide = (): void => this.tell({ type: 'hidden', at: Date.now() });
+  appear = (): void => this.tell({ type: 'shown', at: Date.now() });
+
+  // wake tells that the device slept, or that its network is back: what was
+  // known of the connection is no longer sure.
+  wake(): void {
+    const was = this.facts.phase;
+    this.failures = { stream: 0, polls: 0 };
+    this.tell({ type: 'woke' });
+    if (this.polls) {
+      this.pollIn(0);
+    }
+    if (phases[this.facts.phase].probes) {
+      this.probeIn(0);
+    }
+    if (was === 'live' && this.line) {
+      void this.fill(this.line);
+    }
   }
 
-  private begin(mode: Mode): void {
-    this.halt();
-    if (this.stopped) {
-      return;
+  // --- the machine
+
+  // tell lets the machine take a step, and does what the new phase asks for.
+  private tell(input: Input): void {
+    const before = this.facts;
+    this.facts = reduce(before, input);
+    if (holdsBack(this.facts) !== holdsBack(before) || input.type === 'refreshed') {
+      this.frozen = holdsBack(this.facts) ? this.held() : null;
     }
-    this.failures = 0;
-    if (mode === 'websocket') {
-      this.connect();
-    } else {
-      void this.pollOn();
+    if (this.facts.phase !== before.phase) {
+      this.enter(before.phase, this.facts.phase);
+    }
+    if (this.facts !== before) {
+      this.changed(input.type === 'delivered' ? redrawEvery : 0);
     }
   }
 
-  private halt(): void {
-    this.generation++;
-    this.asking.abort();
-    this.asking = new AbortController();
-    this.endLive?.();
-    this.endLive = null;
-    this.stream = undefined;
-    this.waiting = null;
-    for (const timer of this.timers.values()) {
-      clearTimeout(timer);
+  private enter(from: Phase, to: Phase): void {
+    const was = phases[from];
+    const is = phases[to];
+    this.cancel('retry');
+    if (was.runs !== is.runs || was.probes !== is.probes) {
+      this.hangUp();
+      this.cancel('probe');
     }
-    this.timers.clear();
+    if (was.runs !== is.runs) {
+      this.asking.abort();
+      this.asking = new AbortController();
+      this.cancel('poll', 'verify', 'state');
+      if (is.runs === 'stream') {
+        this.join();
+      } else if (is.runs === 'polls') {
+        void this.poll();
+      }
+    }
+    if (is.probes && !was.probes) {
+      this.probeIn(this.backoff('stream'));
+    }
+    if (to === 'lost') {
+      this.after('retry', this.backoff('stream'), () => this.tell({ type: 'retry' }));
+    }
+    if (to === 'live') {
+      this.failures.stream = 0;
+      this.after('verify', verifyEvery, () => this.verify());
+    }
+  }
+
+  private get polls(): boolean {
+    return phases[this.facts.phase].runs === 'polls';
   }
 
   // --- polling
 
-  private async pollOn(): Promise<void> {
-    const generation = this.generation;
-    let pause = this.view.settings.pollingInterval * 1_000;
+  private async poll(): Promise<void> {
+    const { signal } = this.asking;
+    let pause = this.facts.settings.pollingInterval * 1_000;
     try {
-      await this.fetch();
-      if (generation !== this.generation) {
-        return;
-      }
-      if (!this.view.fallback) {
-        this.failures = 0; // in fallback they are those of the live connection
-      }
-      this.change({ badge: 'delayed', switching: false, error: null, signIn: false });
+      const added = await this.read();
+      this.failures.polls = 0;
+      this.tell({ type: 'answered', added });
     } catch (error) {
-      if (generation !== this.generation) {
+      if (signal.aborted) {
         return;
       }
-      this.failed(error);
-      this.change({ badge: 'offline', switching: false });
-      pause = Math.min(pause, this.backoff());
+      this.failed(error, 'polls');
+      pause = Math.min(pause, this.backoff('polls'));
     }
-    if (!this.view.signIn) {
-      this.after('poll', pause, () => this.pollOn());
+    if (!signal.aborted && this.polls) {
+      this.pollIn(pause);
     }
   }
 
-  // fetch reads on from the cursor until there is no more.
-  private async fetch(): Promise<void> {
+  private pollIn(ms: number): void {
+    this.after('poll', ms, () => void this.poll());
+  }
+
+  // read reads on from the cursor until there is no more, and returns how many
+  // events were new. Reads do not overlap: each begins where the last ended.
+  private read(): Promise<number> {
+    const { signal } = this.asking;
+    const mine = this.reading.then(() => this.readOn(signal));
+    this.reading = mine.catch(() => undefined);
+    return mine;
+  }
+
+  private async readOn(signal: AbortSignal): Promise<number> {
+    let added = 0;
     for (let more = true; more; ) {
+      if (signal.aborted) {
+        throw new Aborted();
+      }
+      const asked = Date.now();
       let status: Status;
-      const signal = this.asking.signal;
       try {
         status = await this.transport.poll(this.cursor, signal);
       } catch (error) {
-        if (!(error instanceof Expired)) {
+        if (!(error instanceof Expired) || signal.aborted) {
           throw error;
         }
         this.forget();
         status = error.fresh;
       }
       if (signal.aborted) {
-        throw new DOMException('another mode was chosen', 'AbortError');
+        throw new Aborted();
       }
       this.cursor = status.cursor;
       more = status.more;
-      this.take(status.events, status.state, status.timestamp);
+      // The database looked at its clock somewhere between question and answer.
+      const skew = Date.parse(status.timestamp) - (asked + Date.now()) / 2;
+      added += this.take(status.events, status.state, skew);
     }
+    return added;
   }
 
   // --- live
 
-  private connect(probing = false): void {
-    const generation = this.generation;
-    let open = false;
-    const mine = () => generation === this.generation;
-    const end = this.transport.live(probing ? undefined : this.cursor, {
-      opened: (opened) => {
-        if (!mine()) {
-          return;
-        }
-        open = true;
-        if (probing) {
-          end();
-          this.change({ couldBeLive: true });
-          return;
-        }
-        void this.join(opened);
-      },
-      batch: (batch) => {
-        if (mine() && !probing) {
-          this.receive(batch);
-        }
-      },
-      closed: (reason) => {
-        if (!mine() || (probing && open)) {
-          return;
-        }
-        if (!probing) {
-          this.endLive = null;
-          this.stream = undefined;
-          this.waiting = null;
-        }
-        this.lost(reason, probing);
-      },
+  private join(): void {
+    const line: Line = { held: null, end: () => undefined };
+    const mine = () => this.line === line;
+    this.line = line;
+    line.end = this.transport.live(this.cursor, {
+      opened: (opened) => mine() && this.opened(line, opened),
+      batch: (batch) => mine() && this.receive(line, batch),
+      closed: (reason) => mine() && this.closed(reason),
     });
-    if (!probing) {
-      this.endLive = end;
-    }
   }
 
-  private async join(opened: Opened): Promise<void> {
-    const generation = this.generation;
+  private opened(line: Line, opened: Opened): void {
     if (opened.expired) {
       this.forget();
     }
-    this.stream = opened.cursor;
-    try {
-      if (opened.complete) {
-        this.cursor = opened.cursor;
-        this.take(opened.events ?? [], opened.state ?? this.view.state, opened.state?.at);
-      } else {
-        await this.fill();
+    line.at = opened.cursor;
+    const fresh = this.cursor === undefined;
+    if (opened.complete && !fresh) {
+      this.cursor = opened.cursor;
+    }
+    this.tell({ type: 'opened' });
+    if (opened.complete && opened.state) {
+      this.take(opened.events ?? [], opened.state);
+    }
+    if (opened.complete && !fresh && opened.state) {
+      this.tell({ type: 'filled' });
+    } else {
+      void this.fill(line);
+    }
+  }
+
+  private receive(line: Line, batch: Batch): void {
+    if (line.held) {
+      line.held.push(batch);
+    } else if (batch.from !== line.at) {
+      line.held = [batch];
+      this.tell({ type: 'gap' });
+      void this.fill(line);
+    } else {
+      line.at = this.cursor = batch.cursor;
+      this.take(batch.events, null);
+      if (batch.events.length > 0 && !this.timers.has('state')) {
+        this.after('state', stateEvery, () => this.verify());
       }
+    }
+  }
+
+  // fill fetches what is missing while batches wait, then takes them. What was
+  // fetched holds all that lies before the first of them, because the database
+  // was asked after it came.
+  private async fill(line: Line): Promise<void> {
+    line.held ??= [];
+    try {
+      await this.read();
     } catch (error) {
-      if (generation === this.generation) {
-        this.endLive?.();
-        this.endLive = null;
-        this.lost(error instanceof Error ? error : new Error(String(error)), false);
+      if (this.line === line) {
+        this.failed(error, 'stream');
       }
       return;
     }
-    if (generation !== this.generation) {
+    if (this.line !== line) {
       return;
     }
-    this.failures = 0;
-    this.change({ badge: 'live', switching: false, fallback: false, couldBeLive: false, error: null, signIn: false });
-    this.after('state', safetyEvery, () => this.refreshState());
-  }
-
-  private receive(batch: Batch): void {
-    if (this.waiting) {
-      this.waiting.push(batch);
-      return;
-    }
-    if (batch.from !== this.stream) {
-      // Something is missing before this batch.
-      this.waiting = [batch];
-      const generation = this.generation;
-      this.fill().catch((error) => {
-        if (generation === this.generation) {
-          this.endLive?.();
-          this.endLive = null;
-          this.lost(error, false);
-        }
-      });
-      return;
-    }
-    this.stream = this.cursor = batch.cursor;
-    this.take(batch.events, null);
-    if (batch.events.length > 0 && !this.timers.has('soon')) {
-      this.after('soon', stateEvery, () => this.refreshState());
-    }
-  }
-
-  // fill fetches what is missing while batches wait, then takes them. What
-  // was fetched holds all that lies before the first of them, because the
-  // database was asked after it came.
-  private async fill(): Promise<void> {
-    this.waiting ??= [];
-    const generation = this.generation;
-    await this.fetch();
-    if (generation !== this.generation) {
-      return;
-    }
-    const batches = this.waiting ?? [];
-    this.waiting = null;
+    const batches = line.held;
+    line.held = null;
     if (batches.length > 0) {
-      this.stream = batches[0].from;
+      line.at = batches[0].from;
     }
-    batches.forEach((batch) => this.receive(batch));
+    this.tell({ type: 'filled' });
+    batches.forEach((batch) => this.line === line && this.receive(line, batch));
   }
 
-  private async refreshState(): Promise<void> {
-    const generation = this.generation;
+  // verify asks the database beside the stream: for the state, which is not
+  // streamed, and for whether the stream told everything. Twice no answer, and
+  // the link is taken for dead, though the stream has not noticed.
+  private async verify(again = false): Promise<void> {
+    const { line } = this;
+    this.cancel('verify', 'state');
+    let pause = verifyEvery;
+    let failed = false;
     try {
-      const status = await this.transport.poll(this.cursor, this.asking.signal);
-      if (generation === this.generation) {
-        this.take(status.events, status.state, status.timestamp);
+      await this.read();
+    } catch (error) {
+      if (this.line !== line || error instanceof Aborted) {
+        return;
       }
-    } catch {
-      // The stream itself tells when the connection is lost.
+      if (again || error instanceof SignInNeeded) {
+        this.closed(error instanceof SignInNeeded ? error : new Error('The live connection went silent.'));
+        return;
+      }
+      failed = true;
+      pause = firstRetry;
     }
-    if (generation === this.generation && this.endLive) {
-      this.after('state', safetyEvery, () => this.refreshState());
+    if (line && this.line === line) {
+      this.after('verify', pause, () => this.verify(failed));
     }
   }
 
-  private lost(reason: Error, probing: boolean): void {
-    this.failures++;
-    this.clear('state', 'soon');
-    if (!probing) {
-      this.failed(reason);
-    }
-    if (this.view.signIn) {
-      this.change({ badge: 'offline', switching: false });
-      return;
-    }
-    if (!probing && this.failures >= attemptsBeforeFallback && this.view.settings.autoFallback) {
-      this.change({ mode: 'polling', fallback: true, switching: false });
-      void this.pollOn();
-      probing = true;
-    } else if (!probing) {
-      this.change({ badge: 'offline' });
-    }
-    this.after('connect', this.backoff(), () => this.connect(probing));
+  private closed(reason: Error): void {
+    this.hangUp();
+    this.failures.stream++;
+    this.tell(reason instanceof SignInNeeded ? { type: 'refused', reason: reason.message } : { type: 'closed', at: Date.now(), reason: reason.message });
+  }
+
+  private hangUp(): void {
+    this.line?.end();
+    this.line = null;
+  }
+
+  // probe opens a stream to see whether it works, and closes it.
+  private probe(): void {
+    this.hangUp();
+    const line: Line = { held: null, end: () => undefined };
+    const mine = () => this.line === line;
+    this.line = line;
+    line.end = this.transport.live(this.cursor, {
+      opened: () => {
+        if (mine()) {
+          this.hangUp();
+          this.tell({ type: 'probed' });
+        }
+      },
+      batch: () => undefined,
+      closed: () => {
+        if (mine()) {
+          this.hangUp();
+          this.failures.stream++;
+          this.probeIn(this.backoff('stream'));
+        }
+      },
+    });
+  }
+
+  private probeIn(ms: number): void {
+    this.after('probe', ms, () => this.probe());
   }
 
   // --- what both share
 
-  private take(events: readonly SpecEvent[], state: State | null, timestamp?: string): void {
+  private take(events: readonly SpecEvent[], state: State | null, skew?: number): number {
     const added = this.store.add(events);
-    const change: Partial<View> = { updatedAt: Date.now() };
-    if (timestamp) {
-      change.skew = Date.parse(timestamp) - Date.now();
-    }
-    if (this.view.settings.manualRefreshOnly && this.view.updatedAt !== null) {
-      change.pending = this.view.pending + added;
-      change.updatedAt = this.view.updatedAt;
-      this.shownAll = false;
-      this.hiddenState = state ?? this.hiddenState;
-    } else {
-      change.events = this.store.list();
-      change.state = state ?? this.view.state;
-    }
-    this.change(change);
+    this.state = state ?? this.state;
+    this.tell({ type: 'delivered', at: Date.now(), added, skew });
+    return added;
   }
 
-  private hiddenState: State | null = null;
-
-  private show(): void {
-    this.change({
-      events: this.store.list(), pending: 0, updatedAt: Date.now(),
-      state: this.shownAll ? this.view.state : (this.hiddenState ?? this.view.state),
-    });
-    this.shownAll = true;
-  }
+  private held = (): Shown => ({ events: this.store.list(), state: this.state });
 
   private forget(): void {
     this.store.clear();
     this.cursor = undefined;
-    this.change({ events: [], pending: 0 });
+    this.state = null;
+    this.tell({ type: 'expired' });
   }
 
-  private failed(error: unknown): void {
-    if (error instanceof DOMException && error.name === 'AbortError') {
-      return;
+  private failed(error: unknown, of: 'stream' | 'polls'): void {
+    if (!(error instanceof Aborted)) {
+      const reason = error instanceof Error ? error.message : String(error);
+      this.failures[of]++;
+      this.tell({ type: error instanceof SignInNeeded ? 'refused' : 'failed', reason });
     }
-    if (error instanceof SignInNeeded) {
-      this.change({ signIn: true });
-    }
-    this.change({ error: error instanceof Error ? error.message : String(error) });
   }
 
-  // backoff doubles with every failure and is spread, so that many viewers
-  // do not come back in the same moment ("full jitter").
-  private backoff(): number {
-    const most = Math.min(lastRetry, firstRetry * 2 ** Math.min(this.failures, 10));
+  // backoff doubles with every failure and is spread, so that many viewers do
+  // not come back in the same moment ("full jitter").
+  private backoff(of: 'stream' | 'polls'): number {
+    const most = Math.min(lastRetry, firstRetry * 2 ** Math.min(this.failures[of], 10));
     return firstRetry / 2 + Math.random() * most;
   }
 
   private after(name: string, ms: number, run: () => void): void {
-    this.clear(name);
-    if (!this.stopped) {
-      this.timers.set(
-        name,
-        setTimeout(() => {
-          this.timers.delete(name);
-          run();
-        }, ms)
-      );
-    }
+    this.cancel(name);
+    this.timers.set(
+      name,
+      setTimeout(() => {
+        this.timers.delete(name);
+        run();
+      }, ms)
+    );
   }
 
-  private clear(...names: string[]): void {
+  private cancel(...names: string[]): void {
     for (const name of names) {
       clearTimeout(this.timers.get(name));
       this.timers.delete(name);
     }
   }
 
-  private change(part: Partial<View>): void {
-    this.view = { ...this.view, ...part };
+  // changed tells the listeners, at once or a little later.
+  private changed(within = 0): void {
+    this.view = null;
+    if (within > 0) {
+      this.redraw ??= setTimeout(() => this.changed(), within);
+      return;
+    }
+    clearTimeout(this.redraw ?? undefined);
+    this.redraw = null;
     this.listeners.forEach((listener) => listener());
+  }
+
+  private look(): View {
+    const f = this.facts;
+    return {
+      ...(this.frozen ?? this.held()),
+      phase: f.phase, badge: phases[f.phase].badge, mode: modeOf(f), fallback: fellBack(f), couldBeLive: f.phase === 'offer',
+      switching: f.switching, refreshing: this.refreshing > 0, pending: f.pending, updatedAt: f.updatedAt, skew: f.skew, hint: f.hint,
+      restarted: f.restarted, signIn: f.phase === 'refused', error: f.error, settings: f.settings,
+    };
   }
 }

@@ -2,39 +2,64 @@ import type { SpecEvent } from './model';
 
 // What a view holds at most; older events stay in PostgreSQL.
 export const heldEvents = 5_000;
+export const heldCharacters = 32_000_000; // of data, as JSON
 
-// EventStore holds the newest events, each once, newest first. Events are
-// told apart by id, so one that comes by two ways is held once.
+interface Held {
+  event: SpecEvent;
+  size: number;
+}
+
+// EventStore holds the newest events, each once, newest first, whichever way
+// they came. Events are told apart by id.
 export class EventStore {
-  private held = new Map<number, SpecEvent>();
-  private sorted: readonly SpecEvent[] = [];
+  private held = new Map<number, Held>();
+  private size = 0;
+  private sorted: readonly SpecEvent[] | null = [];
 
-  constructor(private readonly most = heldEvents) {}
+  constructor(
+    private readonly most = heldEvents,
+    private readonly mostCharacters = heldCharacters
+  ) {}
 
   // add returns how many of the events are new.
   add(events: readonly SpecEvent[]): number {
-    const before = this.held.size;
+    let added = 0;
     for (const event of events) {
-      this.held.set(event.id, event);
-    }
-    const added = this.held.size - before;
-    if (added > 0) {
-      const all = [...this.held.values()].sort(newestFirst);
-      for (const dropped of all.splice(this.most)) {
-        this.held.delete(dropped.id);
+      if (!this.held.has(event.id)) {
+        const size = JSON.stringify(event.data)?.length ?? 0;
+        this.held.set(event.id, { event, size });
+        this.size += size;
+        added++;
       }
-      this.sorted = all;
+    }
+    if (added > 0) {
+      this.sorted = null;
+      // Sorting is put off until somebody looks, unless too much is held.
+      if (this.held.size > 2 * this.most || this.size > 2 * this.mostCharacters) {
+        this.list();
+      }
     }
     return added;
   }
 
   clear(): void {
     this.held.clear();
+    this.size = 0;
     this.sorted = [];
   }
 
   // list is the same array until something changes.
   list(): readonly SpecEvent[] {
+    if (this.sorted) {
+      return this.sorted;
+    }
+    const all = [...this.held.values()].sort((a, b) => newestFirst(a.event, b.event));
+    while (all.length > this.most || (all.length > 1 && this.size > this.mostCharacters)) {
+      const { event, size } = all.pop()!;
+      this.held.delete(event.id);
+      this.size -= size;
+    }
+    this.sorted = all.map((h) => h.event);
     return this.sorted;
   }
 }

@@ -1,26 +1,26 @@
 // The gateway's transport: fetch and a plain WebSocket.
 import type { Batch, Status } from './model';
-import { Expired, type LiveHandlers, SignInNeeded, type Transport } from './transport';
+import { Aborted, Expired, type LiveHandlers, SignInNeeded, type Transport, limited, pollQuery } from './transport';
 
-const pingEvery = 20_000; // ms
-const silenceAllowed = 45_000; // a connection that is silent for longer is dead
+const pingEvery = 10_000; // ms
+const silenceAllowed = 18_000; // a connection that is silent for longer is dead
+const openingAllowed = 10_000; // as is one that does not open
 
 export class GatewayTransport implements Transport {
   constructor(private readonly base = '') {}
 
   async poll(since: string | undefined, signal: AbortSignal): Promise<Status> {
-    const query = since === undefined ? '' : `?since=${encodeURIComponent(since)}`;
-    let response: Response;
-    try {
-      response = await fetch(`${this.base}/api/status${query}`, { signal, headers: { Accept: 'application/json' } });
-    } catch (error) {
-      if (signal.aborted) {
-        throw error;
+    const query = new URLSearchParams(Object.entries(pollQuery(since)).map(([name, value]) => [name, String(value)]));
+    const { response, body } = await limited(signal, async (own) => {
+      let response: Response;
+      try {
+        response = await fetch(`${this.base}/api/status?${query}`, { signal: own, headers: { Accept: 'application/json' } });
+      } catch {
+        throw own.aborted ? new Aborted() : new Error('The gateway cannot be reached.');
       }
-      throw new Error('The gateway cannot be reached.');
-    }
-    const body = await response.json().catch(() => ({}));
-    if (response.ok) {
+      return { response, body: await response.json().catch(() => ({})) };
+    });
+    if (response.ok && body.cursor) {
       return body;
     }
     if (response.status === 410 && body.cursor) {
@@ -29,7 +29,7 @@ export class GatewayTransport implements Transport {
     if (response.status === 401) {
       throw new SignInNeeded('This gateway asks for its read token.');
     }
-    throw new Error(body.detail ?? `The gateway answered ${response.status}.`);
+    throw new Error(body.detail ?? (response.ok ? 'The answer of the gateway broke off.' : `The gateway answered ${response.status}.`));
   }
 
   live(since: string | undefined, handlers: LiveHandlers): () => void {
@@ -41,10 +41,12 @@ export class GatewayTransport implements Transport {
     const socket = new WebSocket(url);
     let ended = false;
     let heard = Date.now();
+    let pinged = heard;
     const end = (reason?: Error) => {
       if (!ended) {
         ended = true;
         clearInterval(beat);
+        socket.onmessage = socket.onclose = null; // closing a dead link takes a minute
         socket.close();
         if (reason) {
           handlers.closed(reason);
@@ -53,17 +55,18 @@ export class GatewayTransport implements Transport {
     };
     // A browser sees neither the server's pings nor a cut cable.
     const beat = setInterval(() => {
-      if (Date.now() - heard > silenceAllowed) {
+      const silence = Date.now() - heard;
+      if (socket.readyState !== WebSocket.OPEN && silence > openingAllowed) {
+        end(new Error('The live connection does not open.'));
+      } else if (silence > silenceAllowed) {
         end(new Error('The live connection went silent.'));
-      } else if (socket.readyState === WebSocket.OPEN) {
+      } else if (socket.readyState === WebSocket.OPEN && Date.now() - pinged >= pingEvery) {
+        pinged = Date.now();
         socket.send('{"type":"ping"}');
       }
-    }, pingEvery);
+    }, 2_000);
     socket.onmessage = (message) => {
       heard = Date.now();
-      if (ended) {
-        return;
-      }
       const m = JSON.parse(message.data);
       if (m.type === 'connection_established') {
         handlers.opened({ cursor: m.cursor, complete: true, expired: m.expired, events: m.data.events, state: m.data.state });

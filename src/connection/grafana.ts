@@ -1,15 +1,17 @@
 // Grafana's transport: the data source's resource `status`, and Grafana Live.
 import { type DataFrameJSON, type LiveChannelAddress, LiveChannelConnectionState, LiveChannelScope, isLiveChannelMessageEvent, isLiveChannelStatusEvent } from '@grafana/data';
 import { getBackendSrv, getGrafanaLiveSrv } from '@grafana/runtime';
-import { lastValueFrom } from 'rxjs';
+import { type Unsubscribable, lastValueFrom } from 'rxjs';
 
 import type { SpecEvent, Status } from './model';
-import { Expired, type LiveHandlers, type Transport } from './transport';
+import { Expired, type LiveHandlers, type Transport, limited, pollQuery } from './transport';
 
 interface Position {
   from?: string;
   cursor: string;
 }
+
+const openingAllowed = 5_000; // ms
 
 // eventsChannel is the data source's live channel. Grafana 11 calls its second
 // part the namespace, later versions the stream.
@@ -21,71 +23,82 @@ export class GrafanaTransport implements Transport {
   constructor(private readonly uid: string) {}
 
   async poll(since: string | undefined, signal: AbortSignal): Promise<Status> {
-    const answer = lastValueFrom(
-      getBackendSrv().fetch<Status>({
-        url: `/api/datasources/uid/${this.uid}/resources/status`,
-        params: since === undefined ? {} : { since },
-        showErrorAlert: false,
-      })
-    );
-    const aborted = new Promise<never>((_, reject) => {
-      signal.addEventListener('abort', () => reject(new DOMException('another mode was chosen', 'AbortError')), { once: true });
-    });
     try {
-      return (await Promise.race([answer, aborted])).data;
+      const answer = await limited(signal, () =>
+        lastValueFrom(
+          getBackendSrv().fetch<Status>({ url: `/api/datasources/uid/${this.uid}/resources/status`, params: pollQuery(since), showErrorAlert: false, hideFromInspector: true })
+        )
+      );
+      return answer.data;
     } catch (error) {
       const failed = error as { status?: number; data?: Status & { detail?: string; message?: string } };
       if (failed.status === 410 && failed.data?.cursor) {
         throw new Expired(failed.data);
       }
-      if (failed.status !== undefined) {
-        throw new Error(failed.data?.detail ?? failed.data?.message ?? `Grafana answered ${failed.status}.`);
+      if (failed.status === undefined) {
+        throw error;
       }
-      throw error;
+      throw new Error(failed.data?.detail ?? failed.data?.message ?? (failed.status > 0 ? `Grafana answered ${failed.status}.` : 'Grafana cannot be reached.'));
     }
   }
 
   live(_since: string | undefined, handlers: LiveHandlers): () => void {
     const live = getGrafanaLiveSrv();
-    if (!live) {
-      const timer = setTimeout(() => handlers.closed(new Error('Grafana Live is switched off on this server.')));
-      return () => clearTimeout(timer);
-    }
+    let subscription: Unsubscribable | undefined;
     let open = false;
-    const subscription = live.getStream<DataFrameJSON>(eventsChannel(this.uid)).subscribe({
-      next: (event) => {
-        if (isLiveChannelStatusEvent(event)) {
-          if (event.state === LiveChannelConnectionState.Connected) {
-            // Subscribed: whatever comes from now on is seen. What came
-            // before is fetched by cursor.
-            open = true;
-            const at = event.message ? position(event.message) : undefined;
-            handlers.opened({ cursor: at?.cursor ?? '', complete: false });
-          } else if (open || event.state === LiveChannelConnectionState.Invalid) {
-            open = false;
-            handlers.closed(new Error(event.error ? String(event.error) : 'Grafana Live lost its connection.'));
-          }
-        } else if (isLiveChannelMessageEvent(event)) {
-          const at = position(event.message);
-          if (at) {
-            handlers.batch({ from: at.from ?? '', cursor: at.cursor, events: eventsOf(event.message) });
-          }
+    let ended = false;
+    const end = (reason?: Error) => {
+      if (!ended) {
+        ended = true;
+        clearTimeout(patience);
+        subscription?.unsubscribe();
+        if (reason) {
+          handlers.closed(reason);
         }
-      },
-      error: (error) => handlers.closed(error instanceof Error ? error : new Error('Grafana Live refused the stream.')),
-      complete: () => handlers.closed(new Error('Grafana Live ended the stream.')),
-    });
-    // A server without Live never answers.
-    const patience = setTimeout(() => {
-      if (!open) {
-        subscription.unsubscribe();
-        handlers.closed(new Error('Grafana Live does not answer.'));
       }
-    }, 10_000);
-    return () => {
-      clearTimeout(patience);
-      subscription.unsubscribe();
     };
+    // A server without Live never answers.
+    const patience = setTimeout(() => end(new Error('Grafana Live does not answer.')), openingAllowed);
+    queueMicrotask(() => {
+      if (ended) {
+        return;
+      }
+      if (!live) {
+        end(new Error('Grafana Live is switched off on this server.'));
+        return;
+      }
+      subscription = live.getStream<DataFrameJSON>(eventsChannel(this.uid)).subscribe({
+        next: (event) => {
+          if (ended) {
+            return;
+          }
+          if (isLiveChannelStatusEvent(event)) {
+            if (event.state === LiveChannelConnectionState.Connected) {
+              // Subscribed: whatever comes from now on is seen. What came
+              // before is fetched by cursor. Grafana may say it again.
+              if (!open) {
+                open = true;
+                clearTimeout(patience);
+                handlers.opened({ cursor: (event.message && position(event.message)?.cursor) ?? '', complete: false });
+              }
+            } else if (open || event.state === LiveChannelConnectionState.Invalid) {
+              end(new Error(event.error ? String(event.error) : 'Grafana Live lost its connection.'));
+            }
+          } else if (isLiveChannelMessageEvent(event)) {
+            const at = position(event.message);
+            if (at) {
+              handlers.batch({ from: at.from ?? '', cursor: at.cursor, events: eventsOf(event.message) });
+            }
+          }
+        },
+        error: (error) => end(error instanceof Error ? error : new Error('Grafana Live refused the stream.')),
+        complete: () => end(new Error('Grafana Live ended the stream.')),
+      });
+      if (ended) {
+        subscription.unsubscribe(); // it ended while it began
+      }
+    });
+    return () => end();
   }
 }
 

@@ -3,7 +3,7 @@ import { InlineField, InlineFieldRow, Input, MultiSelect, RadioButtonGroup, Sele
 import React from 'react';
 
 import { type Kind, type QueryType, kinds, limits, queryTypes } from '../contract.gen';
-import { kindNames } from '../view/format';
+import { kindNames } from '../view/kinds';
 import type { SpecwatchDataSource } from './datasource';
 import { followDashboard, type Query, type QueryMode, type SourceSettings } from './types';
 

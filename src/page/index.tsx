@@ -1,15 +1,24 @@
-// The page that the gateway serves.
-import React, { useEffect, useState } from 'react';
+// The page that the gateway serves: the panel's view, with the theme that
+// Grafana would bring.
+import './assets';
+
+import { ThemeContext, createTheme } from '@grafana/data';
+import { initPluginTranslations } from '@grafana/i18n';
+import { GlobalStyles, PortalContainer, useStyles2 } from '@grafana/ui';
+import { css } from '@emotion/css';
+import React, { useEffect, useMemo, useState } from 'react';
 import { createRoot } from 'react-dom/client';
 
 import { Connection } from '../connection/connection';
 import { GatewayTransport, signIn } from '../connection/gateway';
 import { complete, remember, remembered } from '../connection/settings';
 import { SpecwatchView } from '../view/SpecwatchView';
-import css from './page.css';
 
 const connection = new Connection(new GatewayTransport(), complete(remembered()));
 const darkness = matchMedia('(prefers-color-scheme: dark)');
+
+// The device's own fonts: nothing to load on a poor link.
+const typography = { fontFamily: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", fontFamilyMonospace: 'ui-monospace, Menlo, Consolas, monospace' };
 
 function Page() {
   const [dark, setDark] = useState(darkness.matches);
@@ -18,16 +27,41 @@ function Page() {
     darkness.addEventListener('change', follow);
     return () => darkness.removeEventListener('change', follow);
   }, []);
+  const theme = useMemo(() => createTheme({ colors: { mode: dark ? 'dark' : 'light' }, typography }), [dark]);
   return (
-    <main className="page">
-      <style>{css}</style>
+    <ThemeContext.Provider value={theme}>
+      <GlobalStyles />
+      <Frame />
+      <PortalContainer />
+    </ThemeContext.Provider>
+  );
+}
+
+function Frame() {
+  const styles = useStyles2(getStyles);
+  return (
+    <main className={styles.page}>
       <h1>
         <img src="/logo.svg" alt="" /> Specwatch
       </h1>
-      <SpecwatchView connection={connection} dark={dark} onSettings={remember} onSignIn={signIn} />
+      <div className={styles.view}>
+        <SpecwatchView connection={connection} onSettings={remember} onSignIn={signIn} />
+      </div>
     </main>
   );
 }
 
+function getStyles() {
+  return {
+    page: css({
+      display: 'flex', flexDirection: 'column', height: '100dvh', maxWidth: 1280, margin: '0 auto',
+      '& > h1': { display: 'flex', alignItems: 'center', gap: 10, margin: 0, padding: '12px 8px 4px', fontSize: 20 },
+      '& > h1 img': { width: 28, height: 28 },
+    }),
+    view: css({ flex: 1, minHeight: 0 }),
+  };
+}
+
 connection.start();
-createRoot(document.getElementById('root')!).render(<Page />);
+// Grafana's components ask for their texts; English needs no file.
+void initPluginTranslations('specwatch-events-app').then(() => createRoot(document.getElementById('root')!).render(<Page />));

@@ -1,5 +1,4 @@
 import type { PanelProps } from '@grafana/data';
-import { useTheme2 } from '@grafana/ui';
 import React, { useEffect, useMemo, useRef, useSyncExternalStore } from 'react';
 
 import { Connection } from '../connection/connection';
@@ -18,7 +17,6 @@ const pluginId = 'specwatch-events-datasource';
 // panel's own buffer is cut and cleared by Grafana. The query says from which
 // data source.
 export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
-  const theme = useTheme2();
   const source = data.request?.targets.find((target) => target.datasource?.type === pluginId)?.datasource;
   const uid = source?.uid;
   const { preferredMode, pollingInterval, autoFallback, manualRefreshOnly } = options;
@@ -39,8 +37,8 @@ export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
     return <div style={{ padding: 16 }}>Choose a Specwatch data source in this panel’s query.</div>;
   }
   return (
-    <div style={{ height, overflow: 'auto' }}>
-      <SpecwatchView connection={connection} dark={theme.isDark} listHeight={Math.max(220, height - 380)} onSettings={remember} />
+    <div style={{ height }}>
+      <SpecwatchView connection={connection} onSettings={remember} />
     </div>
   );
 }
@@ -75,7 +73,7 @@ function useDashboard(connection: Connection | null, drive: boolean): void {
     if (asked.current !== null) {
       asked.current = variable === asked.current ? null : asked.current;
     } else if (variable !== connection.snapshot().mode) {
-      connection.setMode(variable);
+      connection.choose(variable);
     }
   }, [connection, drive, variable]);
 }

@@ -1,6 +1,10 @@
+import { css, cx, keyframes } from '@emotion/css';
+import type { GrafanaTheme2 } from '@grafana/data';
+import { Button, IconButton, RadioButtonGroup, Spinner, useStyles2 } from '@grafana/ui';
 import React from 'react';
 
 import type { Connection, View } from '../connection/connection';
+import type { Badge } from '../connection/machine';
 import type { Mode } from '../connection/settings';
 import { ago, clock, span } from './format';
 
@@ -11,55 +15,80 @@ interface Props {
   openSettings(): void;
 }
 
-const modes: Array<[Mode, string]> = [
-  ['websocket', 'Live'],
-  ['polling', 'Polling'],
+const modes: Array<{ value: Mode; label: string; description: string }> = [
+  { value: 'websocket', label: 'Live', description: 'Pushed as it happens' },
+  { value: 'polling', label: 'Polling', description: 'Asked for at an interval' },
 ];
 
 export function ConnectionBar({ view, now, connection, openSettings }: Props) {
-  const name = React.useId();
+  const styles = useStyles2(getStyles);
   return (
-    <header className="sw-head">
-      <span className="sw-badge" role="status" data-status={view.badge} title={view.error ?? undefined}>
-        <span className="sw-dot" />
-        {badgeText(view, now)}
-      </span>
-      <fieldset className="sw-toggle" aria-label="Delivery of events" style={{ margin: 0 }}>
-        {modes.map(([mode, label]) => (
-          <label key={mode}>
-            <input type="radio" name={name} value={mode} checked={view.mode === mode} onChange={() => connection.setMode(mode)} />
-            {label}
-            {view.switching && view.mode === mode && <span className="sw-spin" aria-label="switching" />}
-          </label>
-        ))}
-      </fieldset>
-      <span className="sw-facts">
-        <span>{view.mode === 'websocket' ? 'push on event' : `every ${view.settings.pollingInterval} s`}</span>
-        <span data-testid="last-update">{view.updatedAt === null ? 'No update yet' : `Updated: ${ago(now - view.updatedAt)}`}</span>
-      </span>
-      <span className="sw-space sw-bar-space" />
-      <button className="sw-refresh" data-testid="refresh" onClick={() => void connection.refresh()} disabled={view.refreshing}>
-        {view.refreshing ? <span className="sw-spin" /> : <span aria-hidden="true">↻</span>} Refresh
-      </button>
-      <button className="sw-settings" aria-label="Settings" title="Settings" onClick={openSettings}>
-        <span aria-hidden="true">⚙</span>
-      </button>
+    <header className={styles.bar}>
+      <StatusBadge view={view} now={now} />
+      <div className={styles.toggle}>
+        <RadioButtonGroup aria-label="Delivery of events" options={modes} value={view.mode} onChange={connection.choose} />
+        {view.switching && <Spinner inline aria-label="Switching" data-testid="switching" />}
+      </div>
+      <div className={styles.facts}>
+        <span>{view.settings.manualRefreshOnly ? 'on Refresh only' : view.mode === 'websocket' ? 'push on event' : `every ${view.settings.pollingInterval} s`}</span>
+        <span data-testid="last-update">Last update: {view.updatedAt === null ? 'none yet' : ago(now - view.updatedAt)}</span>
+      </div>
+      <div className={styles.actions}>
+        <Button variant="secondary" icon="sync" data-testid="refresh" onClick={() => void connection.refresh()} disabled={view.refreshing}>
+          Refresh
+        </Button>
+        <IconButton name="cog" size="lg" aria-label="Settings" tooltip="Connection settings" onClick={openSettings} />
+      </div>
     </header>
   );
 }
 
-function badgeText(view: View, now: number): string {
-  switch (view.badge) {
-    case 'live':
-      return 'Live';
-    case 'delayed':
-      if (view.fallback) {
-        return `Delayed mode (polling every ${view.settings.pollingInterval}s)`;
-      }
-      return view.updatedAt === null ? 'Delayed' : `Delayed, ${span(now - view.updatedAt)} behind`;
-    case 'offline':
-      return view.updatedAt === null ? 'Offline' : `Offline since ${clock(view.updatedAt, now)}`;
-    default:
-      return 'Connecting…';
+const words: Record<Badge, string> = { connecting: 'Connecting…', live: 'Live', delayed: 'Delayed', offline: 'Offline' };
+
+// StatusBadge says in a word how true the view is, and for what is not live
+// how old. A screen reader hears the word when it changes, not each second.
+function StatusBadge({ view, now }: { view: View; now: number }) {
+  const styles = useStyles2(getStyles);
+  const { badge, updatedAt } = view;
+  const word = badge === 'delayed' && view.fallback ? `Delayed mode (polling every ${view.settings.pollingInterval}s)` : words[badge];
+  let detail = '';
+  if (badge === 'delayed' && !view.fallback && updatedAt !== null) {
+    detail = `${span(now - updatedAt)} behind`;
+  } else if (badge === 'offline' && updatedAt !== null) {
+    detail = `last update ${clock(updatedAt, now)}`;
   }
+  return (
+    <div className={cx(styles.badge, styles[badge])} title={badge === 'live' ? undefined : (view.error ?? undefined)}>
+      <span className={styles.dot} />
+      <span role="status" data-status={badge}>{word}</span>
+      {detail && <span className={styles.detail} data-testid="badge-detail">{detail}</span>}
+    </div>
+  );
+}
+
+const pulse = keyframes({ '0%': { boxShadow: '0 0 0 0 currentColor' }, '70%, 100%': { boxShadow: '0 0 0 7px transparent' } });
+
+function getStyles(theme: GrafanaTheme2) {
+  const dot = '& > span:first-of-type';
+  const yellow = theme.visualization.getColorByName('yellow');
+  return {
+    bar: css({ display: 'flex', flexWrap: 'wrap', alignItems: 'center', gap: theme.spacing(1, 2) }),
+    toggle: css({ display: 'flex', alignItems: 'center', gap: theme.spacing(1) }),
+    facts: css({ display: 'flex', flexWrap: 'wrap', gap: theme.spacing(0, 1.5), color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize }),
+    actions: css({ display: 'flex', alignItems: 'center', gap: theme.spacing(1), marginLeft: 'auto' }),
+    badge: css({
+      display: 'inline-flex', alignItems: 'center', gap: theme.spacing(1), minHeight: theme.spacing(4), padding: theme.spacing(0.25, 1.5),
+      borderRadius: theme.shape.radius.pill, border: `1px solid ${theme.colors.border.medium}`, background: theme.colors.background.secondary,
+      fontWeight: theme.typography.fontWeightMedium,
+    }),
+    dot: css({ width: 10, height: 10, borderRadius: '50%', flex: 'none' }),
+    detail: css({ fontWeight: theme.typography.fontWeightRegular, color: theme.colors.text.secondary, fontVariantNumeric: 'tabular-nums' }),
+    live: css({
+      borderColor: theme.colors.success.border, color: theme.colors.success.text,
+      [dot]: { background: theme.colors.success.main, color: theme.colors.success.main, '@media (prefers-reduced-motion: no-preference)': { animation: `${pulse} 2s ease-out infinite` } },
+    }),
+    delayed: css({ borderColor: yellow, color: theme.colors.text.primary, [dot]: { background: yellow } }),
+    offline: css({ color: theme.colors.text.secondary, [dot]: { background: theme.colors.text.disabled } }),
+    connecting: css({ color: theme.colors.text.secondary, [dot]: { background: 'transparent', border: `2px solid ${theme.colors.text.disabled}` } }),
+  };
 }

@@ -1,41 +1,82 @@
+// The events, newest first; only the rows in sight are in the document.
+import { css, cx } from '@emotion/css';
+import type { GrafanaTheme2 } from '@grafana/data';
+import { Button, ClipboardButton, FilterInput, FilterPill, Icon, Select, useStyles2, useTheme2 } from '@grafana/ui';
 import { useVirtualizer } from '@tanstack/react-virtual';
-import React, { useRef, useState } from 'react';
+import React, { useLayoutEffect, useMemo, useRef, useState } from 'react';
 
+import { type Kind, kinds } from '../contract.gen';
 import type { SpecEvent } from '../connection/model';
-import { clock, kindNames, said } from './format';
+import { type Filter, everything, isEverything, matches, namesOf } from './filter';
+import { clock, said } from './format';
+import { kindNames, palette } from './kinds';
 
-export function EventList({ events, now, height }: { events: readonly SpecEvent[]; now: number; height?: number }) {
+interface Props {
+  events: readonly SpecEvent[];
+  now: number;
+  filter: Filter;
+  setFilter(filter: Filter): void;
+}
+
+const rowHeight = 36; // px, of a row with nothing unfolded
+
+export function EventList({ events, now, filter, setFilter }: Props) {
+  const styles = useStyles2(getStyles);
   const scroller = useRef<HTMLDivElement>(null);
-  const [heartbeats, setHeartbeats] = useState(false);
-  const shown = heartbeats ? events : events.filter((e) => e.kind !== 'session_heartbeat');
+  const [unfolded, setUnfolded] = useState<ReadonlySet<number>>(new Set());
+  const shown = useMemo(() => matches(events, filter), [events, filter]);
   const rows = useVirtualizer({
     count: shown.length,
     getScrollElement: () => scroller.current,
     getItemKey: (i) => shown[i].id,
-    estimateSize: () => 36,
+    estimateSize: () => rowHeight,
     overscan: 12,
   });
+  useSteadyScroll(scroller, shown);
+  const fold = (id: number) => {
+    setUnfolded((before) => {
+      const after = new Set(before);
+      if (!after.delete(id)) {
+        after.add(id);
+      }
+      return after;
+    });
+  };
   return (
-    <section className="sw-card" aria-label="Events">
-      <div className="sw-head" style={{ marginBottom: 8 }}>
-        <h2 style={{ margin: 0 }}>Events</h2>
-        <span className="sw-soft" data-testid="event-count">{shown.length.toLocaleString()}</span>
-        <span className="sw-space" />
-        <label className="sw-soft">
-          <input type="checkbox" checked={heartbeats} onChange={(e) => setHeartbeats(e.target.checked)} /> heartbeats
-        </label>
+    <section className={styles.section} aria-label="Events">
+      <div className={styles.head}>
+        <h2>Events</h2>
+        <span className={styles.soft} data-testid="event-count">{shown.length.toLocaleString()}</span>
+        <Filters events={events} filter={filter} setFilter={setFilter} />
       </div>
       {shown.length === 0 ? (
-        <div className="sw-empty">
-          <p>No event in the last five minutes. The next one appears here.</p>
-          <code>specwatch run --spec hello -- echo hello</code>
+        <div className={styles.empty}>
+          {isEverything(filter) ? (
+            <>
+              <p>No event yet. The next one appears here.</p>
+              <code>specwatch run --spec hello -- echo hello</code>
+            </>
+          ) : (
+            <>
+              <p>None of the {events.length.toLocaleString()} events held here matches.</p>
+              <Button variant="secondary" size="sm" onClick={() => setFilter(everything)}>Show all events</Button>
+            </>
+          )}
         </div>
       ) : (
-        <div className="sw-list" ref={scroller} tabIndex={0} role="region" aria-label="List of events" style={height ? { height } : undefined}>
-          <div className="sw-rows" style={{ height: rows.getTotalSize() }}>
-            {rows.getVirtualItems().map((item) => (
-              <Row key={item.key} event={shown[item.index]} now={now} index={item.index} top={item.start} measure={rows.measureElement} />
-            ))}
+        <div className={styles.list} ref={scroller} tabIndex={0} role="region" aria-label="List of events">
+          <div className={styles.rows} style={{ height: rows.getTotalSize() }}>
+            {rows.getVirtualItems().map((item) => {
+              const event = shown[item.index];
+              return (
+                <div
+                  key={item.key} ref={rows.measureElement} className={styles.row} style={{ transform: `translateY(${item.start}px)` }}
+                  data-testid="event-row" data-event-id={event.id} data-index={item.index}
+                >
+                  <Row event={event} now={now} open={unfolded.has(event.id)} fold={() => fold(event.id)} />
+                </div>
+              );
+            })}
           </div>
         </div>
       )}
@@ -43,30 +84,105 @@ export function EventList({ events, now, height }: { events: readonly SpecEvent[
   );
 }
 
-interface RowProps {
-  event: SpecEvent;
-  now: number;
-  index: number;
-  top: number;
-  measure(element: Element | null): void;
+// useSteadyScroll keeps what a person reads in its place while newer events
+// come in above it.
+function useSteadyScroll(scroller: React.RefObject<HTMLDivElement | null>, shown: readonly SpecEvent[]): void {
+  const top = useRef<number | undefined>(undefined);
+  useLayoutEffect(() => {
+    const before = top.current;
+    top.current = shown[0]?.id;
+    const element = scroller.current;
+    if (before === undefined || before === top.current || !element || element.scrollTop === 0) {
+      return;
+    }
+    const pushed = shown.findIndex((e) => e.id === before);
+    if (pushed > 0) {
+      element.scrollTop += pushed * rowHeight;
+    }
+  }, [scroller, shown]);
 }
 
-function Row({ event, now, index, top, measure }: RowProps) {
-  const text = said(event.data);
+function Filters({ events, filter, setFilter }: Pick<Props, 'events' | 'filter' | 'setFilter'>) {
+  const styles = useStyles2(getStyles);
+  const names = useMemo(() => namesOf(events, filter.session), [events, filter.session]);
+  const set = (part: Partial<Filter>) => setFilter({ ...filter, latest: false, ...part });
+  const toggle = (kind: Kind) => set({ kinds: filter.kinds.includes(kind) ? filter.kinds.filter((k) => k !== kind) : [...filter.kinds, kind] });
+  const options = (list: string[], chosen: string | null) => [...new Set(chosen === null ? list : [chosen, ...list])].map((value) => ({ value, label: value || '(no spec)' }));
   return (
-    <div className="sw-row" data-testid="event-row" data-event-id={event.id} data-index={index} ref={measure} style={{ transform: `translateY(${top}px)` }}>
-      <time dateTime={event.at} title={event.at}>{clock(Date.parse(event.at), now)}</time>
-      <span className={`sw-kind ${event.kind}`}>{kindNames[event.kind] ?? event.kind}</span>
-      <span className="sw-what">
-        {event.spec || event.session}
-        {event.spec && <span className="sw-soft">{event.session}</span>}
-      </span>
-      {text && (
-        <details>
-          <summary>{text}</summary>
-          <pre>{JSON.stringify(event.data, null, 2)}</pre>
-        </details>
-      )}
+    <div className={styles.filters} role="search" aria-label="Filter events">
+      <div className={styles.search}><FilterInput placeholder="Search text" value={filter.text} onChange={(text) => set({ text })} escapeRegex={false} aria-label="Search text" /></div>
+      <div className={styles.select}>
+        <Select<string> aria-label="Session" placeholder="All sessions" isClearable options={options(names.sessions, filter.session)} value={filter.session} onChange={(v) => set({ session: v?.value ?? null, spec: null })} />
+      </div>
+      <div className={styles.select}>
+        <Select<string> aria-label="Spec" placeholder="All specs" isClearable options={options(names.specs, filter.spec)} value={filter.spec} onChange={(v) => set({ spec: v?.value ?? null })} />
+      </div>
+      <div className={styles.pills} role="group" aria-label="Kinds">
+        {filter.latest && <FilterPill label="last word only" selected onClick={() => set({})} />}
+        {kinds.map((kind) => (
+          <FilterPill key={kind} label={kindNames[kind]} selected={filter.kinds.includes(kind)} onClick={() => toggle(kind)} />
+        ))}
+        {!isEverything(filter) && <Button size="sm" fill="text" icon="times" onClick={() => setFilter(everything)}>Clear</Button>}
+      </div>
     </div>
   );
+}
+
+function Row({ event, now, open, fold }: { event: SpecEvent; now: number; open: boolean; fold(): void }) {
+  const styles = useStyles2(getStyles);
+  const colors = palette(useTheme2()).kinds;
+  const id = `specwatch-event-${event.id}`;
+  return (
+    <>
+      <button type="button" className={styles.line} aria-expanded={open} aria-controls={open ? id : undefined} onClick={fold}>
+        <Icon name={open ? 'angle-down' : 'angle-right'} />
+        <time dateTime={event.at} title={event.at}>{clock(Date.parse(event.at), now)}</time>
+        <span className={styles.kind} data-kind={event.kind}><i style={{ background: colors[event.kind] ?? colors.session_heartbeat }} />{kindNames[event.kind] ?? event.kind}</span>
+        <span className={styles.what} data-spec>{event.spec || event.session}</span>
+        {event.spec && <span className={cx(styles.soft, styles.session)}>{event.session}</span>}
+        <span className={cx(styles.soft, styles.said)}>{said(event.data)}</span>
+      </button>
+      {open && (
+        <div id={id} className={styles.data}>
+          <div className={styles.copy}>
+            <ClipboardButton size="sm" variant="secondary" icon="copy" getText={() => asText(event)}>Copy</ClipboardButton>
+          </div>
+          <pre>{asText(event)}</pre>
+        </div>
+      )}
+    </>
+  );
+}
+
+const asText = (event: SpecEvent): string => JSON.stringify(event, null, 2);
+
+function getStyles(theme: GrafanaTheme2) {
+  const narrow = '@container specwatch (max-width: 560px)';
+  return {
+    section: css({ display: 'flex', flexDirection: 'column', flex: '1 0 360px', minHeight: 360, minWidth: 0 }),
+    head: css({ display: 'flex', flexWrap: 'wrap', alignItems: 'center', gap: theme.spacing(1), marginBottom: theme.spacing(1), '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: 0 } }),
+    filters: css({ display: 'flex', flexWrap: 'wrap', alignItems: 'center', gap: theme.spacing(1), flex: '1 1 100%' }),
+    search: css({ flex: '1 1 160px' }),
+    select: css({ flex: '1 1 140px', maxWidth: 260, minWidth: 0, [narrow]: { maxWidth: 'none' } }),
+    pills: css({ display: 'flex', flexWrap: 'wrap', alignItems: 'center', gap: theme.spacing(0.5) }),
+    list: css({ flex: '1 1 0', minHeight: 0, overflow: 'auto', borderTop: `1px solid ${theme.colors.border.weak}`, '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}`, outlineOffset: -2 } }),
+    rows: css({ position: 'relative', width: '100%' }),
+    row: css({ position: 'absolute', left: 0, width: '100%', borderBottom: `1px solid ${theme.colors.border.weak}` }),
+    line: css({
+      all: 'unset', boxSizing: 'border-box', cursor: 'pointer', width: '100%', minHeight: rowHeight - 1, padding: theme.spacing(0.5, 0.5), display: 'grid', alignItems: 'baseline', gap: theme.spacing(0, 1),
+      gridTemplateColumns: '16px max-content 100px minmax(0, max-content) minmax(0, max-content) minmax(0, 1fr)',
+      '&:hover': { background: theme.colors.action.hover, '& > *': { color: theme.colors.text.primary } }, '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}`, outlineOffset: -2 },
+      '& > svg, & > div:first-child': { alignSelf: 'center' },
+      '& > time': { color: theme.colors.text.secondary, fontVariantNumeric: 'tabular-nums', fontSize: theme.typography.bodySmall.fontSize, whiteSpace: 'nowrap' },
+      [narrow]: { gridTemplateColumns: '16px minmax(0, 1fr) max-content', '& > time': { gridColumn: 3, gridRow: 1, justifySelf: 'end' }, '& > span': { gridColumn: '2 / -1' }, '& > [data-kind]': { gridColumn: 2, gridRow: 1 } },
+    }),
+    kind: css({ whiteSpace: 'nowrap', fontWeight: theme.typography.fontWeightMedium, '& i': { display: 'inline-block', width: 9, height: 9, borderRadius: '50%', marginRight: theme.spacing(0.75) } }),
+    what: css({ minWidth: 0, overflow: 'hidden', textOverflow: 'ellipsis', whiteSpace: 'nowrap' }),
+    session: css({ overflow: 'hidden', textOverflow: 'ellipsis', whiteSpace: 'nowrap' }),
+    said: css({ overflow: 'hidden', textOverflow: 'ellipsis', whiteSpace: 'nowrap' }),
+    data: css({ position: 'relative', margin: theme.spacing(0, 0.5, 1, 3), '& pre': { margin: 0, maxHeight: 260, overflow: 'auto', fontSize: theme.typography.bodySmall.fontSize, padding: theme.spacing(1) } }),
+    copy: css({ position: 'absolute', right: theme.spacing(0.5), top: theme.spacing(0.5), zIndex: 1 }),
+    soft: css({ color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize }),
+    empty: css({ display: 'grid', gap: theme.spacing(1), justifyItems: 'center', textAlign: 'center', color: theme.colors.text.secondary, padding: theme.spacing(4, 2), '& p': { margin: 0 }, '& code': { overflowWrap: 'anywhere' } }),
+  };
 }

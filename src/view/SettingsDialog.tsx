@@ -1,4 +1,5 @@
-import React, { useEffect, useRef, useState } from 'react';
+import { Button, Field, Modal, RadioButtonGroup, Slider, Switch } from '@grafana/ui';
+import React, { useState } from 'react';
 
 import { type PreferredMode, type Settings, complete, intervalBounds } from '../connection/settings';
 
@@ -8,55 +9,37 @@ interface Props {
   cancel(): void;
 }
 
+const modes: Array<{ value: PreferredMode; label: string; description: string }> = [
+  { value: 'websocket', label: 'Live', description: 'Pushed as it happens' },
+  { value: 'polling', label: 'Polling', description: 'Asked for at an interval' },
+  { value: 'auto', label: 'Automatic', description: 'Chosen by the link when the page opens' },
+];
+
 export function SettingsDialog({ settings, save, cancel }: Props) {
-  const [draft, setDraft] = useState({ ...settings, pollingInterval: String(settings.pollingInterval) });
-  const dialog = useRef<HTMLDialogElement>(null);
+  const [draft, setDraft] = useState(settings);
   const id = React.useId();
-  useEffect(() => {
-    const element = dialog.current;
-    element?.showModal();
-    return () => element?.close();
-  }, []);
-  const set = (part: Partial<typeof draft>) => setDraft((before) => ({ ...before, ...part }));
+  const set = (part: Partial<Settings>) => setDraft((before) => ({ ...before, ...part }));
   return (
-    <dialog ref={dialog} aria-labelledby={`${id}-title`} onCancel={cancel}>
-      <h2 id={`${id}-title`}>Connection settings</h2>
-      <form
-        className="sw-form"
-        onSubmit={(e) => {
-          e.preventDefault();
-          save(complete({ ...draft, pollingInterval: Number(draft.pollingInterval) }, settings));
-        }}
-      >
-        <div className="field">
-          <label htmlFor={`${id}-mode`}>Preferred mode</label>
-          <select id={`${id}-mode`} value={draft.preferredMode} onChange={(e) => set({ preferredMode: e.target.value as PreferredMode })}>
-            <option value="websocket">Live: pushed as it happens</option>
-            <option value="polling">Polling: asked for at an interval</option>
-            <option value="auto">Automatic: chosen by the link when the page opens</option>
-          </select>
-        </div>
-        <div className="field">
-          <label htmlFor={`${id}-interval`}>Polling interval in seconds</label>
-          <input
-            id={`${id}-interval`} type="number" required min={intervalBounds.min} max={intervalBounds.max} step={1}
-            value={draft.pollingInterval} onChange={(e) => set({ pollingInterval: e.target.value })}
-          />
-        </div>
-        <label className="check">
-          <input type="checkbox" checked={draft.autoFallback} onChange={(e) => set({ autoFallback: e.target.checked })} />
-          <span>Poll when the live connection is lost</span>
-        </label>
-        <label className="check">
-          <input type="checkbox" checked={draft.manualRefreshOnly} onChange={(e) => set({ manualRefreshOnly: e.target.checked })} />
-          <span>Move data on Refresh only</span>
-          <span className="sw-soft">New events are counted and wait.</span>
-        </label>
-        <div className="sw-actions">
-          <button type="button" onClick={cancel}>Cancel</button>
-          <button type="submit" className="primary">Save</button>
-        </div>
-      </form>
-    </dialog>
+    <Modal title="Connection settings" isOpen onDismiss={cancel}>
+      <Field label="Preferred mode" description="How this browser begins. Automatic looks at the link, once, when the page opens.">
+        <RadioButtonGroup aria-label="Preferred mode" options={modes} value={draft.preferredMode} onChange={(preferredMode) => set({ preferredMode })} />
+      </Field>
+      <Field label="Polling interval" description={`Seconds between two polls, ${intervalBounds.min} to ${intervalBounds.max}.`}>
+        <Slider
+          min={intervalBounds.min} max={intervalBounds.max} step={1} value={draft.pollingInterval} ariaLabelForHandle="Polling interval in seconds"
+          onChange={(pollingInterval) => set({ pollingInterval })}
+        />
+      </Field>
+      <Field label="Poll when the live connection is lost" description="You are asked before it goes back to live." htmlFor={`${id}-fallback`}>
+        <Switch id={`${id}-fallback`} value={draft.autoFallback} onChange={(e) => set({ autoFallback: e.currentTarget.checked })} />
+      </Field>
+      <Field label="Move data on Refresh only" description="New events are counted and wait for the button." htmlFor={`${id}-manual`}>
+        <Switch id={`${id}-manual`} value={draft.manualRefreshOnly} onChange={(e) => set({ manualRefreshOnly: e.currentTarget.checked })} />
+      </Field>
+      <Modal.ButtonRow>
+        <Button variant="secondary" fill="outline" onClick={cancel}>Cancel</Button>
+        <Button onClick={() => save(complete(draft, settings))}>Save</Button>
+      </Modal.ButtonRow>
+    </Modal>
   );
 }

@@ -1,43 +1,46 @@
 // What the Grafana panel and the gateway's page both show.
+import { css } from '@emotion/css';
+import type { GrafanaTheme2 } from '@grafana/data';
+import { LoadingPlaceholder, useStyles2 } from '@grafana/ui';
 import React, { useEffect, useState, useSyncExternalStore } from 'react';
 
 import type { Connection, View } from '../connection/connection';
+import { attend } from '../connection/presence';
 import type { Settings } from '../connection/settings';
 import { ConnectionBar } from './ConnectionBar';
 import { EventList } from './EventList';
+import { everything } from './filter';
+import { Notes } from './Notes';
 import { SettingsDialog } from './SettingsDialog';
 import { SignIn } from './SignIn';
 import { Summary } from './Summary';
 import { Timeline } from './Timeline';
-import { WaitingList } from './WaitingList';
-import css from './view.css';
 
 interface Props {
   connection: Connection;
-  dark: boolean;
-  listHeight?: number;
   onSettings(settings: Settings): void;
   onSignIn?(token: string): Promise<void>;
 }
 
-export function SpecwatchView({ connection, dark, listHeight, onSettings, onSignIn }: Props) {
+export function SpecwatchView({ connection, onSettings, onSignIn }: Props) {
+  const styles = useStyles2(getStyles);
   const view = useSyncExternalStore(connection.subscribe, connection.snapshot);
   const now = useNow();
   const [settingsOpen, setSettingsOpen] = useState(false);
+  useEffect(() => attend(connection), [connection]);
   return (
-    <div className={dark ? 'sw dark' : 'sw'}>
-      <style>{css}</style>
-      <div className="sw-body">
+    <div className={styles.frame}>
+      <div className={styles.body}>
         <ConnectionBar view={view} now={now} connection={connection} openSettings={() => setSettingsOpen(true)} />
         <Notes view={view} connection={connection} />
-        {view.signIn && onSignIn ? <SignIn signIn={onSignIn} done={() => connection.signedIn()} /> : <Content view={view} now={now} listHeight={listHeight} />}
+        {view.signIn && onSignIn ? <SignIn signIn={onSignIn} done={connection.signedIn} /> : <Content view={view} now={now} />}
       </div>
       {settingsOpen && (
         <SettingsDialog
           settings={view.settings}
           save={(settings) => {
             onSettings(settings);
-            connection.setSettings(settings);
+            connection.configure(settings);
             setSettingsOpen(false);
           }}
           cancel={() => setSettingsOpen(false)}
@@ -47,53 +50,23 @@ export function SpecwatchView({ connection, dark, listHeight, onSettings, onSign
   );
 }
 
-function Content({ view, now, listHeight }: { view: View; now: number; listHeight?: number }) {
-  if (!view.state) {
+function Content({ view, now }: { view: View; now: number }) {
+  const styles = useStyles2(getStyles);
+  const [filter, setFilter] = useState(everything);
+  const { events, state } = view;
+  if (!state) {
     return (
-      <div className="sw-card sw-empty">
-        {view.badge === 'offline' ? <p>Nothing has been received yet. Trying again.</p> : <><span className="sw-spin" /> <p>Connecting…</p></>}
+      <div className={styles.wait}>
+        {view.badge === 'offline' ? <p>Nothing has been received yet. Trying again.</p> : <LoadingPlaceholder text="Connecting…" />}
       </div>
     );
   }
   const serverNow = now + view.skew;
   return (
     <>
-      <WaitingList state={view.state} now={serverNow} />
-      <div className="sw-cols">
-        <Summary state={view.state} now={serverNow} />
-        <Timeline events={view.events} state={view.state} now={serverNow} />
-      </div>
-      <EventList events={view.events} now={serverNow} height={listHeight} />
-    </>
-  );
-}
-
-function Notes({ view, connection }: { view: View; connection: Connection }) {
-  return (
-    <>
-      {view.fallback && (
-        <div className="sw-note warn" role="alert">
-          {view.couldBeLive ? (
-            <>
-              <span>The live connection works again. Switch back to real-time?</span>
-              <button className="primary" onClick={() => connection.setMode('websocket')}>Switch back</button>
-            </>
-          ) : (
-            <span>The live connection was lost. Polling every {view.settings.pollingInterval} s until you switch back.</span>
-          )}
-        </div>
-      )}
-      {view.pending > 0 && (
-        <div className="sw-note">
-          <span>{view.pending === 1 ? '1 new event' : `${view.pending} new events`}</span>
-          <button onClick={() => void connection.refresh()}>Show</button>
-        </div>
-      )}
-      {view.error && view.badge === 'offline' && !view.signIn && (
-        <div className="sw-note warn" role="alert">
-          <span>{view.error}</span>
-        </div>
-      )}
+      <Summary state={state} now={serverNow} filter={filter} setFilter={setFilter} />
+      <Timeline events={events} state={state} now={serverNow} setFilter={setFilter} />
+      <EventList events={events} now={serverNow} filter={filter} setFilter={setFilter} />
     </>
   );
 }
@@ -106,4 +79,12 @@ function useNow(): number {
     return () => clearInterval(tick);
   }, []);
   return now;
+}
+
+function getStyles(theme: GrafanaTheme2) {
+  return {
+    frame: css({ containerType: 'inline-size', containerName: 'specwatch', height: '100%', overflow: 'auto' }),
+    body: css({ display: 'flex', flexDirection: 'column', gap: theme.spacing(2), minHeight: '100%', padding: theme.spacing(1), '& > *': { flexShrink: 0 } }),
+    wait: css({ display: 'grid', placeItems: 'center', padding: theme.spacing(6, 2), color: theme.colors.text.secondary }),
+  };
 }

@@ -1,112 +1,125 @@
-import React, { useMemo } from 'react';
+// The specs as bars over time: to look at rather than to read.
+import { css } from '@emotion/css';
+import type { GrafanaTheme2 } from '@grafana/data';
+import { RadioButtonGroup, useStyles2, useTheme2 } from '@grafana/ui';
+import React, { useMemo, useState } from 'react';
 
 import type { SpecEvent, State } from '../connection/model';
+import { type Track, tracksOf } from './attempts';
+import { type Filter, everything } from './filter';
 import { clock, span } from './format';
+import { type Outcome, palette } from './kinds';
 
-const tracks = 10;
+const tracks = 12;
 const shortest = 60_000; // ms; a shorter axis would tell nothing
+const hour = 3_600_000;
 
-type Outcome = 'running' | 'completed' | 'failed' | 'timed out';
+const windows = [{ value: 0, label: 'All' }, { value: 12 * hour, label: '12 h' }, { value: 3 * hour, label: '3 h' }, { value: hour / 2, label: '30 min' }];
 
-interface Attempt {
-  from: number;
-  to: number | null;
-  outcome: Outcome;
+interface Props {
+  events: readonly SpecEvent[];
+  state: State;
+  now: number;
+  setFilter(filter: Filter): void;
 }
 
-interface Track {
-  session: string;
-  spec: string;
-  attempts: Attempt[];
-  asked: number[]; // moments of intervention requests
-  last: number;
-}
-
-const fills: Record<Outcome, string> = {
-  running: 'var(--run-fill)', completed: 'var(--good-fill)', failed: 'var(--bad-fill)', 'timed out': 'var(--late-fill)',
-};
-
-// attempts pairs starts with ends, oldest event first.
-export function tracksOf(events: readonly SpecEvent[], state: State): Track[] {
-  const found = new Map<string, Track>();
-  const track = (session: string, spec: string): Track => {
-    const key = JSON.stringify([session, spec]);
-    const known = found.get(key) ?? { session, spec, attempts: [], asked: [], last: 0 };
-    found.set(key, known);
-    return known;
-  };
-  // Open specs may have started before the oldest event that is held.
-  for (const open of state.running) {
-    const from = Date.parse(open.since);
-    Object.assign(track(open.session, open.spec), { attempts: [{ from, to: null, outcome: 'running' }], last: from });
-  }
-  for (const event of [...events].reverse()) {
-    if (event.kind === 'session_heartbeat') {
-      continue;
-    }
-    const t = track(event.session, event.spec);
-    const at = Date.parse(event.at);
-    const current = t.attempts.at(-1);
-    t.last = Math.max(t.last, at);
-    if (event.kind === 'intervention_request') {
-      t.asked.push(at);
-    } else if (event.kind === 'spec_started') {
-      if (current && current.to === null && current.from >= at) {
-        continue; // the open one, known from the state
-      }
-      if (current && current.to === null) {
-        current.to = at;
-      }
-      t.attempts.push({ from: at, to: null, outcome: 'running' });
-    } else if (current && current.from <= at && current.to === null) {
-      current.to = at;
-      current.outcome = event.kind === 'spec_completed' ? 'completed' : event.kind === 'spec_failed' ? 'failed' : 'timed out';
-    }
-  }
-  return [...found.values()].filter((t) => t.attempts.length > 0).sort((a, b) => b.last - a.last).slice(0, tracks);
-}
-
-export function Timeline({ events, state, now }: { events: readonly SpecEvent[]; state: State; now: number }) {
-  const list = useMemo(() => tracksOf(events, state), [events, state]);
-  const start = Math.min(now - shortest, ...list.flatMap((t) => t.attempts.slice(-20).map((a) => a.from)));
-  const at = (ms: number) => ((Math.min(Math.max(ms, start), now) - start) / (now - start)) * 1000;
+export function Timeline({ events, state, now, setFilter }: Props) {
+  const styles = useStyles2(getStyles);
+  const colors = palette(useTheme2());
+  const [width, setWidth] = useState(0); // ms back from now; 0: all
+  const all = useMemo(() => tracksOf(events, state), [events, state]);
+  const list = all.filter((t) => width === 0 || (t.attempts.at(-1)!.to ?? now) > now - width).slice(0, tracks);
+  const first = Math.min(...list.flatMap((t) => t.attempts.map((a) => a.from)));
+  const start = width > 0 ? now - width : Math.min(now - shortest, first);
+  const at = (ms: number) => ((Math.min(Math.max(ms, start), now) - start) / (now - start)) * 100;
   return (
-    <section className="sw-card" aria-label="Timeline of specs">
-      <h2>Latest specs</h2>
-      {list.length === 0 && <p className="sw-soft">No spec started or ended in the events shown below.</p>}
-      <div className="sw-time">
-        {list.map((t) => {
-          const attempt = t.attempts.at(-1)!;
-          const told = `${t.spec || t.session}: ${attempt.outcome}, ${span((attempt.to ?? now) - attempt.from)}`;
-          return (
-            <div className="sw-track" key={`${t.session}\n${t.spec}`} title={told}>
-              <span className="sw-name">{t.spec || t.session}</span>
-              <svg viewBox="0 0 1000 18" preserveAspectRatio="none" role="img" aria-label={told}>
-                {t.attempts.slice(-20).map((a) => (
-                  <rect key={a.from} x={at(a.from)} y="2" width={Math.max(4, at(a.to ?? now) - at(a.from))} height="14" rx="2" fill={fills[a.outcome]} />
-                ))}
-                {t.asked.map((ms) => (
-                  <rect key={ms} x={at(ms) - 2} y="0" width="5" height="18" fill="#e6b422" />
-                ))}
-              </svg>
-            </div>
-          );
-        })}
+    <section className={styles.timeline} aria-label="Timeline of specs">
+      <div className={styles.head}>
+        <h2>Timeline</h2>
+        <RadioButtonGroup aria-label="Span of the timeline" size="sm" options={windows} value={width} onChange={setWidth} />
       </div>
-      {list.length > 0 && (
+      {list.length === 0 ? (
+        <p className={styles.soft}>{all.length > 0 ? 'No spec ran in this span.' : 'No spec has started or ended yet.'}</p>
+      ) : (
         <>
-          <div className="sw-axis">
-            <span>{clock(start, now)}</span>
-            <span>now</span>
-          </div>
-          <div className="sw-legend">
-            {Object.entries(fills).map(([name, fill]) => (
-              <span key={name}><i style={{ background: fill }} />{name}</span>
+          <div className={styles.tracks}>
+            {list.map((t) => (
+              <Row key={`${t.session}\n${t.spec}`} track={t} start={start} now={now} at={at} colors={colors} setFilter={setFilter} />
             ))}
-            <span><i style={{ background: '#e6b422' }} />needs you</span>
+          </div>
+          <div className={styles.axis} aria-hidden="true">
+            {[0, 1 / 3, 2 / 3].map((part) => (
+              <span key={part} style={{ left: `${part * 100}%` }}>{clock(start + (now - start) * part, now)}</span>
+            ))}
+            <span style={{ right: 0 }}>now</span>
+          </div>
+          <div className={styles.legend} aria-hidden="true">
+            {Object.entries(colors.outcomes).map(([name, color]) => (
+              <span key={name}><i style={{ background: color }} />{name}</span>
+            ))}
+            <span><i style={{ background: colors.asked, borderRadius: '50%' }} />needs you</span>
+            {all.length > list.length && <span>the latest {list.length} of {all.length.toLocaleString()} specs</span>}
           </div>
         </>
       )}
     </section>
   );
+}
+
+interface RowProps {
+  track: Track;
+  start: number;
+  now: number;
+  at(ms: number): number; // percent
+  colors: { outcomes: Record<Outcome, string>; asked: string };
+  setFilter(filter: Filter): void;
+}
+
+function Row({ track, start, now, at, colors, setFilter }: RowProps) {
+  const styles = useStyles2(getStyles);
+  const latest = track.attempts.at(-1)!;
+  const name = track.spec || track.session;
+  const told = `${name}: ${latest.outcome}, ${span((latest.to ?? now) - latest.from)}`;
+  return (
+    <button
+      type="button" className={styles.row} title={`${told}. Show its events`} aria-label={told} data-testid="timeline-row"
+      onClick={() => setFilter({ ...everything, session: track.session, spec: track.spec })}
+    >
+      <span className={styles.name}>{name}</span>
+      <span className={styles.lane}>
+        {track.attempts.filter((a) => (a.to ?? now) >= start).slice(-40).map((a) => (
+          <i
+            key={a.from} data-outcome={a.outcome}
+            style={{ left: `${at(a.from)}%`, width: `max(3px, ${at(a.to ?? now) - at(a.from)}%)`, background: colors.outcomes[a.outcome] }}
+          />
+        ))}
+        {track.asked.filter((ms) => ms >= start).slice(-40).map((ms) => (
+          <i key={`asked ${ms}`} data-outcome="asked" style={{ left: `calc(${at(ms)}% - 5px)`, background: colors.asked }} />
+        ))}
+      </span>
+    </button>
+  );
+}
+
+function getStyles(theme: GrafanaTheme2) {
+  const names = 'minmax(64px, 24%)';
+  return {
+    timeline: css({ minWidth: 0, '& p': { margin: 0 } }),
+    head: css({ display: 'flex', flexWrap: 'wrap', justifyContent: 'space-between', alignItems: 'center', gap: theme.spacing(1), marginBottom: theme.spacing(0.5), '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: 0 } }),
+    tracks: css({ display: 'grid', gap: 2 }),
+    row: css({
+      all: 'unset', boxSizing: 'border-box', cursor: 'pointer', display: 'grid', gridTemplateColumns: `${names} minmax(0, 1fr)`, gap: theme.spacing(1), alignItems: 'center',
+      fontSize: theme.typography.bodySmall.fontSize, '&:hover': { background: theme.colors.action.hover }, '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}` },
+    }),
+    name: css({ overflow: 'hidden', textOverflow: 'ellipsis', whiteSpace: 'nowrap' }),
+    lane: css({
+      position: 'relative', height: 18, background: theme.colors.background.secondary, borderRadius: 2, overflow: 'hidden',
+      '& i': { position: 'absolute', top: 2, bottom: 2, borderRadius: 2, opacity: 0.9 },
+      '& i[data-outcome=asked]': { width: 10, top: 4, bottom: 4, borderRadius: '50%', opacity: 1, border: `2px solid ${theme.colors.background.primary}` },
+      '& i[data-outcome=running]': { borderTopRightRadius: 0, borderBottomRightRadius: 0, borderRight: `2px solid ${theme.colors.text.maxContrast}` },
+    }),
+    axis: css({ position: 'relative', height: 18, marginLeft: `calc(max(64px, 24%) + ${theme.spacing(1)})`, color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize, '& span': { position: 'absolute', top: 2, whiteSpace: 'nowrap' } }),
+    legend: css({ display: 'flex', flexWrap: 'wrap', gap: theme.spacing(0, 1.5), color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize, '& i': { display: 'inline-block', width: 10, height: 10, borderRadius: 2, marginRight: theme.spacing(0.5), verticalAlign: -1 } }),
+    soft: css({ color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize }),
+  };
 }

@@ -1,14 +1,3 @@
-import type { Kind } from '../contract.gen';
-
-export const kindNames: Record<Kind, string> = {
-  spec_started: 'started',
-  spec_completed: 'completed',
-  spec_failed: 'failed',
-  intervention_request: 'needs you',
-  timeout_triggered: 'timed out',
-  session_heartbeat: 'heartbeat',
-};
-
 // span prints a length of time in its one or two largest units.
 export function span(ms: number): string {
   const s = Math.max(0, Math.round(ms / 1000));

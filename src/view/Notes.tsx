@@ -1,0 +1,90 @@
+// What the connection has to say beside its badge. A note offers, and does
+// nothing by itself.
+import { css, cx } from '@emotion/css';
+import type { GrafanaTheme2 } from '@grafana/data';
+import { Button, Icon, type IconName, useStyles2 } from '@grafana/ui';
+import React, { type ReactNode } from 'react';
+
+import type { Connection, View } from '../connection/connection';
+import type { Hint } from '../connection/machine';
+import { span } from './format';
+
+const reasons: Record<Hint['why'], string> = {
+  unstable: 'The live connection was lost several times in five minutes. Polling copes better with a link like this.',
+  hidden: 'This page was out of sight for a while. Polling spares the battery of a device that mostly sleeps.',
+  busy: 'Every poll brings events. Live would show them as they happen.',
+};
+
+const skewShown = 120_000; // ms
+
+export function Notes({ view, connection }: { view: View; connection: Connection }) {
+  const { hint } = view;
+  return (
+    <>
+      {view.couldBeLive && (
+        <Note icon="bolt" tone="info" alert text="The live connection works again. Switch back to real-time?">
+          <Button size="sm" onClick={() => connection.choose('websocket')}>Switch back</Button>
+          <Button size="sm" variant="secondary" onClick={() => connection.choose('polling')}>Stay with polling</Button>
+        </Note>
+      )}
+      {view.fallback && !view.couldBeLive && (
+        <Note icon="exclamation-triangle" tone="warning" text={`The live connection was lost${view.error ? `: ${view.error}` : '.'} You will be asked once it works again.`} />
+      )}
+      {hint && (
+        <Note icon="info-circle" tone="info" text={reasons[hint.why]}>
+          <Button size="sm" variant="secondary" onClick={() => connection.choose(hint.mode)}>{hint.mode === 'polling' ? 'Switch to polling' : 'Switch to live'}</Button>
+          <Button size="sm" fill="text" onClick={connection.dismiss}>Not now</Button>
+        </Note>
+      )}
+      {view.pending > 0 && (
+        <Note icon="bell" tone="info" text={view.pending === 1 ? '1 new event' : `${view.pending.toLocaleString()} new events`}>
+          <Button size="sm" variant="secondary" onClick={() => void connection.refresh()}>Show</Button>
+        </Note>
+      )}
+      {view.restarted && (
+        <Note icon="history" tone="warning" text="The database was restored or failed over to another history. The view began afresh with what it holds now.">
+          <Button size="sm" fill="text" onClick={connection.dismiss}>OK</Button>
+        </Note>
+      )}
+      {view.error && !view.fallback && !view.signIn && <Note icon="exclamation-triangle" tone="warning" alert text={view.error} />}
+      {Math.abs(view.skew) > skewShown && (
+        <Note
+          icon="clock-nine" tone="info"
+          text={`This device’s clock is ${span(Math.abs(view.skew))} ${view.skew > 0 ? 'behind' : 'ahead of'} the database’s. Ages here follow the database.`}
+        />
+      )}
+    </>
+  );
+}
+
+interface NoteProps {
+  icon: IconName;
+  tone: 'info' | 'warning';
+  text: string;
+  alert?: boolean;
+  children?: ReactNode;
+}
+
+function Note({ icon, tone, text, alert, children }: NoteProps) {
+  const styles = useStyles2(getStyles);
+  return (
+    <div className={cx(styles.note, styles[tone])} role={alert ? 'alert' : undefined} data-testid="note">
+      <Icon name={icon} />
+      <span className={styles.text}>{text}</span>
+      {children && <span className={styles.actions}>{children}</span>}
+    </div>
+  );
+}
+
+function getStyles(theme: GrafanaTheme2) {
+  return {
+    note: css({
+      display: 'flex', flexWrap: 'wrap', alignItems: 'center', gap: theme.spacing(1), padding: theme.spacing(1, 1.5),
+      borderRadius: theme.shape.radius.default, border: `1px solid ${theme.colors.border.weak}`, borderLeftWidth: 4, background: theme.colors.background.secondary,
+    }),
+    text: css({ flex: '1 1 200px', overflowWrap: 'anywhere' }),
+    actions: css({ display: 'flex', flexWrap: 'wrap', gap: theme.spacing(1) }),
+    info: css({ borderLeftColor: theme.colors.info.border }),
+    warning: css({ borderLeftColor: theme.colors.warning.border }),
+  };
+}
