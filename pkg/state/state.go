@@ -65,6 +65,9 @@ type Session struct {
 	// FailureStreak counts the specs that failed or timed out since the last
 	// one that completed, each time that they did; at most MaxStreak.
 	FailureStreak int `json:"failureStreak"`
+	// LastTimeout is when a spec last timed out; zero: never. Metrics tell it,
+	// and no person asks for it beside the events.
+	LastTimeout time.Time `json:"-"`
 }
 
 // Open is a spec that has started and not ended.
@@ -290,6 +293,9 @@ func (s *Summary) State(now time.Time) State {
 		for specName, marks := range held.specs {
 			counts, since := marks.outcome()
 			row.Specs.add(counts)
+			if timeout := marks[event.TimeoutTriggered]; row.LastTimeout.Before(timeout.at) {
+				row.LastTimeout = timeout.at.UTC()
+			}
 			if counts.Open > 0 {
 				st.Running = append(st.Running, Open{name, specName, since.UTC()})
 			}

@@ -38,7 +38,8 @@ func TestStateOfANight(t *testing.T) {
 	if want := (Specs{Open: 1, Completed: 1, TimedOut: 1}); got.Specs != want {
 		t.Errorf("specs %+v, want %+v", got.Specs, want)
 	}
-	if len(got.Sessions) != 2 || got.Sessions[0].Session != "night" || got.Sessions[0].Status != Running || got.Sessions[1].Status != Done {
+	if len(got.Sessions) != 2 || got.Sessions[0].Session != "night" || got.Sessions[0].Status != Running || got.Sessions[1].Status != Done ||
+		!got.Sessions[0].LastTimeout.IsZero() || !got.Sessions[1].LastTimeout.Equal(start.Add(2*time.Second)) {
 		t.Errorf("sessions %+v", got.Sessions)
 	}
 	if len(got.Running) != 1 || got.Running[0].Spec != "search" {
