@@ -99,6 +99,12 @@ func withPostgreSQL(ctx context.Context, f func(url string) error) error {
 }
 
 func goTests(reports, url string) (tally, error) {
+	switch path, err := installed("prometheus", "prometheus"); {
+	case err != nil:
+		fmt.Println("Prometheus could not be installed, so its tests are skipped:", err)
+	case path == "":
+		fmt.Println("Prometheus is not installed, so its tests are skipped")
+	}
 	report := filepath.Join(reports, "go.json")
 	err := sh.RunWithV(map[string]string{testDatabase: url}, "go", "tool", "gotestsum", "--format", "pkgname-and-test-fails", "--format-hide-empty-pkg",
 		"--jsonfile", report, "--", "-race", "-timeout", "15m", "./...")
@@ -240,9 +246,22 @@ func chromium() (string, error) {
 	if named := os.Getenv("SPECWATCH_CHROMIUM"); named != "" {
 		return named, nil
 	}
+	path, err := installed("chromium", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "msedge",
+		"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", `C:\Program Files\Google\Chrome\Application\chrome.exe`)
+	if err == nil && path == "" {
+		err = errors.New("no browser found: install Chromium or Chrome, or set SPECWATCH_CHROMIUM to its executable")
+	}
+	if err == nil {
+		fmt.Println("browser:", path)
+	}
+	return path, err
+}
+
+// installed finds a program by one of its names. If there is none, it
+// installs the distribution's package where it may; else it answers "".
+func installed(pkg string, names ...string) (string, error) {
 	find := func() string {
-		for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "msedge",
-			"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", `C:\Program Files\Google\Chrome\Application\chrome.exe`} {
+		for _, name := range names {
 			if path, err := exec.LookPath(name); err == nil {
 				return path
 			}
@@ -250,21 +269,18 @@ func chromium() (string, error) {
 		return ""
 	}
 	if path := find(); path != "" {
-		fmt.Println("browser:", path)
 		return path, nil
 	}
-	if _, err := exec.LookPath("apt-get"); err == nil && runtime.GOOS == "linux" && os.Geteuid() == 0 {
-		step("installing Chromium from the distribution's packages")
-		env := map[string]string{"DEBIAN_FRONTEND": "noninteractive"}
-		if err := sh.RunWith(env, "apt-get", "update", "-qq"); err != nil {
-			return "", err
-		}
-		if err := sh.RunWith(env, "apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"); err != nil {
-			return "", err
-		}
-		if path := find(); path != "" {
-			return path, nil
-		}
+	if _, err := exec.LookPath("apt-get"); err != nil || runtime.GOOS != "linux" || os.Geteuid() != 0 {
+		return "", nil
 	}
-	return "", errors.New("no browser found: install Chromium or Chrome, or set SPECWATCH_CHROMIUM to its executable")
+	step("installing %s from the distribution's packages", pkg)
+	env := map[string]string{"DEBIAN_FRONTEND": "noninteractive"}
+	if err := sh.RunWith(env, "apt-get", "update", "-qq"); err != nil {
+		return "", err
+	}
+	if err := sh.RunWith(env, "apt-get", "install", "-y", "-qq", "--no-install-recommends", pkg); err != nil {
+		return "", err
+	}
+	return find(), nil
 }

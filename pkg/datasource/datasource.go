@@ -5,10 +5,12 @@ package datasource
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"github.com/grafana/grafana-plugin-sdk-go/backend"
 	"github.com/grafana/grafana-plugin-sdk-go/backend/instancemgmt"
 	"github.com/grafana/grafana-plugin-sdk-go/backend/resource/httpadapter"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/feed"
@@ -28,7 +30,12 @@ type Datasource struct {
 	running context.Context // ends with this instance
 	stop    context.CancelFunc
 	start   sync.Once
+	started atomic.Bool   // the feed runs, or has run
 	ended   chan struct{} // closed when the feed has ended
+
+	metrics   *Metrics             // tell of this instance …
+	source    source               // … under this name …
+	collector prometheus.Collector // … by this
 
 	mu     sync.Mutex
 	stream cursor.Cursor // what the viewers of the live stream have been given
@@ -44,7 +51,7 @@ var (
 
 // New reads the settings. It does not connect: the database may be down, and
 // the health check is where a person learns about it.
-func New(_ context.Context, settings backend.DataSourceInstanceSettings) (instancemgmt.Instance, error) {
+func (m *Metrics) New(ctx context.Context, settings backend.DataSourceInstanceSettings) (instancemgmt.Instance, error) {
 	config, err := readSettings(settings)
 	if err != nil {
 		return nil, backend.DownstreamError(err)
@@ -58,6 +65,7 @@ func New(_ context.Context, settings backend.DataSourceInstanceSettings) (instan
 	}
 	d := &Datasource{store: s, feed: feed.New(s), running: running, stop: stop, ended: make(chan struct{})}
 	d.CallResourceHandler = httpadapter.New(d.resources())
+	m.add(d, backend.PluginConfigFromContext(ctx).OrgID, settings.UID)
 	return d, nil
 }
 
@@ -65,6 +73,7 @@ func New(_ context.Context, settings backend.DataSourceInstanceSettings) (instan
 // source that is only queried keeps no connection open.
 func (d *Datasource) live() *feed.Feed {
 	d.start.Do(func() {
+		d.started.Store(true)
 		go func() {
 			defer close(d.ended)
 			d.feed.Run(d.running) //nolint:errcheck // it ends with its context only
@@ -75,6 +84,7 @@ func (d *Datasource) live() *feed.Feed {
 
 // Dispose ends what the instance started.
 func (d *Datasource) Dispose() {
+	d.metrics.remove(d)
 	d.stop()
 	d.start.Do(func() { close(d.ended) })
 	<-d.ended

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -613,4 +614,100 @@ func TestStreamReconnects(t *testing.T) {
 	if got := fmt.Sprint(column(t, frame, "spec")); got != "[after]" || after.From != at.Cursor {
 		t.Fatalf("%s from %s after %s", got, after.From, at.Cursor)
 	}
+}
+
+// metrics returns what Grafana gets when it is asked for the plugin's
+// metrics, by line.
+func (g *grafana) metrics() map[string]bool {
+	g.t.Helper()
+	resp, err := g.diagnostics.CollectMetrics(g.t.Context(), &pluginv2.CollectMetricsRequest{PluginContext: g.context})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	lines := map[string]bool{}
+	for line := range strings.Lines(string(resp.Metrics.Prometheus)) {
+		lines[strings.TrimSpace(line)] = true
+	}
+	return lines
+}
+
+// tells waits until the metrics have all of the lines.
+func (g *grafana) tells(lines ...string) {
+	g.t.Helper()
+	for end := time.Now().Add(patience); ; <-time.After(20 * time.Millisecond) {
+		got := g.metrics()
+		missing := slices.DeleteFunc(slices.Clone(lines), func(line string) bool { return got[line] })
+		if len(missing) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			g.t.Fatalf("no %q in %v", missing, got)
+		}
+	}
+}
+
+func (g *grafana) toldOf(uid string) bool {
+	g.t.Helper()
+	for line := range g.metrics() {
+		if strings.HasPrefix(line, "specwatch_") && strings.Contains(line, fmt.Sprintf("datasource_uid=%q", uid)) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	conn := g.connect()
+	row(t, conn, insert, "a")
+	total := func(org int, uid string, n int) string {
+		return fmt.Sprintf(`specwatch_events_total{datasource_uid=%q,kind="spec_started",org_id="%d"} %d`, uid, org, n)
+	}
+	// Neither a scrape nor a query starts the feed of a data source.
+	g.ask(time.Now().Add(-time.Hour), time.Now(), `{"queryType":"counts"}`)
+	if g.toldOf("specwatch") {
+		t.Error("a feed runs for a data source that nobody watches")
+	}
+	g.poll("")
+	g.tells(total(1, "specwatch", 1), `specwatch_session_specs_open{datasource_uid="specwatch",org_id="1",session="s"} 1`, `specwatch_feed_connected{datasource_uid="specwatch",org_id="1"} 1`)
+
+	// Two data sources, and one of another organization with the same uid.
+	use := func(org int64, uid string) *pluginv2.DataSourceInstanceSettings {
+		g.context.OrgId = org
+		g.context.DataSourceInstanceSettings = settings(t, g.database)
+		g.context.DataSourceInstanceSettings.Uid = uid
+		g.context.DataSourceInstanceSettings.Id = org
+		return g.context.DataSourceInstanceSettings
+	}
+	use(1, "second")
+	g.poll("")
+	use(2, "specwatch")
+	g.poll("")
+	g.tells(total(1, "specwatch", 1), total(1, "second", 1), total(2, "specwatch", 1))
+
+	// Changed settings make a new instance, which takes the old one's place
+	// while that is still alive, and keeps it when that is gone.
+	for range 3 {
+		use(1, "second").LastUpdatedMS += time.Now().UnixNano() % 1_000_000
+		g.poll("")
+		g.tells(total(1, "second", 1))
+	}
+	row(t, conn, insert, "b")
+	g.tells(total(1, "second", 2), total(1, "specwatch", 2))
+	g.tells("plugins_active_instances 3") // the old ones are gone
+	g.tells(total(1, "second", 2))
+
+	// Settings that cannot be read end what was told by the old ones.
+	use(1, "second").Url = ""
+	g.context.DataSourceInstanceSettings.LastUpdatedMS++
+	if resp, err := g.diagnostics.CheckHealth(t.Context(), &pluginv2.CheckHealthRequest{PluginContext: g.context}); err == nil && resp.Status == pluginv2.CheckHealthResponse_OK {
+		t.Error("a data source without a host is well")
+	}
+	for end := time.Now().Add(patience); g.toldOf("second"); <-time.After(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a data source that is no more is told of")
+		}
+	}
+	g.tells(total(1, "specwatch", 2))
 }

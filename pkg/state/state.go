@@ -25,6 +25,9 @@ const (
 	// were silent longest go first.
 	maxSessions = 10_000
 	maxSpecs    = 100_000
+	// MaxStreak is where FailureStreak stops counting, and so how many
+	// failures of a session a Summary holds.
+	MaxStreak = 100
 )
 
 // Status of a session.
@@ -59,6 +62,12 @@ type Session struct {
 	LastHeartbeat *time.Time `json:"lastHeartbeat"` // nil: none yet
 	Specs         Specs      `json:"specs"`
 	Waiting       int        `json:"waiting"` // interventions that nobody answered
+	// FailureStreak counts the specs that failed or timed out since the last
+	// one that completed, each time that they did; at most MaxStreak.
+	FailureStreak int `json:"failureStreak"`
+	// LastTimeout is when a spec last timed out; zero: never. Metrics tell it,
+	// and no person asks for it beside the events.
+	LastTimeout time.Time `json:"-"`
 }
 
 // Open is a spec that has started and not ended.
@@ -90,22 +99,25 @@ type State struct {
 	WaitingTotal int `json:"waitingTotal"`
 }
 
+// moment orders events by time, then by id: writers' clocks may agree.
+type moment struct {
+	at time.Time
+	id int64
+}
+
+func (m moment) isZero() bool { return m.at.IsZero() }
+
+func (m moment) compare(o moment) int {
+	return cmp.Or(m.at.Compare(o.at), cmp.Compare(m.id, o.id))
+}
+
 // mark is the latest event of one kind in one spec.
 type mark struct {
-	at   time.Time
-	id   int64
+	moment
 	data json.RawMessage // kept for interventions only
 }
 
-func (m mark) isZero() bool { return m.at.IsZero() }
-
-// before orders by time, then by id: writers' clocks may agree.
-func (m mark) before(o mark) bool {
-	if c := m.at.Compare(o.at); c != 0 {
-		return c < 0
-	}
-	return m.id < o.id
-}
+func (m mark) before(o mark) bool { return m.compare(o.moment) < 0 }
 
 type spec map[event.Kind]mark
 
@@ -147,9 +159,41 @@ func (s spec) waiting() (mark, bool) {
 	return asked, true
 }
 
+// streak holds the failures of a session since its last completion, oldest
+// first: the latest MaxStreak of them. What it lets go of could never count
+// again, so that the order in which it hears of ends does not matter.
+type streak struct {
+	completed moment
+	failures  []moment
+}
+
+func (s *streak) note(kind event.Kind, m moment) {
+	switch kind {
+	case event.SpecCompleted:
+		if s.completed.compare(m) < 0 {
+			s.completed = m
+			older, _ := slices.BinarySearchFunc(s.failures, m, moment.compare)
+			s.failures = slices.Delete(s.failures, 0, older)
+		}
+	case event.SpecFailed, event.TimeoutTriggered:
+		if m.compare(s.completed) < 0 {
+			return
+		}
+		i, held := slices.BinarySearchFunc(s.failures, m, moment.compare)
+		if held {
+			return
+		}
+		s.failures = slices.Insert(s.failures, i, m)
+		if len(s.failures) > MaxStreak {
+			s.failures = slices.Delete(s.failures, 0, 1)
+		}
+	}
+}
+
 type session struct {
 	lastSeen, lastHeartbeat time.Time
 	specs                   map[string]spec
+	streak                  streak
 }
 
 // Summary folds events. It is not safe for concurrent use.
@@ -175,7 +219,8 @@ func (s *Summary) Add(e event.Event) {
 	s.Note(e)
 }
 
-// Note takes note of an event that the totals already hold.
+// Note takes note of an event that the totals already hold; of the same event
+// as often as one likes.
 func (s *Summary) Note(e event.Event) {
 	held := s.sessions[e.Session]
 	if held == nil {
@@ -197,7 +242,8 @@ func (s *Summary) Note(e event.Event) {
 			held.specs[e.Spec] = marks
 			s.specs++
 		}
-		m := mark{at: e.At, id: e.ID}
+		m := mark{moment: moment{e.At, e.ID}}
+		held.streak.note(e.Kind, m.moment)
 		if e.Kind == event.InterventionRequest {
 			m.data = e.Data
 		}
@@ -239,7 +285,7 @@ func (s *Summary) State(now time.Time) State {
 		st.Totals[k] = n
 	}
 	for name, held := range s.sessions {
-		row := Session{Session: name, LastSeen: held.lastSeen.UTC()}
+		row := Session{Session: name, LastSeen: held.lastSeen.UTC(), FailureStreak: len(held.streak.failures)}
 		if !held.lastHeartbeat.IsZero() {
 			at := held.lastHeartbeat.UTC()
 			row.LastHeartbeat = &at
@@ -247,6 +293,9 @@ func (s *Summary) State(now time.Time) State {
 		for specName, marks := range held.specs {
 			counts, since := marks.outcome()
 			row.Specs.add(counts)
+			if timeout := marks[event.TimeoutTriggered]; row.LastTimeout.Before(timeout.at) {
+				row.LastTimeout = timeout.at.UTC()
+			}
 			if counts.Open > 0 {
 				st.Running = append(st.Running, Open{name, specName, since.UTC()})
 			}

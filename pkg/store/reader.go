@@ -119,8 +119,9 @@ func (s *Store) State(ctx context.Context) (state.State, error) {
 	return summary.State(now), nil
 }
 
-// load reads, by one snapshot, the counts and the latest event of each kind
-// in each spec: all that a summary remembers.
+// load reads, by one snapshot, the counts, the latest event of each kind in
+// each spec, and the failures since each session's last completion: all that
+// a summary remembers.
 func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summary, at cursor.Cursor, now time.Time, err error) {
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		first, err := s.since(ctx, conn, query{from: time.Now().Add(1000 * time.Hour), limit: 1})
@@ -150,15 +151,22 @@ func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summar
 		}
 		summary = state.NewSummary(totals)
 		// Heartbeats name the session only; what spec they carry is left out
-		// so that one row answers for all of them.
+		// so that one row answers for all of them. A session's rows come
+		// together: a summary that is full lets whole sessions go.
 		rows, err = tx.Query(ctx, `
-			SELECT DISTINCT ON (session, spec, kind) id, kind, at, session, spec, data
-			FROM (
-			    SELECT id::bigint, kind::text, at, session::text, CASE WHEN kind = 'session_heartbeat' THEN '' ELSE coalesce(spec, '') END::text AS spec,
-			           CASE WHEN kind = 'intervention_request' THEN data::text ELSE '{}' END AS data
+			WITH seen AS NOT MATERIALIZED (
+			    SELECT id::bigint, kind::text, at, session::text, CASE WHEN kind = 'session_heartbeat' THEN '' ELSE coalesce(spec, '') END::text AS spec, data
 			    FROM events WHERE at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot))
-			) e
-			ORDER BY session, spec, kind, at DESC, id DESC`, seen, now.Add(-state.Horizon))
+			)
+			(SELECT DISTINCT ON (session, spec, kind) id, kind, at, session, spec, CASE WHEN kind = 'intervention_request' THEN data::text ELSE '{}' END AS data
+			 FROM seen ORDER BY session, spec, kind, at DESC, id DESC)
+			UNION ALL
+			(SELECT id, kind, at, session, spec, '{}' FROM (
+			    SELECT *, row_number() OVER newest AS n, count(*) FILTER (WHERE kind = 'spec_completed') OVER newest AS completed
+			    FROM seen WHERE kind IN ('spec_completed', 'spec_failed', 'timeout_triggered')
+			    WINDOW newest AS (PARTITION BY session ORDER BY at DESC, id DESC)
+			 ) e WHERE completed = 0 AND n <= $3)
+			ORDER BY session`, seen, now.Add(-state.Horizon), state.MaxStreak)
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"reflect"
 	"regexp"
 	"strings"
 	"sync"
@@ -829,6 +830,39 @@ func TestStateAndPrune(t *testing.T) {
 	}
 	if st, err = s.State(t.Context()); err != nil || st.Totals[event.SpecStarted] != 3 {
 		t.Fatalf("a counter fell: %+v, %v", st.Totals, err)
+	}
+}
+
+// What is loaded at a start is what would have been folded event by event.
+func TestLoadedStateIsTheFold(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	exec(t, conn, `INSERT INTO events (kind, at, session, spec)
+		SELECT (array['spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered', 'intervention_request', 'session_heartbeat'])[1 + (n * 7919 % 31) % 6],
+		       date_trunc('second', now()) - interval '1 second' * (n * 104729 % 500), 's' || n % 7, 'p' || n % 11 FROM generate_series(1, 3000) n
+		UNION ALL SELECT CASE n % 2 WHEN 0 THEN 'spec_failed' ELSE 'timeout_triggered' END, now(), 's0', 'p' || n % 3 FROM generate_series(1, 150) n
+		UNION ALL SELECT 'spec_failed', now() - interval '2 hours' + interval '1 minute' * n, 'never', 'p' FROM generate_series(1, 5) n`)
+	events, err := s.Range(t.Context(), store.Filter{From: event.Earliest, To: time.Now().Add(time.Hour), Limit: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	folded := state.NewSummary(nil)
+	for _, e := range events {
+		folded.Add(e)
+	}
+	got, err := s.State(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := folded.State(got.At); !reflect.DeepEqual(got, want) {
+		t.Fatalf("loaded\n%+v\nfolded\n%+v", got, want)
+	}
+	streaks := map[string]int{}
+	for _, session := range got.Sessions {
+		streaks[session.Session] = session.FailureStreak
+	}
+	if streaks["s0"] != state.MaxStreak || streaks["never"] != 5 {
+		t.Errorf("streaks %v", streaks)
 	}
 }
 

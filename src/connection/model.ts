@@ -26,6 +26,7 @@ export interface SessionState {
   lastHeartbeat: string | null;
   specs: SpecCounts;
   waiting: number;
+  failureStreak: number; // specs that failed or timed out since the last one that completed, at most 100
 }
 
 export interface State {

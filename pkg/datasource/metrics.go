@@ -1,0 +1,60 @@
+package datasource
+
+import (
+	"strconv"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/specwatch/specwatch/pkg/metrics"
+)
+
+// Metrics makes the data sources of this process and tells Prometheus of
+// those whose feed runs, with the labels org_id and datasource_uid. A scrape
+// starts no feed: it names no data source, so those that nobody has used
+// since Grafana started would be missing all the same, and each of the others
+// would hold a connection for nobody. Who wants to be woken by Prometheus
+// scrapes the gateway, whose feed always runs. The zero value is ready.
+type Metrics struct {
+	mu      sync.Mutex
+	sources map[source]*Datasource
+}
+
+// source is what tells data sources apart: a uid is its organization's own.
+type source struct{ org, uid string }
+
+// add takes the place of an older instance: after a change of settings both
+// are alive for a while.
+func (m *Metrics) add(d *Datasource, org int64, uid string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d.metrics, d.source = m, source{strconv.FormatInt(org, 10), uid}
+	d.collector = prometheus.WrapCollectorWith(prometheus.Labels{"org_id": d.source.org, "datasource_uid": uid}, metrics.New(d.feed))
+	if m.sources == nil {
+		m.sources = map[source]*Datasource{}
+	}
+	m.sources[d.source] = d
+}
+
+// remove does nothing once a newer instance has taken the place.
+func (m *Metrics) remove(d *Datasource) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sources[d.source] == d {
+		delete(m.sources, d.source)
+	}
+}
+
+// Describe promises nothing: data sources come and go.
+func (m *Metrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range m.sources {
+		if d.started.Load() {
+			d.collector.Collect(ch)
+		}
+	}
+}
