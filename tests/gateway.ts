@@ -4,7 +4,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 
-const executable = process.env.SPECWATCH_EXECUTABLE ?? 'bin/specwatch';
+export const executable = process.env.SPECWATCH_EXECUTABLE ?? 'bin/specwatch';
 
 export class Gateway {
   url = '';

@@ -1,14 +1,12 @@
 import {
-  type AnnotationQuery, type DataFrameJSON, type DataQueryRequest, type DataQueryResponse, type DataSourceInstanceSettings, LoadingState, type MetricFindValue, type ScopedVars, dateMath, isLiveChannelMessageEvent,
+  type AnnotationQuery, type DataQueryRequest, type DataQueryResponse, type DataSourceInstanceSettings, LoadingState, type MetricFindValue, type ScopedVars, dateMath,
 } from '@grafana/data';
 import { DataSourceWithBackend, getGrafanaLiveSrv, getTemplateSrv } from '@grafana/runtime';
-import { type Observable, asyncScheduler, concat, exhaustMap, filter, map, of, switchMap, throttleTime } from 'rxjs';
+import { type Observable, map, merge } from 'rxjs';
 
-import { eventsChannel } from '../connection/grafana';
 import { limits } from '../contract.gen';
+import { askAgain, changes, refreshes } from './live';
 import { followDashboard, type Query, type SourceSettings } from './types';
-
-const atMostEvery = 500; // ms between two reads of a live query
 
 export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSettings> {
   annotations = {
@@ -37,22 +35,30 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
   }
 
   query(request: DataQueryRequest<Query>): Observable<DataQueryResponse> {
-    const read = () => super.query(request);
-    const live = getGrafanaLiveSrv();
-    if (!live || !request.targets.some((target) => this.isLive(target, request.scopedVars))) {
-      return read();
+    const hints = this.hints(request);
+    if (!hints) {
+      return super.query(request);
     }
-    // The stream is only a hint: at each of its frames the same query is
-    // asked again, so a live panel shows exactly what a polled one shows.
-    const frames = live.getStream<DataFrameJSON>(eventsChannel(this.uid)).pipe(
-      filter(isLiveChannelMessageEvent),
-      throttleTime(atMostEvery, asyncScheduler, { leading: true, trailing: true }),
-      exhaustMap(() => super.query(atNow(request)))
+    const key = `specwatch-${request.panelId ?? request.app}`;
+    let last: DataQueryResponse | undefined;
+    return merge(super.query(request), askAgain(hints, () => super.query(atNow(request)))).pipe(
+      map((response) => {
+        if (response.error && last) {
+          return { ...last, key, error: response.error, errors: response.errors, state: LoadingState.Error };
+        }
+        last = response;
+        return { ...response, key, state: response.error ? LoadingState.Error : LoadingState.Streaming };
+      })
     );
-    return concat(of(null), frames).pipe(
-      switchMap((response, i) => (i === 0 ? read() : of(response!))),
-      map((response) => ({ ...response, key: `specwatch-${request.panelId ?? request.app}`, state: response.state === LoadingState.Error ? response.state : LoadingState.Streaming }))
-    );
+  }
+
+  // hints tells when to ask again; none: Grafana's refresh interval does.
+  private hints(request: DataQueryRequest<Query>): Observable<unknown> | undefined {
+    const modes = request.targets.map((target) => getTemplateSrv().replace(target.mode ?? followDashboard, request.scopedVars));
+    if (getGrafanaLiveSrv() && modes.some((mode) => mode === 'live' || mode === 'websocket')) {
+      return changes(this.uid);
+    }
+    return modes.includes('manual') ? refreshes() : undefined;
   }
 
   // metricFindQuery fills variables: "sessions", "specs", "specs(session)",
@@ -66,11 +72,6 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
     const session = argument ? expand(argument, options?.scopedVars ?? {}) : [];
     const list: string[] = await this.getResource(name, session.length > 0 ? { session } : undefined);
     return list.map((value) => ({ text: value }));
-  }
-
-  private isLive(query: Query, scoped: ScopedVars): boolean {
-    const mode = query.mode ?? followDashboard;
-    return mode === 'live' || getTemplateSrv().replace(mode, scoped) === 'websocket';
   }
 }
 

@@ -3,8 +3,12 @@ import type { DataQuery } from '@grafana/data';
 
 import type { Kind, QueryType } from '../contract.gen';
 
-// The dashboard variable that a whole dashboard follows: `websocket` or `polling`.
+// The dashboard variable that a whole dashboard follows: `websocket`, `polling`,
+// or `manual`, where data move on Refresh only.
 export const modeVariable = 'specwatch_mode';
+
+// A Specwatch panel fires this event at the window when its Refresh is pressed.
+export const refreshEvent = 'specwatch-refresh';
 
 // followDashboard is a reference to the variable and not a word of our own:
 // Grafana runs a query again when a variable changes that its text names.

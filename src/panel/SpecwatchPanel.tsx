@@ -3,9 +3,9 @@ import React, { useEffect, useMemo, useRef, useSyncExternalStore } from 'react';
 
 import { Connection } from '../connection/connection';
 import { GrafanaTransport } from '../connection/grafana';
-import { type Mode, type Settings, complete, remember, remembered } from '../connection/settings';
+import { type Settings, complete, remember, remembered } from '../connection/settings';
 import { SpecwatchView } from '../view/SpecwatchView';
-import { dashboardMode, driveDashboard, linkedMode, watchDashboard } from './dashboard';
+import { type DashboardMode, dashboardMode, dashboardModeOf, driveDashboard, linkedMode, refreshDashboard, watchDashboard } from './dashboard';
 
 export interface Options extends Settings {
   driveDashboard: boolean;
@@ -26,7 +26,11 @@ export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
       return null;
     }
     const settings = complete(remembered(), complete({ preferredMode, pollingInterval, autoFallback, manualRefreshOnly }));
-    return new Connection(new GrafanaTransport(uid), settings, (drive && linkedMode()) || undefined);
+    const linked = drive ? linkedMode() : undefined;
+    if (linked !== undefined) {
+      settings.manualRefreshOnly = linked === 'manual';
+    }
+    return new Connection(new GrafanaTransport(uid), settings, linked === 'manual' ? undefined : linked);
   }, [uid, preferredMode, pollingInterval, autoFallback, manualRefreshOnly, drive]);
   useEffect(() => {
     connection?.start();
@@ -46,21 +50,27 @@ export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
 // useDashboard keeps the dashboard's variable and the panel's toggle in step:
 // whichever the person moves, the other follows.
 function useDashboard(connection: Connection | null, drive: boolean): void {
-  const asked = useRef<Mode | null>(null); // of the dashboard, which has not followed yet
+  const asked = useRef<DashboardMode | null>(null); // of the dashboard, which has not followed yet
   useEffect(() => {
     if (!connection || !drive) {
       return;
     }
     let last = '';
+    let refreshing = false;
     const follow = () => {
-      const { mode, settings } = connection.snapshot();
-      const now = `${mode} ${settings.pollingInterval}`;
+      const view = connection.snapshot();
+      const mode = dashboardModeOf(view.mode, view.settings);
+      const now = `${mode} ${view.settings.pollingInterval}`;
       if (now !== last) {
         last = now;
         const before = dashboardMode();
         asked.current = before !== undefined && before !== mode ? mode : null;
-        driveDashboard(mode, settings.pollingInterval);
+        driveDashboard(mode, view.settings.pollingInterval);
       }
+      if (view.refreshing && !refreshing) {
+        refreshDashboard();
+      }
+      refreshing = view.refreshing;
     };
     follow();
     return connection.subscribe(follow);
@@ -70,10 +80,14 @@ function useDashboard(connection: Connection | null, drive: boolean): void {
     if (!connection || !drive || variable === undefined) {
       return;
     }
+    const { mode, settings } = connection.snapshot();
     if (asked.current !== null) {
       asked.current = variable === asked.current ? null : asked.current;
-    } else if (variable !== connection.snapshot().mode) {
-      connection.choose(variable);
+    } else if (variable !== dashboardModeOf(mode, settings)) {
+      connection.configure({ ...settings, manualRefreshOnly: variable === 'manual' });
+      if (variable !== 'manual') {
+        connection.choose(variable);
+      }
     }
   }, [connection, drive, variable]);
 }

@@ -27,7 +27,7 @@ export function ConnectionBar({ view, now, connection, openSettings }: Props) {
       <StatusBadge view={view} now={now} />
       <div className={styles.toggle}>
         <RadioButtonGroup aria-label="Delivery of events" options={modes} value={view.mode} onChange={connection.choose} />
-        {view.switching && <Spinner inline aria-label="Switching" data-testid="switching" />}
+        {view.switching && <span role="img" aria-label="Switching" data-testid="switching"><Spinner inline /></span>}
       </div>
       <div className={styles.facts}>
         <span>{view.settings.manualRefreshOnly ? 'on Refresh only' : view.mode === 'websocket' ? 'push on event' : `every ${view.settings.pollingInterval} s`}</span>

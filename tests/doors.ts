@@ -1,0 +1,83 @@
+// The two doors to the same events: the gateway's page, and the panel in a
+// real Grafana. A scenario is told once and played at both.
+import { type Page, test as base } from '@playwright/test';
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+
+import { test } from './fixtures';
+import { type Gateway, executable } from './gateway';
+import type { Link, Network } from './link';
+import { Table } from './table';
+
+export interface Door {
+  link: Link; // what lies between browser and server
+  table: Table;
+  open(page: Page, settings: object): Promise<void>;
+  specwatch(...args: string[]): Promise<void>;
+  restart(): Promise<void>; // the server is away for a moment
+  close(): Promise<void>;
+}
+
+export const grafana = process.env.SPECWATCH_TEST_GRAFANA;
+export const noGrafana = 'GRAFANA_HOME is not set: no Grafana to test in';
+export const admin = { Authorization: `Basic ${Buffer.from('admin:admin').toString('base64')}` };
+
+const remember = (page: Page, settings: object) =>
+  page.addInitScript((text) => localStorage.setItem('specwatch.settings', text), JSON.stringify({ pollingInterval: 5, ...settings }));
+
+export async function pageDoor(gateway: Gateway, table: Table, network: Network): Promise<Door> {
+  const link = await network.link(gateway.address);
+  return {
+    link,
+    table,
+    open: async (page, settings) => {
+      await remember(page, settings);
+      await page.goto(`http://${link.address}/`);
+    },
+    specwatch: async (...args) => void (await gateway.specwatch(...args)),
+    restart: () => gateway.restart(),
+    close: async () => undefined,
+  };
+}
+
+export async function grafanaDoor(network: Network): Promise<Door> {
+  const schema = process.env.SPECWATCH_TEST_GRAFANA_SCHEMA!;
+  const link = await network.link(new URL(grafana!).host);
+  const table = await Table.open(schema);
+  const env = { ...process.env, SPECWATCH_DATABASE_URL: process.env.SPECWATCH_TEST_DATABASE_URL, SPECWATCH_SCHEMA: schema };
+  return {
+    link,
+    table,
+    open: async (page, settings) => {
+      await remember(page, settings);
+      await page.setExtraHTTPHeaders(admin);
+      await page.goto(`http://${link.address}/d/specwatch?viewPanel=1`);
+    },
+    specwatch: async (...args) => void (await promisify(execFile)(executable, args, { env })),
+    // Nobody restarts the Grafana that all tests share; to the browser a cut
+    // is the same.
+    restart: async () => {
+      await link.cut();
+      await new Promise((away) => setTimeout(away, 1_000));
+      await link.mend();
+    },
+    close: () => table.close(),
+  };
+}
+
+// atEachDoor tells a scenario as a test for each door.
+export function atEachDoor(title: string, play: (door: Door, page: Page) => Promise<void>): void {
+  test(`${title}, on the gateway's page`, async ({ page, gateway, table, network }) => {
+    await play(await pageDoor(gateway, table, network), page);
+  });
+  test(`${title}, in Grafana`, async ({ page, network }) => {
+    base.skip(!grafana, noGrafana);
+    base.slow();
+    const door = await grafanaDoor(network);
+    try {
+      await play(door, page);
+    } finally {
+      await door.close();
+    }
+  });
+}
