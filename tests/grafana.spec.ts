@@ -2,18 +2,17 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 
+import { admin, grafana, noGrafana } from './doors';
 import { expect, test } from './fixtures';
-
-const grafana = process.env.SPECWATCH_TEST_GRAFANA;
-const admin = { Authorization: `Basic ${Buffer.from('admin:admin').toString('base64')}` };
+import { executable } from './gateway';
 
 test.describe('in Grafana', () => {
-  test.skip(!grafana, 'GRAFANA_HOME is not set: no Grafana to test in');
+  test.skip(!grafana, noGrafana);
   test.use({ baseURL: grafana, extraHTTPHeaders: admin });
   test.setTimeout(120_000);
 
   const emit = (kind: string, spec: string, data = '{}') =>
-    promisify(execFile)(process.env.SPECWATCH_EXECUTABLE ?? 'bin/specwatch', ['emit', kind, '--session', 'night', '--spec', spec, '--data', data], {
+    promisify(execFile)(executable, ['emit', kind, '--session', 'night', '--spec', spec, '--data', data], {
       env: { ...process.env, SPECWATCH_DATABASE_URL: process.env.SPECWATCH_TEST_DATABASE_URL, SPECWATCH_SCHEMA: process.env.SPECWATCH_TEST_GRAFANA_SCHEMA },
     });
 
@@ -30,13 +29,13 @@ test.describe('in Grafana', () => {
     await page.goto('/d/specwatch');
     await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'live', { timeout: 90_000 });
     await expect(page.getByTestId('event-row').filter({ hasText: 'login' }).first()).toBeVisible();
-    await emit('spec_completed', 'pushed');
-    await expect(page.getByTestId('event-row').filter({ hasText: 'pushed' })).toBeVisible({ timeout: 5_000 });
+    await emit('spec_completed', 'seen-pushed');
+    await expect(page.getByTestId('event-row').filter({ hasText: 'seen-pushed' })).toBeVisible({ timeout: 5_000 });
     await page.getByRole('radio', { name: 'Polling' }).check();
     await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'delayed');
-    await emit('spec_completed', 'polled');
+    await emit('spec_completed', 'seen-polled');
     await page.getByTestId('refresh').click();
-    await expect(page.getByTestId('event-row').filter({ hasText: 'polled' })).toBeVisible();
+    await expect(page.getByTestId('event-row').filter({ hasText: 'seen-polled' })).toBeVisible();
   });
 
   test('the toggle moves the built-in panels, and the variable the toggle', async ({ page }) => {
