@@ -167,9 +167,28 @@ func Lint() error {
 
 // Bench runs the benchmarks. Their figures are ratios within one run.
 func Bench(ctx context.Context) error {
-	mg.Deps(dependencies)
+	mg.Deps(Build)
 	return withPostgreSQL(ctx, func(url string) error {
-		return sh.RunWithV(map[string]string{testDatabase: url}, "go", "test", "-run", "^$", "-bench", ".", "./...")
+		if err := sh.RunWithV(map[string]string{testDatabase: url}, "go", "test", "-run", "^$", "-bench", ".", "./..."); err != nil {
+			return err
+		}
+		env, err := browserEnv(url)
+		if err != nil {
+			return err
+		}
+		return playwright(env, "bench", "--reporter=line")
+	})
+}
+
+// Screenshots takes the pictures of docs/connection.md anew.
+func Screenshots(ctx context.Context) error {
+	mg.Deps(Build)
+	return withPostgreSQL(ctx, func(url string) error {
+		env, err := browserEnv(url)
+		if err != nil {
+			return err
+		}
+		return playwright(env, "screenshots", "--reporter=list")
 	})
 }
 

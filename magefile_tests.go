@@ -150,22 +150,9 @@ func readReport(report string, into any) error {
 }
 
 func browserTests(ctx context.Context, reports, url string) (tally, error) {
-	browser, err := chromium()
+	env, err := browserEnv(url)
 	if err != nil {
 		return tally{}, err
-	}
-	report, err := filepath.Abs(filepath.Join(reports, "playwright.json"))
-	if err != nil {
-		return tally{}, err
-	}
-	// The network between browser and server, whose faults the tests choose.
-	toxiproxy := binary(filepath.Join(reports, "toxiproxy"))
-	if err := sh.RunV("go", "build", "-o", toxiproxy, "github.com/Shopify/toxiproxy/v2/cmd/server"); err != nil {
-		return tally{}, err
-	}
-	env := map[string]string{
-		testDatabase: url, "SPECWATCH_CHROMIUM": browser, "SPECWATCH_TOXIPROXY": toxiproxy,
-		"SPECWATCH_EXECUTABLE": binary("bin/specwatch"), "PLAYWRIGHT_JSON_OUTPUT_NAME": report,
 	}
 	if os.Getenv("GRAFANA_HOME") == "" {
 		fmt.Println("GRAFANA_HOME is not set: the tests in a real Grafana are skipped")
@@ -176,13 +163,42 @@ func browserTests(ctx context.Context, reports, url string) (tally, error) {
 		}
 		defer end()
 	}
+	report, err := filepath.Abs(filepath.Join(reports, "playwright.json"))
+	if err != nil {
+		return tally{}, err
+	}
+	env["PLAYWRIGHT_JSON_OUTPUT_NAME"] = report
 	os.Remove(report) //nolint:errcheck // of an earlier run
-	err = sh.RunWithV(env, "npx", "--no-install", "playwright", "test", "--reporter=list,json")
+	err = playwright(env, "tests", "--reporter=list,json")
 	var r struct {
 		Stats struct{ Expected, Unexpected, Flaky, Skipped int }
 	}
 	err = errors.Join(err, readReport(report, &r))
 	return tally{r.Stats.Expected, r.Stats.Unexpected + r.Stats.Flaky, r.Stats.Skipped}, err
+}
+
+// playwright runs one of the projects of playwright.config.ts.
+func playwright(env map[string]string, project string, args ...string) error {
+	return sh.RunWithV(env, "npx", append([]string{"--no-install", "playwright", "test", "--project", project}, args...)...)
+}
+
+// browserEnv is what the tests in a browser need to know.
+func browserEnv(url string) (map[string]string, error) {
+	browser, err := chromium()
+	if err != nil {
+		return nil, err
+	}
+	// The network between browser and server, whose faults the tests choose.
+	toxiproxy, err := filepath.Abs(binary(filepath.Join(work, "toxiproxy")))
+	if err != nil {
+		return nil, err
+	}
+	if err := sh.RunV("go", "build", "-o", toxiproxy, "github.com/Shopify/toxiproxy/v2/cmd/server"); err != nil {
+		return nil, err
+	}
+	return map[string]string{
+		testDatabase: url, "SPECWATCH_CHROMIUM": browser, "SPECWATCH_TOXIPROXY": toxiproxy, "SPECWATCH_EXECUTABLE": binary("bin/specwatch"),
+	}, nil
 }
 
 // testGrafana starts a Grafana over a schema of its own, and tells the tests

@@ -1,7 +1,11 @@
 import { defineConfig, devices } from '@playwright/test';
 
 export default defineConfig({
-  testDir: 'tests',
+  projects: [
+    { name: 'tests', testDir: 'tests' },
+    { name: 'bench', testDir: 'tests', testMatch: '*.bench.ts' },
+    { name: 'screenshots', testDir: 'tests', testMatch: '*.screenshots.ts' },
+  ],
   outputDir: '.specwatch/test/browser',
   timeout: 60_000,
   expect: { timeout: 15_000 },

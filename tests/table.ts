@@ -36,6 +36,11 @@ export class Table {
        SELECT 'spec_completed', $2, 'spec ' || i, now() - (($1::int - i) || ' microseconds')::interval FROM generate_series(1, $1::int) i`, [n, session]);
   }
 
+  // restore gives the table another history, as a restore from a dump does.
+  async restore(): Promise<void> {
+    await this.client.query('UPDATE specwatch_meta SET epoch = gen_random_uuid()');
+  }
+
   // late begins a transaction that has written and not committed; the answer
   // commits it.
   async late(session: string, spec: string): Promise<() => Promise<void>> {

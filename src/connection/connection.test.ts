@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Connection } from './connection';
 import type { Batch, SpecEvent, State, Status } from './model';
 import { complete, type Settings } from './settings';
-import { Expired, type LiveHandlers, type Transport } from './transport';
+import { Expired, type LiveHandlers, SignInNeeded, type Transport } from './transport';
 
 const state = { at: '2026-01-01T00:00:00Z', sessions: [], running: [], waiting: [], waitingTotal: 0, totals: {}, specs: { open: 0, completed: 0, failed: 0, timedOut: 0 } } as State;
 
@@ -19,6 +19,7 @@ class Script implements Transport {
   lines: LiveHandlers[] = [];
   since: Array<string | undefined> = [];
   down = false;
+  expired = false;
   page = 100;
 
   async poll(since: string | undefined): Promise<Status> {
@@ -26,7 +27,8 @@ class Script implements Transport {
     if (this.down) {
       throw new Error('down');
     }
-    if (since === 'expired') {
+    if (this.expired) {
+      this.expired = false;
       throw new Expired(await this.poll(undefined));
     }
     const from = Number(since ?? 0);
@@ -206,6 +208,89 @@ describe('polling', () => {
       await settle();
     }
     expect(ids()).toEqual(script.log.map((e) => e.id));
+  });
+});
+
+describe('doubt', () => {
+  it('takes a link for dead on which the database does not answer twice', async () => {
+    start({ autoFallback: false });
+    script.line.opened({ cursor: '0', complete: true, events: [], state });
+    await settle();
+    script.down = true;
+    await vi.advanceTimersByTimeAsync(30_000);
+    expect(connection.snapshot().badge).toBe('live');
+    await vi.advanceTimersByTimeAsync(600);
+    expect(connection.snapshot()).toMatchObject({ badge: 'offline', error: 'The live connection went silent.' });
+  });
+
+  it('finds by asking what a stream did not tell', async () => {
+    start();
+    script.line.opened({ cursor: '0', complete: true, events: [], state });
+    await settle();
+    script.log.push(event(1));
+    await vi.advanceTimersByTimeAsync(30_000);
+    expect(ids()).toEqual([1]);
+  });
+
+  it('is not Live after a sleep until the database has answered', async () => {
+    start();
+    script.line.opened({ cursor: '0', complete: true, events: [], state });
+    await settle();
+    script.log.push(event(1));
+    connection.wake();
+    expect(connection.snapshot().badge).toBe('connecting');
+    await settle();
+    expect(connection.snapshot().badge).toBe('live');
+    expect(ids()).toEqual([1]);
+  });
+
+  it('asks at once after a sleep when it polls, and when it has lost the link', async () => {
+    start({ preferredMode: 'polling' });
+    await settle();
+    script.log.push(event(1));
+    connection.wake();
+    await settle();
+    expect(ids()).toEqual([1]);
+    connection.stop();
+    start({ autoFallback: false });
+    script.line.closed(new Error('cut'));
+    connection.wake();
+    expect(script.lines).toHaveLength(2);
+  });
+
+  it('asks for a token, and goes on with it', async () => {
+    start();
+    script.line.closed(new SignInNeeded('token'));
+    expect(connection.snapshot()).toMatchObject({ signIn: true, badge: 'offline' });
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(script.lines).toHaveLength(1);
+    connection.signedIn();
+    script.line.opened({ cursor: '0', complete: true, events: [], state });
+    await settle();
+    expect(connection.snapshot()).toMatchObject({ signIn: false, badge: 'live' });
+  });
+
+  it('begins afresh with another history, polled too', async () => {
+    start({ preferredMode: 'polling', pollingInterval: 5 });
+    script.log = [event(1), event(2)];
+    await settle();
+    await vi.advanceTimersByTimeAsync(5_000);
+    script.log = [event(9)];
+    script.expired = true;
+    await vi.advanceTimersByTimeAsync(5_000);
+    expect(ids()).toEqual([9]);
+    expect(connection.snapshot().restarted).toBe(true);
+    connection.dismiss();
+    expect(connection.snapshot().restarted).toBe(false);
+  });
+
+  it('runs nothing once it is stopped', async () => {
+    start();
+    script.line.opened({ cursor: '0', complete: true, events: [], state });
+    await settle();
+    connection.stop();
+    await vi.advanceTimersByTimeAsync(1);
+    expect(vi.getTimerCount()).toBe(0);
   });
 });
 

@@ -21,25 +21,24 @@ export class EventStore {
     private readonly mostCharacters = heldCharacters
   ) {}
 
-  // add returns how many of the events are new.
+  // add returns how many of the events are news: not held yet, and no
+  // heartbeats, which tell of life and nothing else.
   add(events: readonly SpecEvent[]): number {
-    let added = 0;
+    let news = 0;
     for (const event of events) {
       if (!this.held.has(event.id)) {
         const size = JSON.stringify(event.data)?.length ?? 0;
         this.held.set(event.id, { event, size });
         this.size += size;
-        added++;
+        this.sorted = null;
+        news += event.kind === 'session_heartbeat' ? 0 : 1;
       }
     }
-    if (added > 0) {
-      this.sorted = null;
-      // Sorting is put off until somebody looks, unless too much is held.
-      if (this.held.size > 2 * this.most || this.size > 2 * this.mostCharacters) {
-        this.list();
-      }
+    // Sorting is put off until somebody looks, unless too much is held.
+    if (this.held.size > 2 * this.most || this.size > 2 * this.mostCharacters) {
+      this.list();
     }
-    return added;
+    return news;
   }
 
   clear(): void {

@@ -46,7 +46,7 @@ export class GatewayTransport implements Transport {
       if (!ended) {
         ended = true;
         clearInterval(beat);
-        socket.onmessage = socket.onclose = null; // closing a dead link takes a minute
+        socket.onmessage = socket.onclose = socket.onerror = null; // closing a dead link takes a minute
         socket.close();
         if (reason) {
           handlers.closed(reason);
@@ -74,18 +74,22 @@ export class GatewayTransport implements Transport {
         handlers.batch({ from: m.from, cursor: m.cursor, events: m.data.events } satisfies Batch);
       }
     };
-    socket.onclose = (e) => {
-      if (e.code !== 1006) {
-        end(new Error(e.reason || 'The live connection was closed.'));
-        return;
+    // A refused handshake looks the same as a lost connection; asking once
+    // tells whether a token is missing.
+    let asked = false;
+    const lost = () => {
+      if (!asked) {
+        asked = true;
+        this.poll(since, new AbortController().signal).then(
+          () => end(new Error('The live connection was lost.')),
+          (error) => end(error instanceof SignInNeeded ? error : new Error('The live connection was lost.'))
+        );
       }
-      // A refused handshake looks the same as a lost connection; asking once
-      // tells whether a token is missing.
-      this.poll(undefined, new AbortController().signal).then(
-        () => end(new Error('The live connection was lost.')),
-        (error) => end(error instanceof SignInNeeded ? error : new Error('The live connection was lost.'))
-      );
     };
+    // Where a policy forbids the address, browsers tell of the error and not of
+    // the end.
+    socket.onerror = lost;
+    socket.onclose = (e) => (e.code === 1006 ? lost() : end(new Error(e.reason || 'The live connection was closed.')));
     return () => end();
   }
 }

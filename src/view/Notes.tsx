@@ -15,6 +15,8 @@ const reasons: Record<Hint['why'], string> = {
   busy: 'Every poll brings events. Live would show them as they happen.',
 };
 
+const icons: IconName[] = ['bolt', 'exclamation-triangle', 'info-circle', 'bell', 'history', 'clock-nine'];
+
 const skewShown = 120_000; // ms
 
 export function Notes({ view, connection }: { view: View; connection: Connection }) {
@@ -47,6 +49,8 @@ export function Notes({ view, connection }: { view: View; connection: Connection
         </Note>
       )}
       {view.error && !view.fallback && !view.signIn && <Note icon="exclamation-triangle" tone="warning" alert text={view.error} />}
+      {/* Icons are files: without a network it is too late to load them. */}
+      <span hidden>{icons.map((name) => <Icon key={name} name={name} />)}</span>
       {Math.abs(view.skew) > skewShown && (
         <Note
           icon="clock-nine" tone="info"

@@ -61,10 +61,13 @@ function Content({ view, now }: { view: View; now: number }) {
       </div>
     );
   }
-  const serverNow = now + view.skew;
+  // What is offline, or held back, does not grow old: nobody knows what became
+  // of it. By the database's clock.
+  const stale = view.badge === 'offline' || view.settings.manualRefreshOnly;
+  const serverNow = (stale ? (view.updatedAt ?? now) : now) + view.skew;
   return (
     <>
-      <Summary state={state} now={serverNow} filter={filter} setFilter={setFilter} />
+      <Summary state={state} now={serverNow} stale={view.badge === 'offline'} filter={filter} setFilter={setFilter} />
       <Timeline events={events} state={state} now={serverNow} setFilter={setFilter} />
       <EventList events={events} now={serverNow} filter={filter} setFilter={setFilter} />
     </>

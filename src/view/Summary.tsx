@@ -5,21 +5,14 @@ import type { GrafanaTheme2 } from '@grafana/data';
 import { Icon, type IconName, useStyles2, useTheme2 } from '@grafana/ui';
 import React from 'react';
 
-import type { SessionState, SessionStatus, State } from '../connection/model';
-import { type Kind, limits } from '../contract.gen';
+import type { SessionStatus, State } from '../connection/model';
+import type { Kind } from '../contract.gen';
 import { type Filter, everything } from './filter';
-import { ago, said, span } from './format';
+import { ago, clock, said, span } from './format';
+import { type Mood, glance, statusAt } from './glance';
 import { palette } from './kinds';
 
 const listed = 5; // of each list; the events below have the rest
-
-// statusAt lets a status grow old between two answers of the database.
-function statusAt(s: SessionState, now: number): SessionStatus {
-  if (now - Date.parse(s.lastSeen) <= limits.awakeSeconds * 1_000) {
-    return 'running';
-  }
-  return s.specs.open > 0 || s.waiting > 0 ? 'sleeping' : 'done';
-}
 
 interface Props {
   state: State;
@@ -28,11 +21,11 @@ interface Props {
   setFilter(filter: Filter): void;
 }
 
-export function Summary({ state, now, filter, setFilter }: Props) {
+export function Summary({ state, now, stale, filter, setFilter }: Props & { stale: boolean }) {
   const styles = useStyles2(getStyles);
   return (
     <section className={styles.summary} aria-label="Summary">
-      <Glance state={state} now={now} />
+      <Glance state={state} now={now} stale={stale} />
       <Figures state={state} filter={filter} setFilter={setFilter} />
       <Waiting state={state} now={now} setFilter={setFilter} />
       <div className={styles.columns}>
@@ -43,43 +36,16 @@ export function Summary({ state, now, filter, setFilter }: Props) {
   );
 }
 
-type Mood = 'awake' | 'asleep' | 'done' | 'none';
-
 const icons: Record<Mood, IconName> = { awake: 'heart', asleep: 'exclamation-triangle', done: 'check-circle', none: 'info-circle' };
 
-export function glance(state: State, now: number): { mood: Mood; headline: string; detail: string } {
-  const at = (status: SessionStatus) => state.sessions.filter((s) => statusAt(s, now) === status);
-  const awake = at('running');
-  const asleep = at('sleeping');
-  const last = Math.max(...state.sessions.map((s) => Date.parse(s.lastSeen)));
-  if (awake.length > 0) {
-    const names = new Set(awake.map((s) => s.session));
-    const running = state.running.filter((open) => names.has(open.session));
-    const first = running[0];
-    const others = running.length - 1;
-    const work = first ? `working on ${first.spec || first.session}, for ${span(now - Date.parse(first.since))}` : 'between two specs';
-    const silent = asleep.length > 0 ? `; ${asleep.length} other ${asleep.length === 1 ? 'session is' : 'sessions are'} asleep` : '';
-    return { mood: 'awake', headline: 'Awake', detail: `${work}${others > 0 ? `, and ${others} more` : ''}${silent}` };
-  }
-  if (asleep.length > 0) {
-    const { open } = asleep.reduce((sum, s) => ({ open: sum.open + s.specs.open }), { open: 0 });
-    const left = open > 0 ? `, with ${open} ${open === 1 ? 'spec' : 'specs'} open` : ', waiting for you';
-    return { mood: 'asleep', headline: 'Asleep', detail: `nothing was heard for ${span(now - last)}${left}` };
-  }
-  if (state.sessions.length > 0) {
-    return { mood: 'done', headline: 'Done', detail: `every spec has ended; last heard ${ago(now - last).toLowerCase()}` };
-  }
-  return { mood: 'none', headline: 'Nothing yet', detail: 'no session in the last seven days' };
-}
-
-function Glance({ state, now }: { state: State; now: number }) {
+function Glance({ state, now, stale }: { state: State; now: number; stale: boolean }) {
   const styles = useStyles2(getStyles);
   const { mood, headline, detail } = glance(state, now);
   return (
     <p className={styles.glance} data-testid="glance" data-mood={mood}>
       <Icon name={icons[mood]} size="xl" />
       <span>
-        <strong>{headline}</strong>, {detail}
+        {stale && `At ${clock(now, Date.now())}: `}<strong>{headline}</strong>, {detail}
       </span>
     </p>
   );

@@ -55,13 +55,17 @@ function textOf(e: SpecEvent): string {
   return text;
 }
 
+const menu = 200; // names in a menu; the text search finds the others
+
 // namesOf lists what can be chosen from, the latest first.
 export function namesOf(events: readonly SpecEvent[], session: string | null): { sessions: string[]; specs: string[] } {
   const sessions = new Set<string>();
   const specs = new Set<string>();
   for (const e of events) {
-    sessions.add(e.session);
-    if (e.spec !== '' && (session === null || e.session === session)) {
+    if (sessions.size < menu) {
+      sessions.add(e.session);
+    }
+    if (specs.size < menu && e.spec !== '' && (session === null || e.session === session)) {
       specs.add(e.spec);
     }
   }
