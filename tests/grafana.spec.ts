@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 
+import { complaints } from './axe';
 import { admin, grafana, noGrafana } from './doors';
 import { expect, test } from './fixtures';
 import { executable } from './gateway';
@@ -63,4 +64,17 @@ test.describe('in Grafana', () => {
     await expect(badge).toHaveAttribute('data-status', 'live');
     await expect(page.getByRole('radio', { name: 'Live' })).toBeChecked();
   });
+
+  for (const theme of ['light', 'dark']) {
+    test(`the panel is accessible, ${theme}`, async ({ page }) => {
+      await emit('spec_started', 'axe');
+      await page.goto(`/d/specwatch?viewPanel=1&theme=${theme}`);
+      await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'live', { timeout: 90_000 });
+      await expect(page.getByTestId('event-row').first()).toBeVisible();
+      expect(await complaints(page, 'main [data-specwatch]')).toEqual([]);
+      await page.getByRole('button', { name: 'Settings' }).last().click();
+      await expect(page.getByRole('dialog')).toBeVisible();
+      expect(await complaints(page, '[role=dialog]')).toEqual([]);
+    });
+  }
 });

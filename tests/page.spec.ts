@@ -1,6 +1,6 @@
-import AxeBuilder from '@axe-core/playwright';
 import type { Page } from '@playwright/test';
 
+import { complaints } from './axe';
 import { expect, test } from './fixtures';
 import { Gateway } from './gateway';
 
@@ -177,15 +177,10 @@ for (const [name, width, height] of [['phone', 390, 844], ['tablet', 820, 1180]]
       await expect(rows(page)).toHaveCount(2);
       expect(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)).toBe(0);
       await rows(page).first().getByRole('button').first().click();
-      expect(await complaints(page)).toEqual([]);
+      expect(await complaints(page, 'main')).toEqual([]);
       await page.getByRole('button', { name: 'Settings' }).click();
       await expect(page.getByRole('dialog')).toBeVisible();
       expect(await complaints(page, '[role=dialog]')).toEqual([]);
     });
   }
-}
-
-async function complaints(page: Page, within = 'main'): Promise<string[]> {
-  const { violations } = await new AxeBuilder({ page }).include(within).analyze();
-  return violations.map((v) => `${v.impact} ${v.id}: ${v.nodes.map((n) => n.html).join(' ')}`);
 }

@@ -1,4 +1,5 @@
-import { Button, Field, Modal, RadioButtonGroup, Slider, Switch } from '@grafana/ui';
+import { css } from '@emotion/css';
+import { Button, Checkbox, Field, Modal, RadioButtonGroup, Slider, useStyles2 } from '@grafana/ui';
 import React, { useState } from 'react';
 
 import { type PreferredMode, type Settings, complete, intervalBounds } from '../connection/settings';
@@ -17,7 +18,7 @@ const modes: Array<{ value: PreferredMode; label: string; description: string }>
 
 export function SettingsDialog({ settings, save, cancel }: Props) {
   const [draft, setDraft] = useState(settings);
-  const id = React.useId();
+  const styles = useStyles2(getStyles);
   const set = (part: Partial<Settings>) => setDraft((before) => ({ ...before, ...part }));
   return (
     <Modal title="Connection settings" isOpen onDismiss={cancel}>
@@ -25,16 +26,26 @@ export function SettingsDialog({ settings, save, cancel }: Props) {
         <RadioButtonGroup aria-label="Preferred mode" options={modes} value={draft.preferredMode} onChange={(preferredMode) => set({ preferredMode })} />
       </Field>
       <Field label="Polling interval" description={`Seconds between two polls, ${intervalBounds.min} to ${intervalBounds.max}.`}>
-        <Slider
-          min={intervalBounds.min} max={intervalBounds.max} step={1} value={draft.pollingInterval} ariaLabelForHandle="Polling interval in seconds"
-          onChange={(pollingInterval) => set({ pollingInterval })}
+        {/* The label is for the slider's text box, which Grafana leaves without a name. */}
+        <label className={styles.slider}>
+          <span className={styles.unseen}>Polling interval in seconds</span>
+          <Slider
+            min={intervalBounds.min} max={intervalBounds.max} step={1} value={draft.pollingInterval} ariaLabelForHandle="Polling interval in seconds"
+            onChange={(pollingInterval) => set({ pollingInterval })}
+          />
+        </label>
+      </Field>
+      <Field>
+        <Checkbox
+          label="Poll when the live connection is lost" description="You are asked before it goes back to live."
+          value={draft.autoFallback} onChange={(e) => set({ autoFallback: e.currentTarget.checked })}
         />
       </Field>
-      <Field label="Poll when the live connection is lost" description="You are asked before it goes back to live." htmlFor={`${id}-fallback`}>
-        <Switch id={`${id}-fallback`} value={draft.autoFallback} onChange={(e) => set({ autoFallback: e.currentTarget.checked })} />
-      </Field>
-      <Field label="Move data on Refresh only" description="New events are counted and wait for the button." htmlFor={`${id}-manual`}>
-        <Switch id={`${id}-manual`} value={draft.manualRefreshOnly} onChange={(e) => set({ manualRefreshOnly: e.currentTarget.checked })} />
+      <Field>
+        <Checkbox
+          label="Move data on Refresh only" description="New events are counted and wait for the button."
+          value={draft.manualRefreshOnly} onChange={(e) => set({ manualRefreshOnly: e.currentTarget.checked })}
+        />
       </Field>
       <Modal.ButtonRow>
         <Button variant="secondary" fill="outline" onClick={cancel}>Cancel</Button>
@@ -42,4 +53,11 @@ export function SettingsDialog({ settings, save, cancel }: Props) {
       </Modal.ButtonRow>
     </Modal>
   );
+}
+
+function getStyles() {
+  return {
+    slider: css({ display: 'block', fontWeight: 'normal' }),
+    unseen: css({ position: 'absolute', width: 1, height: 1, overflow: 'hidden', clipPath: 'inset(50%)', whiteSpace: 'nowrap' }),
+  };
 }

@@ -29,7 +29,7 @@ export function SpecwatchView({ connection, onSettings, onSignIn }: Props) {
   const [settingsOpen, setSettingsOpen] = useState(false);
   useEffect(() => attend(connection), [connection]);
   return (
-    <div className={styles.frame}>
+    <div className={styles.frame} data-specwatch>
       <div className={styles.body}>
         <ConnectionBar view={view} now={now} connection={connection} openSettings={() => setSettingsOpen(true)} />
         <Notes view={view} connection={connection} />
@@ -67,7 +67,7 @@ function Content({ view, now }: { view: View; now: number }) {
   const serverNow = (stale ? (view.updatedAt ?? now) : now) + view.skew;
   return (
     <>
-      <Summary state={state} now={serverNow} stale={view.badge === 'offline'} filter={filter} setFilter={setFilter} />
+      <Summary state={state} now={serverNow} asOf={view.badge === 'offline' ? view.updatedAt : null} filter={filter} setFilter={setFilter} />
       <Timeline events={events} state={state} now={serverNow} setFilter={setFilter} />
       <EventList events={events} now={serverNow} filter={filter} setFilter={setFilter} />
     </>

@@ -21,11 +21,13 @@ interface Props {
   setFilter(filter: Filter): void;
 }
 
-export function Summary({ state, now, stale, filter, setFilter }: Props & { stale: boolean }) {
+// asOf is when the data were last known to be true, by this machine's clock;
+// null: they are.
+export function Summary({ state, now, asOf, filter, setFilter }: Props & { asOf: number | null }) {
   const styles = useStyles2(getStyles);
   return (
     <section className={styles.summary} aria-label="Summary">
-      <Glance state={state} now={now} stale={stale} />
+      <Glance state={state} now={now} asOf={asOf} />
       <Figures state={state} filter={filter} setFilter={setFilter} />
       <Waiting state={state} now={now} setFilter={setFilter} />
       <div className={styles.columns}>
@@ -38,14 +40,14 @@ export function Summary({ state, now, stale, filter, setFilter }: Props & { stal
 
 const icons: Record<Mood, IconName> = { awake: 'heart', asleep: 'exclamation-triangle', done: 'check-circle', none: 'info-circle' };
 
-function Glance({ state, now, stale }: { state: State; now: number; stale: boolean }) {
+function Glance({ state, now, asOf }: { state: State; now: number; asOf: number | null }) {
   const styles = useStyles2(getStyles);
   const { mood, headline, detail } = glance(state, now);
   return (
     <p className={styles.glance} data-testid="glance" data-mood={mood}>
       <Icon name={icons[mood]} size="xl" />
       <span>
-        {stale && `At ${clock(now, Date.now())}: `}<strong>{headline}</strong>, {detail}
+        {asOf !== null && `At ${clock(asOf, Date.now())}: `}<strong>{headline}</strong>, {detail}
       </span>
     </p>
   );
@@ -190,7 +192,7 @@ function getStyles(theme: GrafanaTheme2) {
     }),
     share: css({ display: 'flex', height: 8, borderRadius: theme.shape.radius.pill, overflow: 'hidden', gap: 2 }),
     columns: css({ display: 'grid', gap: theme.spacing(1.5, 3), gridTemplateColumns: 'repeat(2, minmax(0, 1fr))', [narrow]: { gridTemplateColumns: 'minmax(0, 1fr)' } }),
-    waiting: css({ padding: theme.spacing(1, 1.5), borderRadius: theme.shape.radius.default, border: `1px solid ${theme.colors.warning.border}`, background: theme.colors.warning.transparent }),
+    waiting: css({ padding: theme.spacing(1, 1.5), borderRadius: theme.shape.radius.default, border: `1px solid ${theme.colors.warning.border}`, background: theme.colors.warning.transparent, '& h2, & span': { color: theme.colors.text.primary } }),
     line: css({ ...plain, display: 'flex', gap: theme.spacing(1), alignItems: 'baseline', width: '100%', padding: theme.spacing(0.5, 0), borderTop: `1px solid ${theme.colors.border.weak}`, '&:hover': { background: theme.colors.action.hover, '& > *': { color: theme.colors.text.primary } }, 'h2 + &': { borderTop: 0 } }),
     loud: css({ flexWrap: 'wrap', '& > :first-of-type': { fontWeight: theme.typography.fontWeightMedium, whiteSpace: 'normal', overflowWrap: 'anywhere', flex: '1 1 100%' } }),
     what: css({ flex: 1, minWidth: 0, overflow: 'hidden', textOverflow: 'ellipsis', whiteSpace: 'nowrap' }),
