@@ -47,7 +47,18 @@ export const queryTypes = [
   "outcomes",
   "durations",
   "sessions",
+  "timeline",
+  "delivery",
+  "timed_out",
+  "waiting",
   "heartbeat_age",
-  "timeline"
+  "failure_streak"
 ] as const;
 export type QueryType = (typeof queryTypes)[number];
+
+export const conditions = [
+  "timed_out",
+  "waiting",
+  "heartbeat_age",
+  "failure_streak"
+] as const;

@@ -56,18 +56,28 @@ type Switch struct {
 type QueryType string
 
 const (
-	QueryEvents       QueryType = "events"
-	QueryLogs         QueryType = "logs"
-	QueryCounts       QueryType = "counts"
-	QueryOutcomes     QueryType = "outcomes"
-	QueryDurations    QueryType = "durations"
-	QuerySessions     QueryType = "sessions"
-	QueryHeartbeatAge QueryType = "heartbeat_age"
-	QueryTimeline     QueryType = "timeline"
+	QueryEvents    QueryType = "events"
+	QueryLogs      QueryType = "logs"
+	QueryCounts    QueryType = "counts"
+	QueryOutcomes  QueryType = "outcomes"
+	QueryDurations QueryType = "durations"
+	QuerySessions  QueryType = "sessions"
+	QueryTimeline  QueryType = "timeline"
+	QueryDelivery  QueryType = "delivery"
+
+	// What alert rules are made of.
+	QueryTimedOut      QueryType = "timed_out"
+	QueryWaiting       QueryType = "waiting"
+	QueryHeartbeatAge  QueryType = "heartbeat_age"
+	QueryFailureStreak QueryType = "failure_streak"
 )
 
-// QueryTypes lists them in the order of the query editor.
-var QueryTypes = []QueryType{QueryEvents, QueryLogs, QueryCounts, QueryOutcomes, QueryDurations, QuerySessions, QueryHeartbeatAge, QueryTimeline}
+// QueryTypes lists them in the order of the query editor, and Conditions
+// those among them that name sessions and specs in trouble.
+var (
+	Conditions = []QueryType{QueryTimedOut, QueryWaiting, QueryHeartbeatAge, QueryFailureStreak}
+	QueryTypes = append([]QueryType{QueryEvents, QueryLogs, QueryCounts, QueryOutcomes, QueryDurations, QuerySessions, QueryTimeline, QueryDelivery}, Conditions...)
+)
 
 // TypeScript returns the text of src/contract.gen.ts.
 func TypeScript() string {
@@ -94,6 +104,7 @@ func TypeScript() string {
 	write("settings", Settings)
 	b.WriteString("\n")
 	write("queryTypes", QueryTypes)
-	b.WriteString("export type QueryType = (typeof queryTypes)[number];\n")
+	b.WriteString("export type QueryType = (typeof queryTypes)[number];\n\n")
+	write("conditions", Conditions)
 	return b.String()
 }

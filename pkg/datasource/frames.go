@@ -9,7 +9,9 @@ import (
 
 	"github.com/grafana/grafana-plugin-sdk-go/data"
 
+	"github.com/specwatch/specwatch/pkg/contract"
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/feed"
 	"github.com/specwatch/specwatch/pkg/state"
 	"github.com/specwatch/specwatch/pkg/store"
 )
@@ -138,6 +140,7 @@ func sessionFrame(st state.State, only []string) *data.Frame {
 		data.NewField("session", nil, []string{}), data.NewField("status", nil, []string{}), data.NewField("last heartbeat", nil, []*time.Time{}),
 		data.NewField("heartbeat age", nil, []*float64{}), data.NewField("open", nil, []int64{}), data.NewField("completed", nil, []int64{}),
 		data.NewField("failed", nil, []int64{}), data.NewField("timed out", nil, []int64{}), data.NewField("waiting", nil, []int64{}),
+		data.NewField("failures in a row", nil, []int64{}),
 	), data.FrameTypeTable, 0, data.VisTypeTable)
 	frame.Fields[3].Config = &data.FieldConfig{Unit: "s"}
 	for _, s := range st.Sessions {
@@ -145,7 +148,8 @@ func sessionFrame(st state.State, only []string) *data.Frame {
 			continue
 		}
 		frame.AppendRow(s.Session, string(s.Status), s.LastHeartbeat, heartbeatAge(st, s),
-			int64(s.Specs.Open), int64(s.Specs.Completed), int64(s.Specs.Failed), int64(s.Specs.TimedOut), int64(s.Waiting))
+			int64(s.Specs.Open), int64(s.Specs.Completed), int64(s.Specs.Failed), int64(s.Specs.TimedOut), int64(s.Waiting),
+			int64(s.FailureStreak))
 	}
 	return frame
 }
@@ -159,21 +163,48 @@ func heartbeatAge(st state.State, s state.Session) *float64 {
 	return &age
 }
 
-// heartbeatFrame has the fields session and heartbeat age (seconds), a row
-// for each session that is not done: what an alert rule on a loop that fell
-// asleep asks for.
-func heartbeatFrame(st state.State, only []string) *data.Frame {
-	frame := typed(data.NewFrame("heartbeat_age",
-		data.NewField("session", nil, []string{}), data.NewField("heartbeat age", nil, []float64{}),
-	), data.FrameTypeNumericLong, 1, "")
-	frame.Fields[1].Config = &data.FieldConfig{Unit: "s"}
-	for _, s := range st.Sessions {
-		age := heartbeatAge(st, s)
-		if age == nil || s.Status == state.Done || len(only) > 0 && !slices.Contains(only, s.Session) {
-			continue
-		}
-		frame.AppendRow(s.Session, *age)
+// number is one number of a condition, as a field of a frame.
+type number struct {
+	name, unit string
+	of         func(store.Condition) float64
+}
+
+var (
+	age      = number{"age", "s", func(c store.Condition) float64 { return c.Age.Seconds() }}
+	failures = number{"failures", "", func(c store.Condition) float64 { return float64(c.Events) }}
+	// In milliseconds since 1970, as a dashboard's address wants its range.
+	since = number{"since", "dateTimeAsIso", func(c store.Condition) float64 { return float64(c.Since.UnixMilli()) }}
+)
+
+// conditionFrame has the fields session, spec and the number. Grafana's
+// expressions make of each row a number with the labels session and spec. A
+// frame without rows says that all is well; it has no time in it and is no
+// series with a gap.
+func conditionFrame(name contract.QueryType, n number, found []store.Condition) *data.Frame {
+	session, spec, value := make([]string, len(found)), make([]string, len(found)), make([]float64, len(found))
+	for i, c := range found {
+		session[i], spec[i], value[i] = c.Session, c.Spec, n.of(c)
 	}
+	frame := typed(data.NewFrame(string(name),
+		data.NewField("session", nil, session), data.NewField("spec", nil, spec), data.NewField(n.name, nil, value),
+	), data.FrameTypeNumericLong, 1, "")
+	frame.Fields[2].Config = &data.FieldConfig{Unit: n.unit}
+	return frame
+}
+
+// deliveryFrame is one row: connected (1 or 0), lag (seconds), subscribers,
+// and since the data source started: reads, wake-ups, reconnects.
+func deliveryFrame(s feed.Stats) *data.Frame {
+	connected := 0.0
+	if s.Connected {
+		connected = 1
+	}
+	frame := typed(data.NewFrame("delivery",
+		data.NewField("connected", nil, []float64{connected}), data.NewField("lag", nil, []float64{s.Lag.Seconds()}),
+		data.NewField("subscribers", nil, []float64{float64(s.Subscribers)}), data.NewField("reads", nil, []float64{float64(s.Reads)}),
+		data.NewField("wake-ups", nil, []float64{float64(s.Wakeups)}), data.NewField("reconnects", nil, []float64{float64(s.Reconnects)}),
+	), data.FrameTypeNumericWide, 1, "")
+	frame.Fields[1].Config = &data.FieldConfig{Unit: "s"}
 	return frame
 }
 

@@ -509,10 +509,11 @@ func TestQueries(t *testing.T) {
 	expect(`{"queryType":"outcomes"}`, "2 | 0 | 1 | 0", "started", "completed", "failed", "timeout")
 	expect(`{"queryType":"durations"}`, "b a | running failed | <nil> 120", "spec", "outcome", "duration")
 	expect(`{"queryType":"sessions"}`, "night | running | 1 | 1 | 1", "session", "status", "open", "failed", "waiting")
-	age := expect(`{"queryType":"heartbeat_age"}`, "night", "session")
-	if seconds := column(t, age, "heartbeat age")[0].(float64); seconds < 0 || seconds > 30 {
+	age := expect(`{"queryType":"heartbeat_age"}`, "night | b", "session", "spec")
+	if seconds := column(t, age, "age")[0].(float64); seconds < 0 || seconds > 30 {
 		t.Errorf("heartbeat age %f", seconds)
 	}
+	expect(`{"queryType":"delivery"}`, "1 | 0 | 0", "connected", "lag", "subscribers")
 	timeline := expect(`{"queryType":"timeline"}`, "running failed failed failed | <nil> <nil> running waiting", "a", "b")
 	if n := len(timeline.Fields); n != 3 {
 		t.Errorf("%d fields", n)

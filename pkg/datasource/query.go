@@ -15,6 +15,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/contract"
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/feed"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -26,6 +27,7 @@ type model struct {
 	Sessions  []string           `json:"sessions"`
 	Specs     []string           `json:"specs"`
 	Limit     int                `json:"limit"`
+	Since     bool               `json:"since"` // of conditions: when it came about instead of the number
 }
 
 const (
@@ -34,6 +36,9 @@ const (
 	maxTimelineSpecs = 50     // rows that a person can tell apart
 	maxTimelineRows  = 10_000 // moments of a timeline; the latest are kept
 	maxBuckets       = 11_000 // points of a time series, as in Prometheus
+
+	connectTimeout = 2 * time.Second       // of a feed that is asked for its health,
+	connectPause   = 20 * time.Millisecond // and between two looks at it
 )
 
 // QueryData answers the queries of panels, of alert rules and of annotations.
@@ -122,19 +127,62 @@ func (d *Datasource) query(ctx context.Context, q backend.DataQuery) (data.Frame
 			return nil, err
 		}
 		return data.Frames{timelineFrame(changes)}, nil
-	case contract.QuerySessions, contract.QueryHeartbeatAge:
+	case contract.QuerySessions:
 		// What holds now, whatever the range: an old range would make a
 		// session look asleep that is long done.
 		st, err := d.live().State(ctx, cursor.Cursor{})
 		if err != nil {
 			return nil, err
 		}
-		if m.QueryType == contract.QuerySessions {
-			return data.Frames{sessionFrame(st, m.Sessions)}, nil
+		return data.Frames{sessionFrame(st, m.Sessions)}, nil
+	case contract.QueryDelivery:
+		return data.Frames{deliveryFrame(d.delivery(ctx))}, nil
+	}
+	if c, known := conditions[m.QueryType]; known {
+		found, err := c.read(d.store, ctx, f)
+		if err != nil {
+			return nil, err
 		}
-		return data.Frames{heartbeatFrame(st, m.Sessions)}, nil
+		if m.Since {
+			c.number = since
+		}
+		return data.Frames{conditionFrame(m.QueryType, c.number, found)}, nil
 	}
 	return nil, &event.FieldError{Field: "queryType", Detail: fmt.Sprintf("%.64q is not known; it is one of %v", string(m.QueryType), contract.QueryTypes)}
+}
+
+// conditions are what alert rules ask for: how each is read, and the number
+// that a rule compares. They are read from the table and by the range, not
+// from the feed's summary, which lists the newest hundred: the sessions that
+// an alert is about are those not heard of for long.
+var conditions = map[contract.QueryType]struct {
+	read   func(*store.Store, context.Context, store.Filter) ([]store.Condition, error)
+	number number
+}{
+	contract.QueryTimedOut:      {(*store.Store).TimedOut, age},
+	contract.QueryWaiting:       {(*store.Store).Waiting, age},
+	contract.QueryHeartbeatAge:  {(*store.Store).Silent, age},
+	contract.QueryFailureStreak: {(*store.Store).Failing, failures},
+}
+
+// delivery is the health of this data source's feed. One that has only just
+// started is given the time to connect, so that it does not look broken.
+func (d *Datasource) delivery(ctx context.Context) feed.Stats {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	again := time.NewTicker(connectPause)
+	defer again.Stop()
+	for {
+		stats := d.live().Stats()
+		if stats.Connected {
+			return stats
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return stats
+		}
+	}
 }
 
 // bucket is the width of a time series' points: the interval that Grafana

@@ -1,8 +1,8 @@
 import type { QueryEditorProps, SelectableValue } from '@grafana/data';
-import { InlineField, InlineFieldRow, Input, MultiSelect, RadioButtonGroup, Select, TagsInput } from '@grafana/ui';
+import { InlineField, InlineFieldRow, InlineSwitch, Input, MultiSelect, RadioButtonGroup, Select, TagsInput } from '@grafana/ui';
 import React from 'react';
 
-import { type Kind, type QueryType, kinds, limits, queryTypes } from '../contract.gen';
+import { type Kind, type QueryType, conditions, kinds, limits, queryTypes } from '../contract.gen';
 import { kindNames } from '../view/kinds';
 import type { SpecwatchDataSource } from './datasource';
 import { followDashboard, type Query, type QueryMode, type SourceSettings } from './types';
@@ -14,8 +14,12 @@ const types: Record<QueryType, [string, string]> = {
   outcomes: ['Outcomes', 'Specs started, completed, failed, timed out in the range'],
   durations: ['Durations', 'Attempts at specs and how long they took'],
   sessions: ['Sessions', 'Sessions as they are now'],
-  heartbeat_age: ['Heartbeat age', 'Seconds since the last heartbeat; for alert rules'],
   timeline: ['Timeline', 'For the State timeline panel'],
+  delivery: ['Delivery', 'Health of the data source’s own reader, as it is now'],
+  timed_out: ['Timed out', 'Specs that timed out and have not started again; seconds since. For alert rules'],
+  waiting: ['Waiting', 'Interventions that nobody answered; seconds since. For alert rules'],
+  heartbeat_age: ['Heartbeat age', 'Sessions with open specs; seconds since the last heartbeat. For alert rules'],
+  failure_streak: ['Failure streak', 'Sessions whose last specs failed or timed out, and how many in a row. For alert rules'],
 };
 
 const modes: Array<SelectableValue<QueryMode>> = [
@@ -30,8 +34,9 @@ export function QueryEditor({ query, onChange, onRunQuery }: QueryEditorProps<Sp
     onRunQuery();
   };
   const type = query.queryType ?? 'events';
-  const rows = type === 'events' || type === 'logs' || type === 'durations' || type === 'timeline';
+  const condition = (conditions as readonly QueryType[]).includes(type);
   const byKind = type === 'events' || type === 'logs' || type === 'counts';
+  const rows = condition || type === 'events' || type === 'logs' || type === 'durations' || type === 'timeline';
   return (
     <>
       <InlineFieldRow>
@@ -64,12 +69,17 @@ export function QueryEditor({ query, onChange, onRunQuery }: QueryEditorProps<Sp
             />
           </InlineField>
         )}
+        {condition && (
+          <InlineField label="Since" labelWidth={10} tooltip="When it came about, in ms since 1970, instead of the number">
+            <InlineSwitch aria-label="Since" value={query.since ?? false} onChange={(e) => change({ since: e.currentTarget.checked })} />
+          </InlineField>
+        )}
       </InlineFieldRow>
       <InlineFieldRow>
         <InlineField label="Sessions" labelWidth={14} tooltip="None means all; variables such as $session may be used">
           <TagsInput placeholder="all, or a name and Enter" width={40} tags={query.sessions ?? []} onChange={(sessions) => change({ sessions })} />
         </InlineField>
-        {type !== 'sessions' && type !== 'heartbeat_age' && (
+        {type !== 'sessions' && type !== 'delivery' && (
           <InlineField label="Specs" labelWidth={10} tooltip="None means all; variables such as $spec may be used">
             <TagsInput placeholder="all, or a name and Enter" width={40} tags={query.specs ?? []} onChange={(specs) => change({ specs })} />
           </InlineField>

@@ -23,6 +23,7 @@ export interface Query extends DataQuery {
   sessions?: string[];
   specs?: string[];
   limit?: number;
+  since?: boolean; // of a condition: when it came about, in ms since 1970
   mode?: QueryMode;
 }
 

@@ -1,0 +1,131 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+// told prints conditions by name, with their age in minutes and their events.
+func told(found []store.Condition, err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	var lines []string
+	for _, c := range found {
+		lines = append(lines, fmt.Sprintf("%s/%s %gm %d", c.Session, c.Spec, c.Age.Minutes(), c.Events))
+	}
+	return strings.Join(lines, ", ")
+}
+
+func TestConditions(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	start := time.Date(2026, 3, 1, 1, 0, 0, 0, time.UTC)
+	add := func(minute int, kind event.Kind, session, spec string) {
+		exec(t, conn, `INSERT INTO events (kind, at, session, spec) VALUES ($1, $2, $3, $4)`, string(kind), start.Add(time.Duration(minute)*time.Minute), session, spec)
+	}
+	f := store.Filter{From: start, To: start.Add(30 * time.Minute), Limit: 10}
+	expect := func(when, timedOut, waiting, silent, failing string) {
+		t.Helper()
+		got := []string{told(s.TimedOut(t.Context(), f)), told(s.Waiting(t.Context(), f)), told(s.Silent(t.Context(), f)), told(s.Failing(t.Context(), f))}
+		if want := []string{timedOut, waiting, silent, failing}; !slices.Equal(got, want) {
+			t.Errorf("%s:\n%q, want\n%q", when, got, want)
+		}
+	}
+	add(-5, event.SpecStarted, "old", "lost")
+	add(-4, event.TimeoutTriggered, "old", "late")
+	expect("before the range", "", "", "", "")
+
+	add(1, event.SpecStarted, "night", "login")
+	add(2, event.SessionHeartbeat, "night", "login")
+	add(2, event.SessionHeartbeat, "other", "")
+	expect("a spec is open", "", "", "night/login 28m 1", "")
+
+	add(10, event.SpecStarted, "night", "search") // beside login
+	expect("a start is a sign of life", "", "", "night/search 20m 1", "")
+
+	add(11, event.TimeoutTriggered, "night", "login")
+	add(12, event.InterventionRequest, "night", "search")
+	add(13, event.SpecFailed, "night", "cart")
+	expect("all at once", "night/login 19m 1", "night/search 18m 1", "night/search 20m 1", "night/login 19m 2")
+
+	f.Sessions, f.Specs = []string{"night"}, []string{"cart"}
+	expect("one spec", "", "", "", "night/cart 17m 1")
+	f.Sessions = []string{"other"}
+	expect("another session", "", "", "", "")
+	f.Sessions, f.Specs = nil, nil
+
+	add(14, event.SpecStarted, "night", "login")
+	add(15, event.SpecCompleted, "night", "search")
+	expect("put right", "", "", "night/login 16m 1", "")
+	add(16, event.SpecCompleted, "night", "login")
+	expect("nothing is open", "", "", "", "")
+
+	// A range that ends ahead of the database's clock makes nothing older.
+	exec(t, conn, `INSERT INTO events (kind, session, spec) VALUES ('timeout_triggered', 'now', 'x')`)
+	now, err := s.TimedOut(t.Context(), store.Filter{From: time.Now().Add(-time.Minute), To: time.Now().Add(time.Hour), Limit: 1})
+	if err != nil || len(now) != 1 || now[0].Age > time.Minute {
+		t.Errorf("%+v, %v", now, err)
+	}
+}
+
+// What alert rules are told is what the summary shows.
+func TestConditionsAreThoseOfTheState(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	exec(t, conn, `INSERT INTO events (kind, at, session, spec)
+		SELECT (array['spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered', 'intervention_request', 'session_heartbeat'])[1 + (n * 7919 % 31) % 6],
+		       date_trunc('second', now()) - interval '1 second' * (n * 104729 % 50), 's' || n % 7, 'p' || n % 11 FROM generate_series(1, 200) n`)
+	st, err := s.State(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := store.Filter{From: st.At.Add(-time.Hour), To: st.At, Limit: event.MaxPage}
+	same := func(name string, read func(*store.Store, context.Context, store.Filter) ([]store.Condition, error), line func(store.Condition) string, want []string) {
+		t.Helper()
+		found, err := read(s, t.Context(), f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, c := range found {
+			got = append(got, line(c))
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if len(got) == 0 || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, the state has %q", name, got, want)
+		}
+	}
+	var timedOut, waiting, silent, failing []string
+	for _, w := range st.Waiting {
+		waiting = append(waiting, fmt.Sprint(w.Session, w.Spec, w.At))
+	}
+	youngest := map[string]time.Time{} // of a session's open specs
+	for _, o := range st.Running {     // oldest first
+		youngest[o.Session] = o.Since
+	}
+	for _, session := range st.Sessions {
+		timedOut = append(timedOut, slices.Repeat([]string{session.Session}, session.Specs.TimedOut)...)
+		if session.FailureStreak > 0 {
+			failing = append(failing, fmt.Sprint(session.Session, session.FailureStreak))
+		}
+		if since, open := youngest[session.Session]; open {
+			if session.LastHeartbeat.After(since) {
+				since = *session.LastHeartbeat
+			}
+			silent = append(silent, fmt.Sprint(session.Session, since))
+		}
+	}
+	same("timed out", (*store.Store).TimedOut, func(c store.Condition) string { return c.Session }, timedOut)
+	same("waiting", (*store.Store).Waiting, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Spec, c.Since) }, waiting)
+	same("silent", (*store.Store).Silent, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Since) }, silent)
+	same("failing", (*store.Store).Failing, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Events) }, failing)
+}
