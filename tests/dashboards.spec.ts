@@ -1,0 +1,79 @@
+// The dashboards of the plugin, in a real Grafana that nobody has clicked in.
+import { expect, test } from '@playwright/test';
+
+import { admin, grafana, noGrafana } from './doors';
+import { type Past, write } from './events';
+
+interface Panel {
+  title: string;
+  type: string;
+  description?: string;
+  panels?: Panel[];
+}
+
+test.describe('dashboards', () => {
+  test.skip(!grafana, noGrafana);
+  test.use({ baseURL: grafana, extraHTTPHeaders: admin, viewport: { width: 1400, height: 2600 } }); // panels out of sight are not loaded
+  test.setTimeout(180_000);
+
+  const session = 'a-session-whose-name-is-as-long-as-that-of-a-branch-with-ticket-2026-11-24';
+  test.beforeAll(async () => {
+    if (!grafana) {
+      return;
+    }
+    const ago = (minutes: number) => new Date(Date.now() - minutes * 60_000).toISOString();
+    const events: Past[] = [
+      { kind: 'spec_started', session, spec: 'tests', at: ago(30) },
+      { kind: 'spec_completed', session, spec: 'tests', at: ago(25) },
+      { kind: 'spec_started', session, spec: 'data', at: ago(24) },
+      { kind: 'timeout_triggered', session, spec: 'data', at: ago(20) },
+      { kind: 'spec_started', session, spec: 'data', at: ago(19) },
+      { kind: 'spec_failed', session, spec: 'data', at: ago(15), data: { exit_code: 1 } },
+      { kind: 'spec_started', session, spec: 'database', at: ago(3) },
+      { kind: 'intervention_request', session, spec: 'database', at: ago(2), data: { question: 'Which one?' } },
+    ];
+    for (let minute = 30; minute >= 0; minute--) {
+      events.push({ kind: 'session_heartbeat', session, at: ago(minute) });
+    }
+    await write(...events);
+  });
+
+  for (const uid of ['specwatch', 'specwatch-session', 'specwatch-health']) {
+    test(`${uid} is there, explained, and shows data in every panel`, async ({ page, request }) => {
+      const { dashboard } = (await (await request.get(`/api/dashboards/uid/${uid}`)).json()) as { dashboard: { liveNow: boolean; panels: Panel[] } };
+      expect(dashboard.liveNow).toBe(true);
+      for (const panel of dashboard.panels.flatMap((one) => [one, ...(one.panels ?? [])])) {
+        expect(panel.type === 'row' || panel.description, panel.title).toBeTruthy();
+      }
+      await page.goto(`/d/${uid}?from=now-1h&to=now&var-session=${session}`);
+      // A row that is closed is for those who have a Prometheus.
+      for (const { title } of dashboard.panels.filter((one) => one.type !== 'row')) {
+        const panel = page.getByTestId(`data-testid Panel header ${title}`);
+        await expect(panel).toBeVisible({ timeout: 60_000 });
+        const shown = () => panel.evaluate((all, name) => all.querySelectorAll('canvas').length + (all.textContent ?? '').replace(name, '').trim().length, title);
+        await expect.poll(shown, { message: title }).toBeGreaterThan(0);
+        await expect(panel).not.toContainText('No data');
+        await expect(panel.getByTestId('data-testid Panel status error')).toHaveCount(0);
+      }
+    });
+  }
+
+  test('the table of sessions shows a long name whole, and opens the session', async ({ page }) => {
+    await page.setViewportSize({ width: 1180, height: 2600 });
+    await page.goto(`/d/specwatch?var-session=${session}`);
+    const name = page.getByTestId('data-testid Panel header Sessions').getByRole('link', { name: session });
+    await expect(name).toBeVisible({ timeout: 60_000 });
+    // An ellipsis stands where the text is wider than its cell. Grafana draws
+    // the cell more than once, and one that is gone has no width.
+    const room = (link: Element) => {
+      const text = document.createRange();
+      text.selectNodeContents(link);
+      const { right, width } = text.getBoundingClientRect();
+      return width > 0 ? link.closest('[role="cell"]')!.getBoundingClientRect().right - right : -1;
+    };
+    await expect.poll(() => name.evaluate(room)).toBeGreaterThanOrEqual(0);
+    await name.click();
+    await expect(page).toHaveURL(new RegExp(`/d/specwatch-session.*var-session=${session}`));
+    await expect(page.getByTestId('data-testid Panel header Status').getByText('running')).toBeVisible({ timeout: 60_000 });
+  });
+});
