@@ -213,16 +213,19 @@ func testGrafana(ctx context.Context, url string, env map[string]string) (end fu
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
+	webhook, err := freePort() // where the test of alerts will listen
+	if err != nil {
+		return nil, err
+	}
 	settings, program, args, err := grafana(url, schema, data, port)
 	if err != nil {
 		return nil, err
 	}
+	settings = append(settings, "SPECWATCH_ALERT_WEBHOOK_URL=http://127.0.0.1:"+webhook+"/")
 	step("starting the Grafana of GRAFANA_HOME")
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), settings...)
@@ -253,8 +256,19 @@ func testGrafana(ctx context.Context, url string, env map[string]string) (end fu
 			return nil, ctx.Err()
 		}
 	}
-	env["SPECWATCH_TEST_GRAFANA"], env["SPECWATCH_TEST_GRAFANA_SCHEMA"] = address, schema
+	env["SPECWATCH_TEST_GRAFANA"], env["SPECWATCH_TEST_GRAFANA_SCHEMA"], env["SPECWATCH_TEST_WEBHOOK_PORT"] = address, schema, webhook
 	return end, nil
+}
+
+// freePort is a port of loopback that nobody listened on a moment ago.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
 }
 
 // chromium finds a browser, or installs the distribution's when it may.
