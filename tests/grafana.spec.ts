@@ -12,6 +12,7 @@ test.describe('in Grafana', () => {
   test.use({ baseURL: grafana, extraHTTPHeaders: admin });
   test.setTimeout(120_000);
 
+  const run = Date.now(); // what an earlier run wrote is still there
   const emit = (kind: string, spec: string, data = '{}') =>
     promisify(execFile)(executable, ['emit', kind, '--session', 'night', '--spec', spec, '--data', data], {
       env: { ...process.env, SPECWATCH_DATABASE_URL: process.env.SPECWATCH_TEST_DATABASE_URL, SPECWATCH_SCHEMA: process.env.SPECWATCH_TEST_GRAFANA_SCHEMA },
@@ -30,13 +31,13 @@ test.describe('in Grafana', () => {
     await page.goto('/d/specwatch');
     await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'live', { timeout: 90_000 });
     await expect(page.getByTestId('event-row').filter({ hasText: 'login' }).first()).toBeVisible();
-    await emit('spec_completed', 'seen-pushed');
-    await expect(page.getByTestId('event-row').filter({ hasText: 'seen-pushed' })).toBeVisible({ timeout: 5_000 });
+    await emit('spec_completed', `pushed-${run}`);
+    await expect(page.getByTestId('event-row').filter({ hasText: `pushed-${run}` })).toBeVisible({ timeout: 5_000 });
     await page.getByRole('radio', { name: 'Polling' }).check();
     await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'delayed');
-    await emit('spec_completed', 'seen-polled');
+    await emit('spec_completed', `polled-${run}`);
     await page.getByTestId('refresh').click();
-    await expect(page.getByTestId('event-row').filter({ hasText: 'seen-polled' })).toBeVisible();
+    await expect(page.getByTestId('event-row').filter({ hasText: `polled-${run}` })).toBeVisible();
   });
 
   test('the toggle moves the built-in panels, and the variable the toggle', async ({ page }) => {

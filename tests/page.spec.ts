@@ -82,6 +82,32 @@ test('a gateway that restarts is found again, and nothing is missing', async ({ 
   expect(await specs(page)).toEqual(['before', 'meanwhile', 'after']);
 });
 
+test('the keyboard moves the toggle, unfolds an event and leaves the dialog', async ({ page, gateway, table }) => {
+  await table.insert('spec_failed', 'night', 'login', { exit_code: 3 });
+  await page.goto(gateway.url);
+  await expect(badge(page)).toHaveAttribute('data-status', 'live');
+  await page.getByRole('radio', { name: 'Live' }).focus();
+  await page.keyboard.press('ArrowRight');
+  await expect(badge(page)).toHaveAttribute('data-status', 'delayed');
+  await rows(page).getByRole('button').first().focus();
+  await page.keyboard.press('Enter');
+  await expect(rows(page).locator('pre')).toContainText('"exit_code": 3');
+  await page.getByRole('button', { name: 'Settings' }).focus();
+  await page.keyboard.press('Enter');
+  await expect(page.getByRole('dialog')).toBeVisible();
+  await page.keyboard.press('Escape');
+  await expect(page.getByRole('dialog')).toBeHidden();
+});
+
+test('Live pulses, unless the person wants less motion', async ({ page, gateway }) => {
+  const pulse = () => badge(page).evaluate((word) => getComputedStyle(word.previousElementSibling!).animationName);
+  await page.goto(gateway.url);
+  await expect(badge(page)).toHaveAttribute('data-status', 'live');
+  expect(await pulse()).not.toBe('none');
+  await page.emulateMedia({ reducedMotion: 'reduce' });
+  expect(await pulse()).toBe('none');
+});
+
 test('settings are kept, and Cancel keeps the old ones', async ({ page, gateway }) => {
   await page.goto(gateway.url);
   const settings = page.getByRole('button', { name: 'Settings' });

@@ -42,7 +42,8 @@ export function tracksOf(events: readonly SpecEvent[], state: State): Track[] {
       t.asked.push(at);
     } else if (event.kind === 'spec_started') {
       if (current?.to === null) {
-        current.to = at; // started again before it ended
+        current.to = at;
+        current.outcome = 'abandoned'; // started again before it ended
       }
       t.attempts.push({ from: at, to: null, outcome: 'running' });
     } else if (current?.to === null) {

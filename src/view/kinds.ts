@@ -13,7 +13,7 @@ export const kindNames: Record<Kind, string> = {
   session_heartbeat: 'heartbeat',
 };
 
-export type Outcome = 'running' | 'completed' | 'failed' | 'timed out';
+export type Outcome = 'running' | 'completed' | 'failed' | 'timed out' | 'abandoned';
 
 // What ends a spec, and how the spec is called then.
 export const ends: Partial<Record<Kind, Outcome>> = { spec_completed: 'completed', spec_failed: 'failed', timeout_triggered: 'timed out' };
@@ -26,6 +26,6 @@ export function palette(theme: GrafanaTheme2) {
   const kinds: Record<Kind, string> = {
     spec_started: running, spec_completed: completed, spec_failed: failed, timeout_triggered: timedOut, intervention_request: asked, session_heartbeat: idle,
   };
-  const outcomes: Record<Outcome, string> = { running, completed, failed, 'timed out': timedOut };
+  const outcomes: Record<Outcome, string> = { running, completed, failed, 'timed out': timedOut, abandoned: idle };
   return { kinds, outcomes, asked, idle };
 }

@@ -60,7 +60,7 @@ describe('timeline', () => {
       .toEqual([['b', '6-7 completed'], ['a', '0-2 failed', '3-5 timed out']]);
   });
   it('ends an attempt that was begun again', () => {
-    expect(attempts(told('0 spec_started s a', '2 spec_started s a'))).toEqual([['a', '0-2 running', '2- running']]);
+    expect(attempts(told('0 spec_started s a', '2 spec_started s a'))).toEqual([['a', '0-2 abandoned', '2- running']]);
   });
   it('knows open specs that began before the events it holds', () => {
     const running = [{ session: 's', spec: 'old', since: at(-60) }];
