@@ -82,6 +82,48 @@ test('a gateway that restarts is found again, and nothing is missing', async ({ 
   expect(await specs(page)).toEqual(['before', 'meanwhile', 'after']);
 });
 
+test('another history of the database is told, and what it holds is shown', async ({ page, gateway, table }) => {
+  await gateway.emit('before');
+  await page.goto(gateway.url);
+  await expect(badge(page)).toHaveAttribute('data-status', 'live');
+  await expect(rows(page)).toHaveCount(1);
+  await table.restore();
+  await gateway.emit('after');
+  await expect(page.getByText('The view began afresh')).toBeVisible({ timeout: 30_000 });
+  await expect(badge(page)).toHaveAttribute('data-status', 'live');
+  await expect(rows(page)).toHaveCount(2);
+  await page.getByRole('button', { name: 'OK' }).click();
+  await expect(page.getByTestId('note')).toHaveCount(0);
+});
+
+test('ages follow the clock of the database, and a wrong one here is told', async ({ page, gateway, table }) => {
+  await page.addInitScript(() => {
+    const now = Date.now;
+    Date.now = () => now() - 600_000;
+  });
+  await table.insert('spec_started', 'night', 'login');
+  await table.insert('session_heartbeat', 'night', '');
+  await page.goto(gateway.url);
+  await expect(page.getByTestId('note')).toContainText('clock is 10 min behind the database’s');
+  await expect(page.getByTestId('glance')).toHaveText(/^Awake, working on login, for \d+ s$/);
+  await expect(page.getByTestId('last-update')).toContainText('Just now');
+});
+
+test('a stream that is refused falls back at once; polling needs none', async ({ page, gateway }) => {
+  await page.addInitScript(() => {
+    window.WebSocket = class extends WebSocket {
+      constructor() {
+        super('ws://127.0.0.1:9/');
+      }
+    };
+  });
+  await page.goto(gateway.url);
+  await expect(badge(page)).toHaveText('Delayed mode (polling every 10s)');
+  await gateway.emit('polled');
+  await page.getByTestId('refresh').click();
+  await expect(rows(page)).toHaveCount(1);
+});
+
 test('the keyboard moves the toggle, unfolds an event and leaves the dialog', async ({ page, gateway, table }) => {
   await table.insert('spec_failed', 'night', 'login', { exit_code: 3 });
   await page.goto(gateway.url);
