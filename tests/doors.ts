@@ -4,6 +4,7 @@ import { type Page, test as base } from '@playwright/test';
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 
+import { database } from './events';
 import { test } from './fixtures';
 import { type Gateway, executable } from './gateway';
 import type { Link, Network } from './link';
@@ -41,10 +42,8 @@ export async function pageDoor(gateway: Gateway, table: Table, network: Network)
 }
 
 export async function grafanaDoor(network: Network): Promise<Door> {
-  const schema = process.env.SPECWATCH_TEST_GRAFANA_SCHEMA!;
   const link = await network.link(new URL(grafana!).host);
-  const table = await Table.open(schema);
-  const env = { ...process.env, SPECWATCH_DATABASE_URL: process.env.SPECWATCH_TEST_DATABASE_URL, SPECWATCH_SCHEMA: schema };
+  const table = await Table.open(database.SPECWATCH_SCHEMA!);
   return {
     link,
     table,
@@ -53,7 +52,7 @@ export async function grafanaDoor(network: Network): Promise<Door> {
       await page.setExtraHTTPHeaders(admin);
       await page.goto(`http://${link.address}/d/specwatch?viewPanel=1`);
     },
-    specwatch: async (...args) => void (await promisify(execFile)(executable, args, { env })),
+    specwatch: async (...args) => void (await promisify(execFile)(executable, args, { env: { ...process.env, ...database } })),
     // Nobody restarts the Grafana that all tests share; to the browser a cut
     // is the same.
     restart: async () => {

@@ -1,11 +1,8 @@
 // In a real Grafana; `go tool mage test` starts it where GRAFANA_HOME is set.
-import { execFile } from 'node:child_process';
-import { promisify } from 'node:util';
-
 import { complaints } from './axe';
 import { admin, grafana, noGrafana } from './doors';
+import { write } from './events';
 import { expect, test } from './fixtures';
-import { executable } from './gateway';
 
 test.describe('in Grafana', () => {
   test.skip(!grafana, noGrafana);
@@ -13,10 +10,7 @@ test.describe('in Grafana', () => {
   test.setTimeout(120_000);
 
   const run = Date.now(); // what an earlier run wrote is still there
-  const emit = (kind: string, spec: string, data = '{}') =>
-    promisify(execFile)(executable, ['emit', kind, '--session', 'night', '--spec', spec, '--data', data], {
-      env: { ...process.env, SPECWATCH_DATABASE_URL: process.env.SPECWATCH_TEST_DATABASE_URL, SPECWATCH_SCHEMA: process.env.SPECWATCH_TEST_GRAFANA_SCHEMA },
-    });
+  const emit = (kind: string, spec: string, data = {}) => write({ kind, session: 'night', spec, data });
 
   test('the data source passes Save & test', async ({ page }) => {
     await page.goto('/connections/datasources/edit/specwatch');
@@ -26,8 +20,8 @@ test.describe('in Grafana', () => {
 
   test('the dashboard shows data, and its panel an event that is pushed', async ({ page }) => {
     await emit('spec_started', 'login');
-    await emit('intervention_request', 'login', '{"question":"Which port?"}');
-    await emit('spec_failed', 'login', '{"exit_code":1}');
+    await emit('intervention_request', 'login', { question: 'Which port?' });
+    await emit('spec_failed', 'login', { exit_code: 1 });
     await page.goto('/d/specwatch');
     await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'live', { timeout: 90_000 });
     await expect(page.getByTestId('event-row').filter({ hasText: 'login' }).first()).toBeVisible();
