@@ -26,6 +26,18 @@ export const admin = { Authorization: `Basic ${Buffer.from('admin:admin').toStri
 const remember = (page: Page, settings: object) =>
   page.addInitScript((text) => localStorage.setItem('specwatch.settings', text), JSON.stringify({ pollingInterval: 5, ...settings }));
 
+// refuseStreams is what some proxies do: requests are answered, WebSockets are
+// not.
+export async function refuseStreams(page: Page): Promise<void> {
+  await page.addInitScript(() => {
+    window.WebSocket = class extends WebSocket {
+      constructor() {
+        super('ws://127.0.0.1:9/');
+      }
+    };
+  });
+}
+
 export async function pageDoor(gateway: Gateway, table: Table, network: Network): Promise<Door> {
   const link = await network.link(gateway.address);
   return {

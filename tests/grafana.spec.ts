@@ -1,6 +1,6 @@
 // In a real Grafana; `go tool mage test` starts it where GRAFANA_HOME is set.
 import { complaints } from './axe';
-import { admin, grafana, noGrafana } from './doors';
+import { admin, grafana, noGrafana, refuseStreams } from './doors';
 import { write } from './events';
 import { expect, test } from './fixtures';
 
@@ -58,6 +58,17 @@ test.describe('in Grafana', () => {
     await page.getByRole('checkbox', { name: 'Live' }).click({ timeout: 10_000 });
     await expect(badge).toHaveAttribute('data-status', 'live');
     await expect(page.getByRole('radio', { name: 'Live' })).toBeChecked();
+  });
+
+  test('without Grafana Live all falls back to polling, and the choice stays the person’s', async ({ page }) => {
+    await refuseStreams(page);
+    await page.setViewportSize({ width: 1400, height: 2600 });
+    await page.goto('/d/specwatch');
+    await expect(page.getByRole('status').first()).toHaveText('Delayed mode (polling every 10s)', { timeout: 90_000 });
+    await emit('spec_completed', `without-live-${run}`);
+    await expect(page.getByTestId('event-row').filter({ hasText: `without-live-${run}` })).toBeVisible({ timeout: 20_000 });
+    await expect(page.getByText(`spec_completed without-live-${run}`).first()).toBeVisible({ timeout: 30_000 }); // in the logs panel
+    await expect(page).toHaveURL(/var-specwatch_mode=websocket/);
   });
 
   for (const theme of ['light', 'dark']) {

@@ -1,6 +1,7 @@
 import type { Page } from '@playwright/test';
 
 import { complaints } from './axe';
+import { refuseStreams } from './doors';
 import { expect, test } from './fixtures';
 import { Gateway } from './gateway';
 
@@ -110,13 +111,7 @@ test('ages follow the clock of the database, and a wrong one here is told', asyn
 });
 
 test('a stream that is refused falls back at once; polling needs none', async ({ page, gateway }) => {
-  await page.addInitScript(() => {
-    window.WebSocket = class extends WebSocket {
-      constructor() {
-        super('ws://127.0.0.1:9/');
-      }
-    };
-  });
+  await refuseStreams(page);
   await page.goto(gateway.url);
   await expect(badge(page)).toHaveText('Delayed mode (polling every 10s)');
   await gateway.emit('polled');

@@ -95,8 +95,8 @@ atEachDoor('a bad link: falls back, offers to return, and leaves it to the perso
   await expect(badge(page)).toHaveText('Delayed mode (polling every 5s)', { timeout: 40_000 });
   await expect(row(page, 'in-the-tunnel')).toBeVisible();
   await expect(page.getByText('Switch back to real-time?')).toBeVisible({ timeout: 60_000 });
-  await door.table.insert('spec_started', 'train', 'polled');
-  await expect(row(page, 'polled')).toBeVisible(); // by a poll: nothing switched by itself
+  await door.table.insert('spec_started', 'train', 'polled-on-the-train');
+  await expect(row(page, 'polled-on-the-train')).toBeVisible(); // by a poll: nothing switched by itself
   await expect(page.getByText('Switch back to real-time?')).toBeVisible();
   await door.link.slow(200);
   await page.getByRole('button', { name: 'Switch back' }).click();

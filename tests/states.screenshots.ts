@@ -3,7 +3,7 @@
 import type { Page } from '@playwright/test';
 import path from 'node:path';
 
-import { type Door, pageDoor } from './doors';
+import { type Door, pageDoor, refuseStreams } from './doors';
 import { expect, test } from './fixtures';
 
 const folder = 'docs/img/connection';
@@ -38,14 +38,7 @@ const states: Record<string, State> = {
   },
   fallback: {
     reach: async (page) => {
-      // What answers a request and refuses a stream, as some proxies do.
-      await page.addInitScript(() => {
-        window.WebSocket = class extends WebSocket {
-          constructor() {
-            super('ws://127.0.0.1:9/');
-          }
-        };
-      });
+      await refuseStreams(page);
       await page.reload();
       await expect(page.getByText('Delayed mode (polling every 5s)')).toBeVisible({ timeout: 40_000 });
     },

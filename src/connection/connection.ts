@@ -19,6 +19,7 @@ export interface View {
   phase: Phase;
   badge: Badge;
   mode: Mode; // in effect
+  chosen: Mode; // by the person; a fallback does not change it
   fallback: boolean; // polling, because live was lost
   couldBeLive: boolean; // live was lost and would work again
   switching: boolean; // the chosen mode has not delivered yet
@@ -468,7 +469,7 @@ export class Connection {
     const f = this.facts;
     return {
       ...(this.frozen ?? this.held()),
-      phase: f.phase, badge: phases[f.phase].badge, mode: modeOf(f), fallback: fellBack(f), couldBeLive: f.phase === 'offer',
+      phase: f.phase, badge: phases[f.phase].badge, mode: modeOf(f), chosen: f.mode, fallback: fellBack(f), couldBeLive: f.phase === 'offer',
       switching: f.switching, refreshing: this.refreshing > 0, pending: f.pending, updatedAt: f.updatedAt, skew: f.skew, hint: f.hint,
       restarted: f.restarted, signIn: f.phase === 'refused', error: f.error, settings: f.settings,
     };

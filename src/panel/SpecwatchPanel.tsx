@@ -48,7 +48,8 @@ export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
 }
 
 // useDashboard keeps the dashboard's variable and the panel's toggle in step:
-// whichever the person moves, the other follows.
+// whichever the person moves, the other follows. A fallback is no choice and
+// moves nothing: the built-in panels' own connection falls back by itself.
 function useDashboard(connection: Connection | null, drive: boolean): void {
   const asked = useRef<DashboardMode | null>(null); // of the dashboard, which has not followed yet
   useEffect(() => {
@@ -59,7 +60,7 @@ function useDashboard(connection: Connection | null, drive: boolean): void {
     let refreshing = false;
     const follow = () => {
       const view = connection.snapshot();
-      const mode = dashboardModeOf(view.mode, view.settings);
+      const mode = dashboardModeOf(view.chosen, view.settings);
       const now = `${mode} ${view.settings.pollingInterval}`;
       if (now !== last) {
         last = now;
@@ -80,10 +81,10 @@ function useDashboard(connection: Connection | null, drive: boolean): void {
     if (!connection || !drive || variable === undefined) {
       return;
     }
-    const { mode, settings } = connection.snapshot();
+    const { chosen, settings } = connection.snapshot();
     if (asked.current !== null) {
       asked.current = variable === asked.current ? null : asked.current;
-    } else if (variable !== dashboardModeOf(mode, settings)) {
+    } else if (variable !== dashboardModeOf(chosen, settings)) {
       connection.configure({ ...settings, manualRefreshOnly: variable === 'manual' });
       if (variable !== 'manual') {
         connection.choose(variable);
