@@ -2,7 +2,7 @@ import {
   type AnnotationQuery, type DataQueryRequest, type DataQueryResponse, type DataSourceInstanceSettings, LoadingState, type MetricFindValue, type ScopedVars, dateMath,
 } from '@grafana/data';
 import { DataSourceWithBackend, getGrafanaLiveSrv, getTemplateSrv } from '@grafana/runtime';
-import { type Observable, map, merge } from 'rxjs';
+import { type Observable, map, startWith } from 'rxjs';
 
 import { limits } from '../contract.gen';
 import { askAgain, changes, refreshes } from './live';
@@ -41,7 +41,7 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
     }
     const key = `specwatch-${request.panelId ?? request.app}`;
     let last: DataQueryResponse | undefined;
-    return merge(super.query(request), askAgain(hints, () => super.query(atNow(request)))).pipe(
+    return askAgain(hints.pipe(startWith(null)), () => super.query(atNow(request))).pipe(
       map((response) => {
         if (response.error && last) {
           return { ...last, key, error: response.error, errors: response.errors, state: LoadingState.Error };
