@@ -172,24 +172,23 @@ func Bench(ctx context.Context) error {
 		if err := sh.RunWithV(map[string]string{testDatabase: url}, "go", "test", "-run", "^$", "-bench", ".", "./..."); err != nil {
 			return err
 		}
-		env, err := browserEnv(url)
-		if err != nil {
-			return err
-		}
-		return playwright(env, "bench", "--reporter=line")
+		return inBrowser(url, "bench", "--reporter=line")
 	})
 }
 
 // Screenshots takes the pictures of docs/connection.md anew.
 func Screenshots(ctx context.Context) error {
 	mg.Deps(Build)
-	return withPostgreSQL(ctx, func(url string) error {
-		env, err := browserEnv(url)
-		if err != nil {
-			return err
-		}
-		return playwright(env, "screenshots", "--reporter=list")
-	})
+	return withPostgreSQL(ctx, func(url string) error { return inBrowser(url, "screenshots", "--reporter=list") })
+}
+
+// inBrowser runs a project of playwright.config.ts that needs no Grafana.
+func inBrowser(url, project string, args ...string) error {
+	env, err := browserEnv(url)
+	if err != nil {
+		return err
+	}
+	return playwright(env, project, args...)
 }
 
 // Grafana starts the Grafana that GRAFANA_HOME names, with this plugin, its

@@ -16,7 +16,6 @@ import { Aborted, Expired, type Opened, SignInNeeded, type Transport } from './t
 export interface View {
   events: readonly SpecEvent[];
   state: State | null;
-  phase: Phase;
   badge: Badge;
   mode: Mode; // in effect
   chosen: Mode; // by the person; a fallback does not change it
@@ -265,14 +264,24 @@ export class Connection {
 
   // --- live
 
-  private join(): void {
+  // dial opens a stream. Once it is hung up, it is not heard any more.
+  private dial(on: { opened(line: Line, opened: Opened): void; batch(line: Line, batch: Batch): void; closed(reason: Error): void }): void {
+    this.hangUp();
     const line: Line = { held: null, end: () => undefined };
     const mine = () => this.line === line;
     this.line = line;
     line.end = this.transport.live(this.cursor, {
-      opened: (opened) => mine() && this.opened(line, opened),
-      batch: (batch) => mine() && this.receive(line, batch),
-      closed: (reason) => mine() && this.closed(reason),
+      opened: (opened) => mine() && on.opened(line, opened),
+      batch: (batch) => mine() && on.batch(line, batch),
+      closed: (reason) => mine() && on.closed(reason),
+    });
+  }
+
+  private join(): void {
+    this.dial({
+      opened: (line, opened) => this.opened(line, opened),
+      batch: (line, batch) => this.receive(line, batch),
+      closed: (reason) => this.closed(reason),
     });
   }
 
@@ -281,15 +290,17 @@ export class Connection {
       this.forget();
     }
     line.at = opened.cursor;
-    const fresh = this.cursor === undefined;
-    if (opened.complete && !fresh) {
+    const { state } = opened;
+    // A view that begins wants more of the past than the stream brings.
+    const filled = opened.complete && state !== undefined && this.cursor !== undefined;
+    if (filled) {
       this.cursor = opened.cursor;
     }
     this.tell({ type: 'opened' });
-    if (opened.complete && opened.state) {
-      this.take(opened.events ?? [], opened.state);
+    if (opened.complete && state) {
+      this.take(opened.events ?? [], state);
     }
-    if (opened.complete && !fresh && opened.state) {
+    if (filled) {
       this.tell({ type: 'filled' });
     } else {
       void this.fill(line);
@@ -376,24 +387,16 @@ export class Connection {
 
   // probe opens a stream to see whether it works, and closes it.
   private probe(): void {
-    this.hangUp();
-    const line: Line = { held: null, end: () => undefined };
-    const mine = () => this.line === line;
-    this.line = line;
-    line.end = this.transport.live(this.cursor, {
+    this.dial({
       opened: () => {
-        if (mine()) {
-          this.hangUp();
-          this.tell({ type: 'probed' });
-        }
+        this.hangUp();
+        this.tell({ type: 'probed' });
       },
       batch: () => undefined,
       closed: () => {
-        if (mine()) {
-          this.hangUp();
-          this.failures.stream++;
-          this.probeIn(this.backoff('stream'));
-        }
+        this.hangUp();
+        this.failures.stream++;
+        this.probeIn(this.backoff('stream'));
       },
     });
   }
@@ -469,7 +472,7 @@ export class Connection {
     const f = this.facts;
     return {
       ...(this.frozen ?? this.held()),
-      phase: f.phase, badge: phases[f.phase].badge, mode: modeOf(f), chosen: f.mode, fallback: fellBack(f), couldBeLive: f.phase === 'offer',
+      badge: phases[f.phase].badge, mode: modeOf(f), chosen: f.mode, fallback: fellBack(f), couldBeLive: f.phase === 'offer',
       switching: f.switching, refreshing: this.refreshing > 0, pending: f.pending, updatedAt: f.updatedAt, skew: f.skew, hint: f.hint,
       restarted: f.restarted, signIn: f.phase === 'refused', error: f.error, settings: f.settings,
     };
