@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/grafana/grafana-plugin-sdk-go/build"
 	"github.com/magefile/mage/mg"
 	"github.com/magefile/mage/sh"
 	"github.com/magefile/mage/target"
@@ -26,6 +28,8 @@ import (
 const (
 	work        = ".specwatch" // what the commands leave behind; not in git
 	databaseURL = "SPECWATCH_DATABASE_URL"
+
+	orphanEvery = 500 * time.Millisecond // between two looks at who the parent is
 )
 
 func binary(path string) string {
@@ -58,8 +62,18 @@ func foreground(program string, env []string, args ...string) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
+	// Mage passes SIGTERM on to nobody: it ends, and leaves this process
+	// behind with another parent.
+	parent := os.Getppid()
+	look := time.NewTicker(orphanEvery)
+	defer look.Stop()
 	for {
 		select {
+		case <-look.C:
+			if now := os.Getppid(); now != parent {
+				parent = now
+				cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it has ended already
+			}
 		case s := <-signals:
 			if s == syscall.SIGTERM {
 				cmd.Process.Signal(s) //nolint:errcheck // it has ended already
@@ -93,7 +107,7 @@ func frontend() error {
 	// Webpack leaves files alone that would not change, so their times tell
 	// nothing; a file of our own tells when it last ran.
 	built := filepath.Join(work, "frontend-built")
-	newer, err := target.Dir(built, "src", "plugin.json", "package-lock.json", "webpack.config.js")
+	newer, err := target.Dir(built, "src", "plugin.json", "package-lock.json", "CHANGELOG.md", "LICENSE", ".config/webpack/webpack.config.ts")
 	if err != nil {
 		return err
 	}
@@ -105,8 +119,7 @@ func frontend() error {
 	if !newer {
 		return nil
 	}
-	step("building panel, data source and page (webpack)")
-	if err := sh.RunV("npm", "run", "--silent", "build"); err != nil {
+	if err := webpack(nil); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(work, 0o755); err != nil {
@@ -115,65 +128,93 @@ func frontend() error {
 	return os.WriteFile(built, nil, 0o644)
 }
 
+func webpack(env map[string]string) error {
+	step("building panel, data source and page (webpack)")
+	return sh.RunWithV(env, "npm", "run", "--silent", "build")
+}
+
 func backend() error {
 	step("building bin/specwatch and the plugin's backend (go build)")
-	if err := sh.RunV("go", "build", "-o", binary("bin/specwatch"), "./pkg/cmd/specwatch"); err != nil {
+	r, err := thisRelease()
+	if err != nil {
 		return err
 	}
-	return plugin(runtime.GOOS, runtime.GOARCH)
+	if err := r.gateway(runtime.GOOS, runtime.GOARCH, binary("bin/specwatch")); err != nil {
+		return err
+	}
+	return r.plugin(runtime.GOOS, runtime.GOARCH)
 }
 
 // plugin builds the backend where the data source's plugin.json looks for it.
-func plugin(system, cpu string) error {
-	out := filepath.Join("dist", "gpx_specwatch_"+system+"_"+cpu)
-	if system == "windows" {
-		out += ".exe"
+func (r release) plugin(system, cpu string) error {
+	err := build.SetBeforeBuildCallback(func(c build.Config) (build.Config, error) {
+		c.PluginJSONPath = "dist" // where webpack has put it, and the data source's below
+		c.CustomVars = r.variables()
+		info, err := json.Marshal(build.Info{Time: r.at.UnixMilli(), PluginID: pluginID, Version: r.version})
+		if err != nil {
+			return c, err
+		}
+		// The SDK would name the time of building.
+		c.CustomVars["github.com/grafana/grafana-plugin-sdk-go/build/buildinfo.buildInfoJSON"] = string(info)
+		if c.Env != nil {
+			c.Env["GOFLAGS"] = reproducible
+		}
+		return c, nil
+	})
+	if err != nil {
+		return err
 	}
-	env := map[string]string{"GOOS": system, "GOARCH": cpu, "CGO_ENABLED": "0"}
-	return sh.RunWithV(env, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "./pkg")
+	return build.Build{}.Custom(system, cpu)
 }
 
 // BuildAll makes dist/ with the backend for every platform of Grafana.
 func BuildAll() error {
 	mg.Deps(Build)
-	for _, platform := range []string{"linux/amd64", "linux/arm64", "darwin/amd64", "darwin/arm64", "windows/amd64"} {
-		step("building the backend for %s", platform)
-		system, cpu, _ := strings.Cut(platform, "/")
-		if err := plugin(system, cpu); err != nil {
-			return err
-		}
+	r, err := thisRelease()
+	if err != nil {
+		return err
 	}
-	return nil
+	return r.plugins()
 }
 
 // Generate writes what follows from the Go definitions.
 func Generate() error { return sh.RunV("go", "generate", "./...") }
 
-// Lint checks the form of Go and TypeScript.
-func Lint() error {
-	mg.Deps(dependencies)
-	unformatted, err := sh.Output("gofmt", "-l", "pkg", "Magefile.go", "magefile_tests.go", "magefile_grafana.go")
+// Bench measures what docs/scale.md promises, each figure against a reference
+// in the same run, and prints the table. SPECWATCH_BENCH_ROWS, _CLIENTS, _ROUNDS,
+// _SPAN, _ONLY and _PROFILES scale it, SPECWATCH_BENCH_CENTRIFUGO names an executable of
+// Centrifugo to compare with, and SPECWATCH_BENCH_INTO a document that gets the table.
+func Bench() error {
+	r, err := thisRelease()
 	if err != nil {
 		return err
 	}
-	if unformatted != "" {
-		return fmt.Errorf("gofmt would change:\n%s", unformatted)
-	}
-	if err := sh.RunV("go", "vet", "./..."); err != nil {
+	program, specwatch := binary(filepath.Join(work, "bench")), binary(filepath.Join(work, "bench-specwatch"))
+	if err := sh.RunV("go", "build", "-o", program, "./pkg/bench/run"); err != nil {
 		return err
 	}
-	return sh.RunV("npm", "run", "--silent", "typecheck")
+	// The page is not measured, so it need not be built.
+	if err := r.gateway(runtime.GOOS, runtime.GOARCH, specwatch); err != nil {
+		return err
+	}
+	args := []string{"-specwatch", specwatch, "-postgresql", os.Getenv(version)}
+	for _, flag := range []string{"rows", "clients", "rounds", "span", "only", "profiles", "centrifugo", "into"} {
+		if value := os.Getenv("SPECWATCH_BENCH_" + strings.ToUpper(flag)); value != "" {
+			args = append(args, "-"+flag, value)
+		}
+	}
+	return foreground(program, nil, args...)
 }
 
-// Bench runs the benchmarks. Their figures are ratios within one run.
-func Bench(ctx context.Context) error {
+// BenchGo runs the Go benchmarks, with what they allocate.
+func BenchGo() error {
+	return sh.RunV("go", "test", "-run", "^$", "-bench", ".", "-benchmem", "./pkg/cursor", "./pkg/state", "./pkg/feed", "./pkg/gateway")
+}
+
+// BenchBrowser measures a burst of events in the page, in a real browser.
+func BenchBrowser(ctx context.Context) error {
 	mg.Deps(Build)
-	return withPostgreSQL(ctx, func(url string) error {
-		if err := sh.RunWithV(map[string]string{testDatabase: url}, "go", "test", "-run", "^$", "-bench", ".", "./..."); err != nil {
-			return err
-		}
-		return inBrowser(url, "bench", "--reporter=line")
-	})
+	return withPostgreSQL(ctx, func(url string) error { return inBrowser(url, "bench", "--reporter=line") })
 }
 
 // Screenshots takes the pictures of docs/connection.md anew.

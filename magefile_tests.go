@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/magefile/mage/mg"
@@ -24,6 +25,9 @@ import (
 
 // testDatabase names the PostgreSQL server that tests share.
 const testDatabase = "SPECWATCH_TEST_DATABASE_URL"
+
+// version names the PostgreSQL version of the servers that are started.
+const version = "SPECWATCH_POSTGRES_VERSION"
 
 // tally counts tests across the tools that run them.
 type tally struct{ passed, failed, skipped int }
@@ -54,6 +58,7 @@ func Test(ctx context.Context) error {
 			failures = append(failures, fmt.Errorf("%s: %w", name, err))
 		}
 	}
+	run("known faults of dependencies", func() (tally, error) { return tally{}, Audit(ctx) })
 	run("TypeScript (vitest)", func() (tally, error) { return vitest(reports) })
 	err := withPostgreSQL(ctx, func(url string) error {
 		run("Go (race detector on)", func() (tally, error) { return goTests(reports, url) })
@@ -73,10 +78,52 @@ func Test(ctx context.Context) error {
 	return nil
 }
 
+// Versions runs the tests of what speaks to PostgreSQL (store, feed, migration)
+// on every version that Specwatch promises, each installed when it is missing, or
+// on those of SPECWATCH_POSTGRES_VERSION, such as "13,18".
+func Versions(ctx context.Context) error {
+	versions := embedded.Versions()
+	if named := os.Getenv(version); named != "" {
+		versions = strings.Split(named, ",")
+	}
+	var failures []error
+	for _, v := range versions {
+		step("PostgreSQL %s", v)
+		if err := os.Setenv(version, v); err != nil { // for the server, and for those that tests start
+			return err
+		}
+		err := withPostgreSQL(ctx, func(url string) error {
+			return sh.RunWithV(map[string]string{testDatabase: url}, "go", "test", "-timeout", "15m", "./pkg/embedded", "./pkg/store", "./pkg/feed")
+		})
+		if err != nil {
+			failures = append(failures, fmt.Errorf("PostgreSQL %s: %w", v, err))
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// Chaos makes every kind of fault a hundred times (or as SPECWATCH_CHAOS_ROUNDS
+// says), in an order that follows from a printed seed (or SPECWATCH_CHAOS_SEED),
+// on the PostgreSQL of SPECWATCH_POSTGRES_VERSION, compares what every client was
+// given with the table, and writes the result into docs/faults.md.
+func Chaos() error {
+	program := binary(filepath.Join(work, "chaos"))
+	if err := sh.RunV("go", "build", "-o", program, "./pkg/chaos/run"); err != nil {
+		return err
+	}
+	args := []string{"-into", "docs/faults.md", "-postgresql", os.Getenv(version)}
+	for flag, variable := range map[string]string{"-rounds": "SPECWATCH_CHAOS_ROUNDS", "-seed": "SPECWATCH_CHAOS_SEED"} {
+		if value := os.Getenv(variable); value != "" {
+			args = append(args, flag, value)
+		}
+	}
+	return foreground(program, nil, args...)
+}
+
 // withPostgreSQL lends a server for tests. fsync is off: a test's data need
 // not survive the machine.
 func withPostgreSQL(ctx context.Context, f func(url string) error) error {
-	if url := os.Getenv(testDatabase); url != "" {
+	if url := os.Getenv(testDatabase); url != "" && os.Getenv(version) == "" {
 		return f(url)
 	}
 	folder, err := os.MkdirTemp("", "specwatch-test-")
@@ -103,10 +150,10 @@ func goTests(reports, url string) (tally, error) {
 	case err != nil:
 		fmt.Println("Prometheus could not be installed, so its tests are skipped:", err)
 	case path == "":
-		fmt.Println("Prometheus is not installed, so its tests are skipped")
+		fmt.Println("Prometheus is not installed, so its tests are skipped; CI=true lets this command install the distribution's package")
 	}
 	report := filepath.Join(reports, "go.json")
-	err := sh.RunWithV(map[string]string{testDatabase: url}, "go", "tool", "gotestsum", "--format", "pkgname-and-test-fails", "--format-hide-empty-pkg",
+	err := sh.RunWithV(map[string]string{testDatabase: url}, "go", "tool", tools, "gotestsum", "--format", "pkgname-and-test-fails", "--format-hide-empty-pkg",
 		"--jsonfile", report, "--", "-race", "-timeout", "15m", "./...")
 	file, openErr := os.Open(report)
 	if openErr != nil {
@@ -193,7 +240,7 @@ func browserEnv(url string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := sh.RunV("go", "build", "-o", toxiproxy, "github.com/Shopify/toxiproxy/v2/cmd/server"); err != nil {
+	if err := sh.RunV("go", "-C", "tools", "build", "-o", toxiproxy, "github.com/Shopify/toxiproxy/v2/cmd/server"); err != nil {
 		return nil, err
 	}
 	return map[string]string{
@@ -225,7 +272,7 @@ func testGrafana(ctx context.Context, url string, env map[string]string) (end fu
 	if err != nil {
 		return nil, err
 	}
-	settings = append(settings, "SPECWATCH_ALERT_WEBHOOK_URL=http://127.0.0.1:"+webhook+"/")
+	settings = append(settings, "SPECWATCH_ALERT_WEBHOOK_URL=http://127.0.0.1:"+webhook+"/", "GF_AUTH_ANONYMOUS_ENABLED=true")
 	step("starting the Grafana of GRAFANA_HOME")
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), settings...)
@@ -271,7 +318,7 @@ func freePort() (string, error) {
 	return port, err
 }
 
-// chromium finds a browser, or installs the distribution's when it may.
+// chromium finds a browser, or installs the distribution's where it may.
 func chromium() (string, error) {
 	if named := os.Getenv("SPECWATCH_CHROMIUM"); named != "" {
 		return named, nil
@@ -279,7 +326,7 @@ func chromium() (string, error) {
 	path, err := installed("chromium", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "msedge",
 		"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", `C:\Program Files\Google\Chrome\Application\chrome.exe`)
 	if err == nil && path == "" {
-		err = errors.New("no browser found: install Chromium or Chrome, or set SPECWATCH_CHROMIUM to its executable")
+		err = errors.New("no browser found: install Chromium or Chrome, or set SPECWATCH_CHROMIUM to its executable, or CI=true to let this command install the distribution's package")
 	}
 	if err == nil {
 		fmt.Println("browser:", path)
@@ -288,7 +335,8 @@ func chromium() (string, error) {
 }
 
 // installed finds a program by one of its names. If there is none, it
-// installs the distribution's package where it may; else it answers "".
+// installs the distribution's package where CI is set and it may; else it
+// answers "".
 func installed(pkg string, names ...string) (string, error) {
 	find := func() string {
 		for _, name := range names {
@@ -300,6 +348,9 @@ func installed(pkg string, names ...string) (string, error) {
 	}
 	if path := find(); path != "" {
 		return path, nil
+	}
+	if os.Getenv("CI") == "" {
+		return "", nil
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil || runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		return "", nil

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
@@ -34,6 +35,10 @@ func ProblemOf(err error) Problem {
 		return p
 	case errors.As(err, &known):
 		return Problem{Status: http.StatusServiceUnavailable, Title: "database unavailable", Detail: known.Detail, Code: known.Code}
+	case errors.Is(err, context.DeadlineExceeded):
+		return Problem{Status: http.StatusServiceUnavailable, Title: "database unavailable", Code: store.Busy, Detail: "the database did not answer in time; check that it is up and what it is busy with, and ask again"}
+	case errors.Is(err, context.Canceled):
+		return Problem{Status: http.StatusServiceUnavailable, Title: "request ended", Detail: "the request was ended before it was answered; ask again"}
 	}
 	return Problem{Status: http.StatusInternalServerError, Title: "internal error", Detail: "the request could not be answered; the log of the server says why"}
 }

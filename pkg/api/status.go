@@ -1,10 +1,11 @@
-// Package api is what both doors, the gateway and the Grafana data source,
-// answer alike: the JSON of a poll and of an error, and how its parameters
-// are read.
+// Package api has what the gateway and the Grafana data source have in common:
+// the JSON of a poll and of an error, and the parameters of a poll.
 package api
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,24 +13,25 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/contract"
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/feed"
-	"github.com/specwatch/specwatch/pkg/state"
+	"github.com/specwatch/specwatch/pkg/overview"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // Status is the answer of a poll.
 type Status struct {
-	Events    []event.Event `json:"events"`
-	Cursor    string        `json:"cursor"`
-	More      bool          `json:"more"`
-	Timestamp string        `json:"timestamp"` // the database's clock
-	Mode      string        `json:"mode"`
-	State     state.State   `json:"state"`
+	Events    []event.Event      `json:"events"`
+	Cursor    string             `json:"cursor"`
+	More      bool               `json:"more"`
+	Timestamp string             `json:"timestamp"` // the database's clock
+	Mode      string             `json:"mode"`
+	State     *overview.Snapshot `json:"state"`
 }
 
 // Expired is the answer to a cursor of another database or history: a problem
@@ -92,57 +94,127 @@ func parseCount(field, text string, none int) (int, error) {
 	return n, nil
 }
 
-// ReadStatus answers a poll. Its State has seen all of its events. A cursor
-// that expired comes back as store.ErrExpired.
-func ReadStatus(ctx context.Context, s *store.Store, f *feed.Feed, since Since, limit int) (Status, error) {
-	var page store.Page
-	var err error
+// Read returns the first page from there. A cursor that expired comes back as
+// store.ErrExpired.
+func (since Since) Read(ctx context.Context, s *store.Store, limit int) (store.Page, error) {
 	switch {
 	case since.Last > 0:
-		page, err = s.SinceLast(ctx, since.Last, limit)
+		return s.SinceLast(ctx, since.Last, limit)
 	case !since.Time.IsZero():
-		page, err = s.SinceTime(ctx, since.Time, limit)
-	default:
-		page, err = s.Since(ctx, since.Cursor, limit)
+		return s.SinceTime(ctx, since.Time, limit)
 	}
-	if err != nil {
-		return Status{}, err
+	return s.Since(ctx, since.Cursor, limit)
+}
+
+// Source is one events table with its feed and overview.
+type Source struct {
+	Store    *store.Store
+	Feed     *feed.Feed
+	Overview *overview.Overview
+}
+
+// NewSource returns a source. It does nothing until Run is called.
+func NewSource(s *store.Store) *Source {
+	f := feed.New(s)
+	return &Source{s, f, overview.New(s, f)}
+}
+
+// Run runs the feed and the overview until ctx ends.
+func (s *Source) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	running.Go(func() { s.Feed.Run(ctx) }) //nolint:errcheck // it ends with ctx
+	running.Go(func() { s.Overview.Run(ctx) })
+	running.Wait()
+}
+
+// read answers a poll: from memory where the feed can, else from the database.
+// The state of the last page has seen all of the events, but where the feed
+// reads another server, which is behind: see overview.Overview.At. A cursor
+// that expired comes back as store.ErrExpired.
+func (s *Source) read(ctx context.Context, since Since, limit int) (Status, error) {
+	page, remembered := s.Feed.Since(ctx, since.Cursor, limit)
+	if !remembered {
+		var err error
+		if page, err = since.Read(ctx, s.Store, limit); err != nil {
+			return Status{}, err
+		}
 	}
-	st, err := f.State(ctx, page.Cursor)
+	at := page.Cursor
+	if page.More {
+		at = cursor.Cursor{} // the client polls again at once
+	}
+	snapshot, err := s.Overview.At(ctx, at)
 	if err != nil {
 		return Status{}, err
 	}
 	return Status{
 		Events: page.Events, Cursor: page.Cursor.String(), More: page.More,
-		Timestamp: page.At.UTC().Format(event.TimeLayout), Mode: contract.ModePolling, State: st,
+		Timestamp: page.At.UTC().Format(event.TimeLayout), Mode: contract.ModePolling, State: snapshot,
 	}, nil
 }
 
-// Poll reads the query parameters since, last and limit and returns the answer
-// to them with its HTTP status: 200, 400 or 410. The error is about the
-// database.
-func Poll(ctx context.Context, s *store.Store, f *feed.Feed, query url.Values) (status int, body []byte, err error) {
+// Answer is the answer to a poll. It may be shared and must not be changed.
+type Answer struct {
+	Code  int // of HTTP: 200, 400 or 410
+	Body  []byte
+	ETag  string // names cursor and state; empty: there is none
+	Empty bool   // without events, and there are no more
+}
+
+// MediaType is that of the body.
+func (a *Answer) MediaType() string {
+	if a.Code == http.StatusOK {
+		return "application/json"
+	}
+	return "application/problem+json"
+}
+
+// Holds reports whether a client that sends these values of If-None-Match
+// holds all that the answer says.
+func (a *Answer) Holds(ifNoneMatch []string) bool {
+	if !a.Empty || a.ETag == "" {
+		return false
+	}
+	for _, value := range ifNoneMatch {
+		for tag := range strings.SplitSeq(value, ",") {
+			if strings.TrimPrefix(strings.TrimSpace(tag), "W/") == strings.TrimPrefix(a.ETag, "W/") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Poll reads the query parameters since, last and limit and answers them. The
+// error is about the database.
+func (s *Source) Poll(ctx context.Context, query url.Values) (*Answer, error) {
 	since, limit, bad := parsePoll(query)
 	if bad != nil {
 		p := ProblemOf(bad)
 		p.Type, p.Title = "about:blank", "bad request"
-		body, err = json.Marshal(p)
-		return p.Status, body, err
+		body, err := json.Marshal(p)
+		return &Answer{Code: p.Status, Body: body}, err
 	}
-	answer, err := ReadStatus(ctx, s, f, since, limit)
+	status, err := s.read(ctx, since, limit)
 	if err == nil {
-		body, err = json.Marshal(answer)
-		return http.StatusOK, body, err
+		body, err := json.Marshal(status)
+		digest := sha256.Sum256([]byte(status.Cursor))
+		return &Answer{
+			Code: http.StatusOK, Body: body, Empty: len(status.Events) == 0 && !status.More,
+			ETag: `W/"` + status.State.Version + hex.EncodeToString(digest[:6]) + `"`,
+		}, err
 	}
 	if !errors.Is(err, store.ErrExpired) {
-		return 0, nil, err
+		return nil, err
 	}
-	if answer, err = ReadStatus(ctx, s, f, Since{}, limit); err != nil {
-		return 0, nil, err
+	// As many events as requested, not only those of the last minutes: a restored
+	// table may have no new ones.
+	if status, err = s.read(ctx, Since{Last: limit}, limit); err != nil {
+		return nil, err
 	}
-	body, err = json.Marshal(Expired{Problem{
+	body, err := json.Marshal(Expired{Problem{
 		Type: "about:blank", Status: http.StatusGone, Title: "cursor expired", Field: "since",
 		Detail: "the cursor belongs to another database, or to a history that a restore or fail-over ended; drop what you hold and go on from the events and the cursor of this answer",
-	}, answer})
-	return http.StatusGone, body, err
+	}, status})
+	return &Answer{Code: http.StatusGone, Body: body}, err
 }

@@ -1,5 +1,5 @@
 // Package contract holds the definitions that Go and TypeScript share, and
-// writes the TypeScript side of them.
+// writes what follows from them: TypeScript, and the JSON Schema of an event.
 package contract
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/state"
 )
 
-//go:generate go run ./generate ../../src/contract.gen.ts
+//go:generate go run ./generate ../..
 
 // Delivery modes, as settings and the dashboard variable spell them.
 const (
@@ -62,22 +62,43 @@ const (
 	QueryOutcomes  QueryType = "outcomes"
 	QueryDurations QueryType = "durations"
 	QuerySessions  QueryType = "sessions"
+	QueryOverview  QueryType = "overview"
 	QueryTimeline  QueryType = "timeline"
+	QueryUsage     QueryType = "usage"
+	QueryUsageOver QueryType = "usage_over_time"
+	QueryNights    QueryType = "nights"
+	QuerySpecs     QueryType = "specs"
+	QueryRequests  QueryType = "requests"
 	QueryDelivery  QueryType = "delivery"
+	QueryPromises  QueryType = "promises"
 
 	// What alert rules are made of.
 	QueryTimedOut      QueryType = "timed_out"
 	QueryWaiting       QueryType = "waiting"
 	QueryHeartbeatAge  QueryType = "heartbeat_age"
+	QueryIdle          QueryType = "idle"
 	QueryFailureStreak QueryType = "failure_streak"
 )
 
-// QueryTypes lists them in the order of the query editor, and Conditions
-// those among them that name sessions and specs in trouble.
-var (
-	Conditions = []QueryType{QueryTimedOut, QueryWaiting, QueryHeartbeatAge, QueryFailureStreak}
-	QueryTypes = append([]QueryType{QueryEvents, QueryLogs, QueryCounts, QueryOutcomes, QueryDurations, QuerySessions, QueryTimeline, QueryDelivery}, Conditions...)
+// Bounds of what the Grafana data source answers.
+const (
+	DefaultRows   = 1_000 // of an answer, when the query names no limit
+	TimelineSpecs = 50    // of a timeline: rows that a person can tell apart
 )
+
+// QueryTypes lists them in the order of the query editor, Conditions those
+// among them that name sessions and specs in trouble, and Alerting those that
+// are numbers, which an alert rule can compare.
+var (
+	Conditions = []QueryType{QueryTimedOut, QueryWaiting, QueryHeartbeatAge, QueryIdle, QueryFailureStreak}
+	QueryTypes = append([]QueryType{QueryEvents, QueryLogs, QueryCounts, QueryOutcomes, QueryDurations, QuerySessions, QueryOverview, QueryTimeline, QueryUsage, QueryUsageOver, QueryNights, QuerySpecs, QueryRequests, QueryDelivery, QueryPromises}, Conditions...)
+	Alerting   = append([]QueryType{QueryCounts, QueryOutcomes, QueryOverview, QueryUsageOver, QueryDelivery}, Conditions...)
+)
+
+// Files returns the texts of all generated files, by their paths.
+func Files() map[string]string {
+	return map[string]string{"src/contract.gen.ts": TypeScript(), "docs/event.schema.json": EventSchema()}
+}
 
 // TypeScript returns the text of src/contract.gen.ts.
 func TypeScript() string {
@@ -93,12 +114,17 @@ func TypeScript() string {
 	write("kinds", event.Kinds)
 	b.WriteString("export type Kind = (typeof kinds)[number];\n\n")
 	write("limits", map[string]int{
-		"nameBytes":   event.MaxNameBytes,
-		"dataBytes":   event.MaxDataBytes,
-		"pageDefault": event.DefaultPage,
-		"pageMax":     event.MaxPage,
+		"nameBytes":     event.MaxNameBytes,
+		"dataBytes":     event.MaxDataBytes,
+		"pageDefault":   event.DefaultPage,
+		"pageMax":       event.MaxPage,
+		"rowsDefault":   DefaultRows,
+		"timelineSpecs": TimelineSpecs,
 		// A session counts as running for this long after its last sign of life.
 		"awakeSeconds": int(state.Awake.Seconds()),
+		// A spec that runs counts as idle from this long after its last sign of
+		// work on.
+		"idleSeconds": int(state.Idle.Seconds()),
 	})
 	b.WriteString("\n")
 	write("settings", Settings)
@@ -106,5 +132,6 @@ func TypeScript() string {
 	write("queryTypes", QueryTypes)
 	b.WriteString("export type QueryType = (typeof queryTypes)[number];\n\n")
 	write("conditions", Conditions)
+	write("alerting", Alerting)
 	return b.String()
 }

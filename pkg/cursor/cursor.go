@@ -6,8 +6,13 @@
 // reader that remembers the highest one loses every row that commits late. A
 // snapshot (pg_current_snapshot(), PostgreSQL 13) names the transactions that
 // were still open, and a row is new exactly if its transaction is not in the
-// snapshot. The technique is PostgreSQL's own visibility rule, kept in the
-// reader's hand instead of in a backend.
+// snapshot. This is PostgreSQL's own visibility rule (src/backend/access/heap,
+// heapam_visibility.c), applied by the reader.
+//
+// A cursor claims only what a crash cannot undo. It ends at the transaction of
+// the greatest event row that the reader holds and that is known to be flushed:
+// PostgreSQL gives no transaction id up to that one out again, and may give out
+// every later one again.
 package cursor
 
 import (
@@ -108,6 +113,22 @@ func (s Snapshot) Contains(o Snapshot) bool {
 	return true
 }
 
+// Nothing is the set without a transaction.
+func Nothing() Snapshot { return Snapshot{Xmin: 1, Xmax: 1} }
+
+// Through is the part of the set up to the given xid, this one included.
+func (s Snapshot) Through(xid uint64) Snapshot {
+	if xid+1 >= s.Xmax {
+		return s
+	}
+	end, _ := slices.BinarySearch(s.Xip, xid+1)
+	part := Snapshot{Xmin: min(s.Xmin, xid+1), Xmax: xid + 1}
+	if end > 0 {
+		part.Xip = slices.Clone(s.Xip[:end])
+	}
+	return part
+}
+
 // Equal reports whether both are the same set.
 func (s Snapshot) Equal(o Snapshot) bool {
 	return s.Contains(o) && o.Contains(s)
@@ -153,24 +174,48 @@ type Moment struct {
 //     up to History in the order of time; From is empty.
 //
 // To stays fixed while pages are turned, so that rows which commit meanwhile
-// cannot slip in behind the reader.
+// are left for the next target.
 type Cursor struct {
-	Epoch   uint64 // which database, and which history of it
+	// Epoch names the table, database, cluster and timeline.
+	Epoch uint64
+	// LSN is a position in the write-ahead log. All that the cursor has seen,
+	// and all of To, was committed and flushed before it. A standby that has
+	// replayed less cannot answer yet.
+	LSN     uint64
 	From    Snapshot
 	To      Snapshot
 	After   Position
 	History Moment
+	// Last names a row that the holder was given: the greatest one of From, or
+	// the last one of the page. If the table does not hold it, an older state
+	// was put back. The zero value names none.
+	Last Moment
 }
 
-// At returns the cursor of a reader that has seen exactly the snapshot.
-func At(epoch uint64, seen Snapshot) Cursor {
-	return Cursor{Epoch: epoch, From: seen, To: seen}
-}
+// Outdated is what Parse makes of a token of an earlier version: a cursor of
+// no database, so that its holder starts afresh.
+var Outdated = Cursor{From: Nothing(), To: Nothing()}
 
 // Toward returns the cursor of a reader at rest that reads on, page by page,
-// to the given snapshot and no further.
-func (c Cursor) Toward(target Snapshot) Cursor {
-	return Cursor{Epoch: c.Epoch, From: c.From, To: target, After: Position{ID: -1}}
+// to the target, a cursor at rest, and no further.
+func (c Cursor) Toward(target Cursor) Cursor {
+	return Cursor{Epoch: c.Epoch, LSN: max(c.LSN, target.LSN), From: c.From, To: target.From, After: Position{ID: -1}, Last: c.Last}
+}
+
+// Union is the cursor of a reader that has seen what two cursors at rest have.
+func (c Cursor) Union(o Cursor) Cursor {
+	last, other := Position{c.From.Xmax, c.Last.ID}, Position{o.From.Xmax, o.Last.ID}
+	if last.before(other) {
+		c.Last = o.Last
+	}
+	c.LSN = max(c.LSN, o.LSN)
+	c.From = c.From.Union(o.From)
+	c.To = c.From
+	return c
+}
+
+func (p Position) before(o Position) bool {
+	return p.Xid < o.Xid || p.Xid == o.Xid && p.ID < o.ID
 }
 
 // InHistory reports whether the cursor turns pages in the order of time.
@@ -184,7 +229,7 @@ func (c Cursor) IsZero() bool { return c.To.Xmax == 0 }
 
 // Equal reports whether both say the same.
 func (c Cursor) Equal(o Cursor) bool {
-	return c.Epoch == o.Epoch && c.After == o.After && c.History == o.History &&
+	return c.Epoch == o.Epoch && c.LSN == o.LSN && c.After == o.After && c.History == o.History && c.Last == o.Last &&
 		equal(c.From, o.From) && equal(c.To, o.To)
 }
 
@@ -195,11 +240,18 @@ func equal(a, b Snapshot) bool {
 // ErrInvalid is what Parse answers to a text that is no cursor.
 var ErrInvalid = errors.New("is not a cursor of Specwatch; use the one that the last answer gave, an RFC 3339 time, or none")
 
-// The first byte of a token: its form, and a place for versions to come.
+// The first byte of a token: its form. Version 0.2 used 1 to 3.
 const (
-	tokenAtRest  = 1
-	tokenPaging  = 2
-	tokenHistory = 3
+	lastOutdated = 3
+	tokenAtRest  = 4
+	tokenPaging  = 5
+	tokenHistory = 6
+)
+
+// The years 1 to 9999.
+const (
+	minMicros = -62_135_596_800_000_000
+	maxMicros = 253_402_300_799_999_999
 )
 
 // MaxToken bounds the text, and by it the open transactions that a cursor can
@@ -215,9 +267,10 @@ func (c Cursor) String() string {
 	case c.Paging():
 		form = tokenPaging
 	}
-	b := make([]byte, 0, 64)
+	b := make([]byte, 0, 96)
 	b = append(b, form)
 	b = binary.BigEndian.AppendUint64(b, c.Epoch)
+	b = binary.AppendUvarint(b, c.LSN)
 	switch form {
 	case tokenAtRest:
 		b = appendSnapshot(b, c.From)
@@ -225,12 +278,11 @@ func (c Cursor) String() string {
 		b = appendSnapshot(b, c.From)
 		b = appendSnapshot(b, c.To)
 		b = binary.AppendUvarint(b, c.After.Xid)
-		b = binary.AppendVarint(b, c.After.ID)
 	case tokenHistory:
 		b = appendSnapshot(b, c.To)
-		b = binary.AppendVarint(b, c.History.Micros)
-		b = binary.AppendVarint(b, c.History.ID)
 	}
+	b = binary.AppendVarint(b, c.Last.Micros)
+	b = binary.AppendVarint(b, c.Last.ID)
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -240,25 +292,36 @@ func Parse(token string) (Cursor, error) {
 		return Cursor{}, ErrInvalid
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(token)
-	if err != nil || len(raw) < 9 {
+	if err != nil || len(raw) < 10 {
 		return Cursor{}, ErrInvalid
+	}
+	if raw[0] >= 1 && raw[0] <= lastOutdated {
+		return Outdated, nil
 	}
 	c := Cursor{Epoch: binary.BigEndian.Uint64(raw[1:9])}
 	d := decoder{rest: raw[9:]}
+	c.LSN = d.uvarint()
+	last := func() Moment { return Moment{Micros: d.varint(), ID: d.varint()} }
 	switch raw[0] {
 	case tokenAtRest:
 		c.From = d.snapshot()
 		c.To = c.From
+		c.Last = last()
 	case tokenPaging:
 		c.From, c.To = d.snapshot(), d.snapshot()
-		c.After = Position{Xid: d.uvarint(), ID: d.varint()}
-		d.bad = d.bad || !c.Paging() || c.After.Xid >= 1<<63
+		c.After.Xid = d.uvarint()
+		c.Last = last()
+		c.After.ID = c.Last.ID
+		d.bad = d.bad || c.After.Xid == 0 || c.After.Xid >= 1<<63
 	case tokenHistory:
 		c.To = d.snapshot()
-		c.History = Moment{Micros: d.varint(), ID: d.varint()}
+		c.Last = last()
+		c.History = c.Last
 	default:
 		return Cursor{}, ErrInvalid
 	}
+	// Times that PostgreSQL, and JSON, can write.
+	d.bad = d.bad || c.LSN >= 1<<63 || c.Last.Micros < minMicros || c.Last.Micros > maxMicros
 	// One cursor has one text: comparing texts compares cursors.
 	if d.bad || len(d.rest) > 0 || c.String() != token {
 		return Cursor{}, ErrInvalid

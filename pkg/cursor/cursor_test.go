@@ -25,6 +25,28 @@ func randomSnapshot(r *rand.Rand) Snapshot {
 	return s
 }
 
+func at(epoch uint64, seen Snapshot) Cursor { return Cursor{Epoch: epoch, From: seen, To: seen} }
+
+// A token that version 0.2 gave out is no nonsense: its holder starts afresh.
+func TestParseKnowsOutdatedTokens(t *testing.T) {
+	for _, token := range []string{"AQAAAAAAAAAHBQQCAAI", "AgAAAAAAAAAHBQQCAAIFBAIAAg"} {
+		if c, err := Parse(token); err != nil || !c.Equal(Outdated) {
+			t.Errorf("%s: got %+v, %v", token, c, err)
+		}
+	}
+}
+
+func TestUnionOfCursors(t *testing.T) {
+	older := Cursor{Epoch: 1, LSN: 50, From: Snapshot{Xmin: 3, Xmax: 6, Xip: []uint64{3}}, Last: Moment{10, 4}}
+	newer := Cursor{Epoch: 1, LSN: 40, From: Snapshot{Xmin: 5, Xmax: 9, Xip: []uint64{5}}, Last: Moment{9, 7}}
+	for _, got := range []Cursor{older.Union(newer), newer.Union(older)} {
+		want := Cursor{Epoch: 1, LSN: 50, From: Snapshot{Xmin: 9, Xmax: 9}, To: Snapshot{Xmin: 9, Xmax: 9}, Last: Moment{9, 7}}
+		if !got.Equal(want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+}
+
 func TestSnapshotsAreSets(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 20_000 {
@@ -41,6 +63,17 @@ func TestSnapshotsAreSets(t *testing.T) {
 				contains = false
 			}
 		}
+		for xid := range uint64(universe) {
+			part := a.Through(xid)
+			if err := part.check(); err != nil {
+				t.Fatalf("%s through %d: %v", a, xid, err)
+			}
+			for other := uint64(1); other <= universe; other++ {
+				if got, want := part.Visible(other), other <= xid && a.Visible(other); got != want {
+					t.Fatalf("%d in %s through %d: %v, want %v", other, a, xid, got, want)
+				}
+			}
+		}
 		if got := a.Contains(b); got != contains {
 			t.Fatalf("%s contains %s: %v, want %v", a, b, got, contains)
 		}
@@ -54,13 +87,14 @@ func TestTokensComeBackWhole(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 5_000 {
 		from := randomSnapshot(r)
-		c := At(r.Uint64(), from)
+		c := at(r.Uint64(), from)
+		c.LSN, c.Last = r.Uint64()>>1, Moment{minMicros + r.Int64N(maxMicros-minMicros), r.Int64()}
 		switch r.IntN(3) {
 		case 0:
-			c = Cursor{Epoch: c.Epoch, To: from, History: Moment{r.Int64() - 1<<62, r.Int64()}}
+			c.From, c.History = Snapshot{}, c.Last
 		case 1:
 			c.To = from.Union(randomSnapshot(r))
-			c.After = Position{Xid: 1 + r.Uint64N(universe), ID: r.Int64N(1000)}
+			c.After = Position{Xid: 1 + r.Uint64N(universe), ID: c.Last.ID}
 		}
 		back, err := Parse(c.String())
 		if err != nil || !reflect.DeepEqual(back, c) {
@@ -70,17 +104,17 @@ func TestTokensComeBackWhole(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	good := At(7, Snapshot{Xmin: 5, Xmax: 9, Xip: []uint64{5, 7}}).String()
+	good := at(7, Snapshot{Xmin: 5, Xmax: 9, Xip: []uint64{5, 7}}).String()
 	for name, token := range map[string]string{
 		"empty":          "",
 		"words":          "not-a-cursor",
 		"cut":            good[:len(good)-2],
 		"longer":         good + "AA",
 		"no base64":      good + "!",
-		"other version":  "B" + good[1:],
+		"other version":  "Z" + good[1:],
 		"too long":       string(make([]byte, MaxToken+1)),
 		"padding":        good + "==",
-		"snapshot of 0s": At(7, Snapshot{}).String(),
+		"snapshot of 0s": at(7, Snapshot{}).String(),
 	} {
 		if c, err := Parse(token); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: got %+v, %v", name, c, err)
@@ -89,12 +123,12 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(At(7, Snapshot{Xmin: 5, Xmax: 9, Xip: []uint64{5, 7}}).String())
-	f.Add(Cursor{Epoch: 1, From: Snapshot{Xmin: 5, Xmax: 5}, To: Snapshot{Xmin: 9, Xmax: 9}, After: Position{6, 2}}.String())
-	f.Add("AQ")
+	f.Add(at(7, Snapshot{Xmin: 5, Xmax: 9, Xip: []uint64{5, 7}}).String())
+	f.Add(Cursor{Epoch: 1, LSN: 9, From: Snapshot{Xmin: 5, Xmax: 5}, To: Snapshot{Xmin: 9, Xmax: 9}, After: Position{6, 2}, Last: Moment{1, 2}}.String())
+	f.Add("BA")
 	f.Fuzz(func(t *testing.T, token string) {
 		c, err := Parse(token)
-		if err != nil {
+		if err != nil || c.Equal(Outdated) {
 			return
 		}
 		if again := c.String(); again != token {

@@ -12,8 +12,8 @@ import (
 	"github.com/grafana/grafana-plugin-sdk-go/backend/resource/httpadapter"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/specwatch/specwatch/pkg/api"
 	"github.com/specwatch/specwatch/pkg/cursor"
-	"github.com/specwatch/specwatch/pkg/feed"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -26,15 +26,17 @@ type Datasource struct {
 	backend.CallResourceHandler
 
 	store   *store.Store
-	feed    *feed.Feed
+	source  *api.Source
 	running context.Context // ends with this instance
 	stop    context.CancelFunc
 	start   sync.Once
-	started atomic.Bool   // the feed runs, or has run
-	ended   chan struct{} // closed when the feed has ended
+	started atomic.Bool   // the source runs, or has run
+	ended   chan struct{} // closed when the source has ended
+
+	shared shared
 
 	metrics   *Metrics             // tell of this instance …
-	source    source               // … under this name …
+	name      name                 // … under this name …
 	collector prometheus.Collector // … by this
 
 	mu     sync.Mutex
@@ -63,23 +65,23 @@ func (m *Metrics) New(ctx context.Context, settings backend.DataSourceInstanceSe
 		stop()
 		return nil, backend.DownstreamError(err)
 	}
-	d := &Datasource{store: s, feed: feed.New(s), running: running, stop: stop, ended: make(chan struct{})}
+	d := &Datasource{store: s, source: api.NewSource(s), running: running, stop: stop, ended: make(chan struct{})}
 	d.CallResourceHandler = httpadapter.New(d.resources())
 	m.add(d, backend.PluginConfigFromContext(ctx).OrgID, settings.UID)
 	return d, nil
 }
 
-// live returns the feed and starts it when it is first asked for: a data
+// live returns the source and starts it when it is first asked for: a data
 // source that is only queried keeps no connection open.
-func (d *Datasource) live() *feed.Feed {
+func (d *Datasource) live() *api.Source {
 	d.start.Do(func() {
 		d.started.Store(true)
 		go func() {
 			defer close(d.ended)
-			d.feed.Run(d.running) //nolint:errcheck // it ends with its context only
+			d.source.Run(d.running)
 		}()
 	})
-	return d.feed
+	return d.source
 }
 
 // Dispose ends what the instance started.

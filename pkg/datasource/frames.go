@@ -2,7 +2,9 @@ package datasource
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -41,14 +43,16 @@ func eventFrame(events []event.Event) *data.Frame {
 		data.NewField("time", nil, at), data.NewField("kind", nil, kind), data.NewField("session", nil, session),
 		data.NewField("spec", nil, spec), data.NewField("data", nil, texts), data.NewField("id", nil, id),
 	), data.FrameTypeTable, 0, data.VisTypeTable)
-	frame.Meta.UniqueRowIDFields = []int{5}
+	// Ids are numbers and nothing to draw.
+	frame.Fields[5].Config = &data.FieldConfig{Custom: map[string]any{"hideFrom": map[string]bool{"viz": true, "legend": true, "tooltip": true}}}
 	return frame
 }
 
 // severities as the logs panel colours them.
 var severities = map[event.Kind]string{
 	event.SpecStarted: "info", event.SpecCompleted: "info", event.SpecFailed: "error",
-	event.InterventionRequest: "warning", event.TimeoutTriggered: "error", event.SessionHeartbeat: "debug",
+	event.InterventionRequest: "warning", event.InterventionAnswered: "info", event.TimeoutTriggered: "error", event.SessionHeartbeat: "debug",
+	event.Other: "info",
 }
 
 // logFrame has the fields of Grafana's log-lines contract: timestamp, body,
@@ -64,7 +68,7 @@ func logFrame(events []event.Event) *data.Frame {
 		if text := dataOf(e); string(text) != "{}" {
 			line += " " + string(text)
 		}
-		at[i], body[i], severity[i], id[i] = e.At, line, severities[e.Kind], strconv.FormatInt(e.ID, 10)
+		at[i], body[i], severity[i], id[i] = e.At, line, severities[e.Kind.Counted()], strconv.FormatInt(e.ID, 10)
 		labels[i], _ = json.Marshal(map[string]string{"kind": string(e.Kind), "session": e.Session, "spec": e.Spec}) // texts
 	}
 	return typed(data.NewFrame("logs",
@@ -73,30 +77,84 @@ func logFrame(events []event.Event) *data.Frame {
 	), data.FrameTypeLogLines, 0, data.VisTypeLogs)
 }
 
+const usd = "currencyUSD"
+
+// usageFrame is a table of what specs used, with when they last told of it.
+func usageFrame(used []state.Used, specs int64) *data.Frame {
+	frame := typed(data.NewFrame("usage",
+		data.NewField("session", nil, []string{}), data.NewField("spec", nil, []string{}), data.NewField("cost", nil, []float64{}),
+		data.NewField("input tokens", nil, []int64{}), data.NewField("cached input tokens", nil, []int64{}), data.NewField("output tokens", nil, []int64{}),
+		data.NewField("last used", nil, []time.Time{}),
+	), data.FrameTypeTable, 0, data.VisTypeTable)
+	frame.Fields[2].Config = &data.FieldConfig{Unit: usd}
+	for _, u := range used {
+		frame.AppendRow(u.Session, u.Spec, u.Usage.Cost.USD(), u.Usage.InputTokens, u.Usage.CachedInputTokens, u.Usage.OutputTokens, u.At)
+	}
+	noteCut(frame, len(used), specs, "dearest", "specs")
+	return frame
+}
+
+// usageOverFrame has a field time, with a row for every bucket of the range,
+// and the fields cost, input tokens and output tokens.
+func usageOverFrame(used []state.Used, f store.Filter, step time.Duration) *data.Frame {
+	buckets := bucketsOf(f, step)
+	cost, input, output := make([]float64, len(buckets.at)), make([]float64, len(buckets.at)), make([]float64, len(buckets.at))
+	for _, u := range used {
+		if i, within := buckets.index(u.At); within {
+			cost[i], input[i], output[i] = u.Usage.Cost.USD(), float64(u.Usage.InputTokens), float64(u.Usage.OutputTokens)
+		}
+	}
+	frame := typed(data.NewFrame("usage over time", data.NewField("time", nil, buckets.at),
+		data.NewField("cost", nil, cost), data.NewField("input tokens", nil, input), data.NewField("output tokens", nil, output),
+	), data.FrameTypeTimeSeriesWide, 1, data.VisTypeGraph)
+	frame.Fields[1].Config = &data.FieldConfig{Unit: usd}
+	return frame
+}
+
+// buckets of a range, each by its beginning.
+type buckets struct {
+	at    []time.Time
+	width int64 // ms
+	first int64
+}
+
+func bucketsOf(f store.Filter, step time.Duration) buckets {
+	width := step.Milliseconds()
+	first, last := f.From.UnixMilli()/width, f.To.UnixMilli()/width
+	b := buckets{make([]time.Time, last-first+1), width, first}
+	for i := range b.at {
+		b.at[i] = time.UnixMilli((first + int64(i)) * width).UTC()
+	}
+	return b
+}
+
+// index is the place of the bucket that begins then; the database's times are
+// floats.
+func (b buckets) index(at time.Time) (i int64, within bool) {
+	i = int64(math.Round(float64(at.UnixMicro())/1000/float64(b.width))) - b.first
+	return i, i >= 0 && i < int64(len(b.at))
+}
+
 // countFrame has a field time and one number field for each kind that was
 // asked for. Every bucket of the range has its row: no event is 0, not a gap.
 func countFrame(counts []store.Count, f store.Filter, step time.Duration) *data.Frame {
-	width := step.Milliseconds()
-	number := func(at time.Time) int64 { // of the bucket; the database's is a float
-		return int64(math.Round(float64(at.UnixMicro()) / 1000 / float64(width)))
-	}
-	first, last := f.From.UnixMilli()/width, f.To.UnixMilli()/width
+	buckets := bucketsOf(f, step)
 	kinds := f.Kinds
 	if len(kinds) == 0 {
-		kinds = event.Kinds
+		kinds = append(slices.Clone(event.Kinds), event.Other)
 	}
-	at := make([]time.Time, last-first+1)
-	for i := range at {
-		at[i] = time.UnixMilli((first + int64(i)) * width).UTC()
-	}
-	frame := data.NewFrame("counts", data.NewField("time", nil, at))
+	frame := data.NewFrame("counts", data.NewField("time", nil, buckets.at))
 	values := map[event.Kind][]float64{}
 	for _, kind := range kinds {
-		values[kind] = make([]float64, len(at))
+		values[kind] = make([]float64, len(buckets.at))
 	}
 	for _, c := range counts {
-		if i := number(c.At) - first; i >= 0 && i < int64(len(at)) && values[c.Kind] != nil {
-			values[c.Kind][i] = float64(c.N)
+		row := values[c.Kind]
+		if row == nil {
+			row = values[c.Kind.Counted()]
+		}
+		if i, within := buckets.index(c.At); within && row != nil {
+			row[i] += float64(c.N)
 		}
 	}
 	for _, kind := range kinds {
@@ -105,11 +163,35 @@ func countFrame(counts []store.Count, f store.Filter, step time.Duration) *data.
 	return typed(frame, data.FrameTypeTimeSeriesWide, 1, data.VisTypeGraph)
 }
 
-// outcomeFrame is one row: started, completed, failed, timeout.
+// levelFrames sums the kinds of a countFrame up by their severity, a frame for
+// each: Explore draws them above the log lines, in the colours of these.
+func levelFrames(counts *data.Frame) data.Frames {
+	var levels []string
+	sums := map[string][]float64{}
+	for _, field := range counts.Fields[1:] {
+		level := severities[event.Kind(field.Labels["kind"]).Counted()]
+		if sums[level] == nil {
+			sums[level] = make([]float64, field.Len())
+			levels = append(levels, level)
+		}
+		for i := range field.Len() {
+			sums[level][i] += field.At(i).(float64)
+		}
+	}
+	var frames data.Frames
+	for _, level := range levels {
+		frames = append(frames, typed(data.NewFrame(level, counts.Fields[0], data.NewField("events", data.Labels{"level": level}, sums[level])),
+			data.FrameTypeTimeSeriesWide, 1, data.VisTypeGraph))
+	}
+	return frames
+}
+
+// outcomeFrame is one row: started, completed, failed, timeout, usage limit.
 func outcomeFrame(o store.Outcomes) *data.Frame {
 	return typed(data.NewFrame("outcomes",
 		data.NewField("started", nil, []float64{float64(o.Started)}), data.NewField("completed", nil, []float64{float64(o.Completed)}),
 		data.NewField("failed", nil, []float64{float64(o.Failed)}), data.NewField("timeout", nil, []float64{float64(o.TimedOut)}),
+		data.NewField("usage limit", nil, []float64{float64(o.Limited)}),
 	), data.FrameTypeNumericWide, 1, "")
 }
 
@@ -134,24 +216,158 @@ func durationFrame(attempts []store.Attempt) *data.Frame {
 	return frame
 }
 
-// sessionFrame is a table of the sessions as they are now.
-func sessionFrame(st state.State, only []string) *data.Frame {
+// moments are the fields that say when the events of a row happened.
+var moments = []string{"time", "started", "last started", "last seen"}
+
+// link leads from the sessions that a frame names to their dashboard, at the
+// moment of the row.
+func link(frame *data.Frame, uid string) {
+	at := ""
+	for _, name := range moments {
+		if field, _ := frame.FieldByName(name); field != nil {
+			at = fmt.Sprintf(`&time=${__data.fields["%s"].numeric}&time.window=%d`, name, time.Hour.Milliseconds())
+			break
+		}
+	}
+	for _, name := range []string{"session", "last session"} {
+		field, _ := frame.FieldByName(name)
+		if field == nil {
+			continue
+		}
+		if field.Config == nil {
+			field.Config = &data.FieldConfig{}
+		}
+		field.Config.Links = []data.DataLink{{Title: "This session", URL: "/d/specwatch-session?var-datasource=" + url.QueryEscape(uid) + "&var-session=${__value.raw:percentencode}" + at}}
+	}
+}
+
+// column adds to a table a field of one value of each row.
+func column[R, T any](frame *data.Frame, name, unit string, rows []R, value func(R) T) {
+	values := make([]T, len(rows))
+	for i, row := range rows {
+		values[i] = value(row)
+	}
+	field := data.NewField(name, nil, values)
+	if unit != "" {
+		field.Config = &data.FieldConfig{Unit: unit}
+	}
+	frame.Fields = append(frame.Fields, field)
+}
+
+// nightFrame is a table of nights. `from` and `to` are their bounds in
+// milliseconds since 1970, as a dashboard's address wants its range.
+func nightFrame(nights []store.Night) *data.Frame {
+	frame := typed(data.NewFrame("nights"), data.FrameTypeTable, 0, data.VisTypeTable)
+	column(frame, "night", "", nights, func(n store.Night) time.Time { return n.From })
+	column(frame, "sessions", "", nights, func(n store.Night) int64 { return n.Sessions })
+	column(frame, "started", "", nights, func(n store.Night) int64 { return n.Started })
+	column(frame, "completed", "", nights, func(n store.Night) int64 { return n.Completed })
+	column(frame, "failed", "", nights, func(n store.Night) int64 { return n.Failed })
+	column(frame, "timed out", "", nights, func(n store.Night) int64 { return n.TimedOut })
+	column(frame, "usage limits", "", nights, func(n store.Night) int64 { return n.Limited })
+	column(frame, "asked", "", nights, func(n store.Night) int64 { return n.Asked })
+	column(frame, "answered", "", nights, func(n store.Night) int64 { return n.Answered })
+	column(frame, "answer time", "s", nights, func(n store.Night) *float64 { return n.AnswerTime })
+	column(frame, "longest silence", "s", nights, func(n store.Night) *float64 { return n.Silence })
+	column(frame, "cost", usd, nights, func(n store.Night) float64 { return n.Usage.Cost.USD() })
+	column(frame, "tokens", "", nights, func(n store.Night) int64 { return n.Usage.InputTokens + n.Usage.OutputTokens })
+	column(frame, "from", "", nights, func(n store.Night) int64 { return n.From.UnixMilli() })
+	column(frame, "to", "", nights, func(n store.Night) int64 { return n.To.UnixMilli() })
+	return frame
+}
+
+// specFrame is a table of specs over all their attempts.
+func specFrame(specs []store.SpecHistory) *data.Frame {
+	frame := typed(data.NewFrame("specs"), data.FrameTypeTable, 0, data.VisTypeTable)
+	column(frame, "spec", "", specs, func(h store.SpecHistory) string { return h.Spec })
+	column(frame, "attempts", "", specs, func(h store.SpecHistory) int64 { return h.Attempts })
+	column(frame, "completed", "", specs, func(h store.SpecHistory) int64 { return h.Completed })
+	column(frame, "failed", "", specs, func(h store.SpecHistory) int64 { return h.Failed })
+	column(frame, "timed out", "", specs, func(h store.SpecHistory) int64 { return h.TimedOut })
+	column(frame, "usage limits", "", specs, func(h store.SpecHistory) int64 { return h.Limited })
+	column(frame, "changes", "", specs, func(h store.SpecHistory) int64 { return h.Changes })
+	column(frame, "typical", "s", specs, func(h store.SpecHistory) *float64 { return h.Typical })
+	column(frame, "slower", "", specs, func(h store.SpecHistory) *float64 { return h.Slower })
+	column(frame, "time", "s", specs, func(h store.SpecHistory) float64 { return h.Seconds })
+	column(frame, "last outcome", "", specs, func(h store.SpecHistory) string { return string(h.Last) })
+	column(frame, "last session", "", specs, func(h store.SpecHistory) string { return h.LastSession })
+	column(frame, "last started", "", specs, func(h store.SpecHistory) time.Time { return h.LastStarted })
+	return frame
+}
+
+// requestFrame is a table of requests for a person and what became of them.
+func requestFrame(requests []store.Asking) *data.Frame {
+	frame := typed(data.NewFrame("requests"), data.FrameTypeTable, 0, data.VisTypeTable)
+	column(frame, "time", "", requests, func(a store.Asking) time.Time { return a.At })
+	column(frame, "session", "", requests, func(a store.Asking) string { return a.Session })
+	column(frame, "spec", "", requests, func(a store.Asking) string { return a.Spec })
+	column(frame, "question", "", requests, func(a store.Asking) string { return a.Question })
+	column(frame, "ending", "", requests, func(a store.Asking) string { return string(a.End) })
+	column(frame, "answer", "", requests, func(a store.Asking) string { return a.Answer })
+	column(frame, "waited", "s", requests, func(a store.Asking) *float64 {
+		if a.Ended == nil {
+			return nil
+		}
+		waited := max(0, a.Ended.Sub(a.At).Seconds())
+		return &waited
+	})
+	column(frame, "id", "", requests, func(a store.Asking) int64 { return a.ID })
+	return frame
+}
+
+// sessionFrame is a table of sessions as they are now. A spec that has not
+// ended is open while its session is heard from, and silent otherwise.
+func sessionFrame(st state.State) *data.Frame {
 	frame := typed(data.NewFrame("sessions",
 		data.NewField("session", nil, []string{}), data.NewField("status", nil, []string{}), data.NewField("last heartbeat", nil, []*time.Time{}),
-		data.NewField("heartbeat age", nil, []*float64{}), data.NewField("open", nil, []int64{}), data.NewField("completed", nil, []int64{}),
-		data.NewField("failed", nil, []int64{}), data.NewField("timed out", nil, []int64{}), data.NewField("waiting", nil, []int64{}),
-		data.NewField("failures in a row", nil, []int64{}),
+		data.NewField("heartbeat age", nil, []*float64{}), data.NewField("open", nil, []int64{}), data.NewField("silent", nil, []int64{}),
+		data.NewField("completed", nil, []int64{}), data.NewField("failed", nil, []int64{}), data.NewField("timed out", nil, []int64{}),
+		data.NewField("usage limits", nil, []int64{}), data.NewField("waiting", nil, []int64{}),
+		data.NewField("failures in a row", nil, []int64{}), data.NewField("last seen", nil, []time.Time{}),
 	), data.FrameTypeTable, 0, data.VisTypeTable)
 	frame.Fields[3].Config = &data.FieldConfig{Unit: "s"}
 	for _, s := range st.Sessions {
-		if len(only) > 0 && !slices.Contains(only, s.Session) {
-			continue
-		}
 		frame.AppendRow(s.Session, string(s.Status), s.LastHeartbeat, heartbeatAge(st, s),
-			int64(s.Specs.Open), int64(s.Specs.Completed), int64(s.Specs.Failed), int64(s.Specs.TimedOut), int64(s.Waiting),
-			int64(s.FailureStreak))
+			int64(s.Specs.Open), int64(s.Specs.Silent), int64(s.Specs.Completed), int64(s.Specs.Failed), int64(s.Specs.TimedOut),
+			int64(s.Specs.Limited), int64(s.Waiting), int64(s.FailureStreak), s.LastSeen)
+	}
+	noteCut(frame, len(st.Sessions), int64(st.SessionsTotal), "last heard", "sessions")
+	return frame
+}
+
+// overviewFrame is one row over the sessions, however many they are.
+func overviewFrame(st state.State) *data.Frame {
+	frame := typed(data.NewFrame("overview"), data.FrameTypeNumericWide, 1, "")
+	for _, column := range []struct {
+		name  string
+		value int
+	}{
+		{"sessions", st.SessionsTotal}, {"running", st.SessionsRunning}, {"open", st.Specs.Open}, {"silent", st.Specs.Silent},
+		{"completed", st.Specs.Completed}, {"failed", st.Specs.Failed}, {"timed out", st.Specs.TimedOut}, {"usage limits", st.Specs.Limited},
+		{"waiting", st.WaitingTotal}, {"failures in a row", st.FailureStreak},
+	} {
+		frame.Fields = append(frame.Fields, data.NewField(column.name, nil, []float64{float64(column.value)}))
 	}
 	return frame
+}
+
+// noteCut says on a frame that it has not all rows.
+func noteCut(frame *data.Frame, shown int, total int64, which, what string) {
+	if int64(shown) < total {
+		frame.AppendNotices(data.Notice{
+			Severity: data.NoticeSeverityWarning,
+			Text:     fmt.Sprintf("The %s %s of %s %s are shown. Narrow the range or the filters, or raise the limit of the query where it has one.", which, grouped(int64(shown)), grouped(total), what),
+		})
+	}
+}
+
+// grouped prints a number as people read it: 1,000,000.
+func grouped(n int64) string {
+	text := strconv.FormatInt(n, 10)
+	for i := len(text) - 3; i > 0; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return text
 }
 
 func heartbeatAge(st state.State, s state.Session) *float64 {
@@ -205,55 +421,5 @@ func deliveryFrame(s feed.Stats) *data.Frame {
 		data.NewField("wake-ups", nil, []float64{float64(s.Wakeups)}), data.NewField("reconnects", nil, []float64{float64(s.Reconnects)}),
 	), data.FrameTypeNumericWide, 1, "")
 	frame.Fields[1].Config = &data.FieldConfig{Unit: "s"}
-	return frame
-}
-
-// timelineFrame has a field time and one text field for each spec, with the
-// state that the spec is in from that moment on. States are repeated in every
-// row, because the State timeline panel may take a missing one for a gap.
-func timelineFrame(changes []store.Change) *data.Frame {
-	type spec struct{ session, name string }
-	var specs []spec
-	index := map[spec]int{}
-	sessions := map[string]bool{}
-	for _, c := range changes {
-		key := spec{c.Session, c.Spec}
-		if _, known := index[key]; !known {
-			index[key] = len(specs)
-			specs = append(specs, key)
-			sessions[c.Session] = true
-		}
-	}
-	var times []time.Time
-	values := make([][]*string, len(specs))
-	current := make([]*string, len(specs))
-	for i, c := range changes {
-		outcome := string(c.Outcome)
-		current[index[spec{c.Session, c.Spec}]] = &outcome
-		if i+1 < len(changes) && changes[i+1].At.Equal(c.At) {
-			continue // one row for all changes of a moment
-		}
-		times = append(times, c.At)
-		for j := range specs {
-			values[j] = append(values[j], current[j])
-		}
-	}
-	skip := max(0, len(times)-maxTimelineRows)
-	frame := typed(data.NewFrame("timeline", data.NewField("time", nil, append([]time.Time{}, times[skip:]...))), data.FrameTypeTable, 0, "")
-	for j, s := range specs {
-		field := data.NewField(s.name, data.Labels{"session": s.session}, values[j][skip:])
-		name := s.name
-		if name == "" {
-			name = "(no spec)"
-		}
-		if len(sessions) > 1 {
-			name = s.session + " / " + name
-		}
-		field.Config = &data.FieldConfig{DisplayNameFromDS: name}
-		frame.Fields = append(frame.Fields, field)
-	}
-	if skip > 0 {
-		frame.AppendNotices(data.Notice{Severity: data.NoticeSeverityWarning, Text: "Only the latest changes of this range are drawn; choose a shorter one."})
-	}
 	return frame
 }

@@ -17,9 +17,16 @@ const healthTimeout = 15 * time.Second
 func (d *Datasource) CheckHealth(ctx context.Context, _ *backend.CheckHealthRequest) (*backend.CheckHealthResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	err := d.store.Ready(ctx)
+	err := d.store.Probe(ctx)
 	if err == nil {
-		return &backend.CheckHealthResult{Status: backend.HealthStatusOk, Message: "Connected. Specwatch can read its events."}, nil
+		err = d.store.Ready(ctx)
+	}
+	if err == nil {
+		message := "Connected. Specwatch can read its events."
+		if d.store.Pooled() {
+			message += " " + store.PoolerNote
+		}
+		return &backend.CheckHealthResult{Status: backend.HealthStatusOk, Message: message}, nil
 	}
 	result := &backend.CheckHealthResult{Status: backend.HealthStatusError, Message: err.Error()}
 	var known *store.Problem

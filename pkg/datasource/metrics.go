@@ -17,31 +17,31 @@ import (
 // scrapes the gateway, whose feed always runs. The zero value is ready.
 type Metrics struct {
 	mu      sync.Mutex
-	sources map[source]*Datasource
+	sources map[name]*Datasource
 }
 
-// source is what tells data sources apart: a uid is its organization's own.
-type source struct{ org, uid string }
+// name is what tells data sources apart: a uid is its organization's own.
+type name struct{ org, uid string }
 
 // add takes the place of an older instance: after a change of settings both
 // are alive for a while.
 func (m *Metrics) add(d *Datasource, org int64, uid string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	d.metrics, d.source = m, source{strconv.FormatInt(org, 10), uid}
-	d.collector = prometheus.WrapCollectorWith(prometheus.Labels{"org_id": d.source.org, "datasource_uid": uid}, metrics.New(d.feed))
+	d.metrics, d.name = m, name{strconv.FormatInt(org, 10), uid}
+	d.collector = prometheus.WrapCollectorWith(prometheus.Labels{"org_id": d.name.org, "datasource_uid": uid}, metrics.New(d.source.Feed, d.source.Overview))
 	if m.sources == nil {
-		m.sources = map[source]*Datasource{}
+		m.sources = map[name]*Datasource{}
 	}
-	m.sources[d.source] = d
+	m.sources[d.name] = d
 }
 
 // remove does nothing once a newer instance has taken the place.
 func (m *Metrics) remove(d *Datasource) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.sources[d.source] == d {
-		delete(m.sources, d.source)
+	if m.sources[d.name] == d {
+		delete(m.sources, d.name)
 	}
 }
 

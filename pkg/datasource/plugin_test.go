@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -83,10 +85,16 @@ func launch(t testing.TB, migrate bool) *grafana {
 	t.Helper()
 	database, schema := postgrestest.Schema(t)
 	if migrate {
-		if _, err := store.Migrate(t.Context(), store.Config{URL: database, Schema: schema}, store.MigrateOptions{}); err != nil {
+		if _, err := store.Migrate(t.Context(), store.Config{URL: database, Schema: schema}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return plug(t, database)
+}
+
+// plug starts the executable over the database.
+func plug(t testing.TB, database string) *grafana {
+	t.Helper()
 	client := plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig: plugin.HandshakeConfig{ProtocolVersion: grpcplugin.ProtocolVersion, MagicCookieKey: grpcplugin.MagicCookieKey, MagicCookieValue: grpcplugin.MagicCookieValue},
 		VersionedPlugins: map[int]plugin.PluginSet{grpcplugin.ProtocolVersion: {
@@ -111,7 +119,7 @@ func launch(t testing.TB, migrate bool) *grafana {
 	}
 	return &grafana{
 		t: t, database: database,
-		context:     &pluginv2.PluginContext{OrgId: 1, PluginId: "specwatch-events-datasource", DataSourceInstanceSettings: settings(t, database)},
+		context:     &pluginv2.PluginContext{OrgId: 1, PluginId: "specwatch-events-datasource", DataSourceInstanceSettings: settings(t, database), User: &pluginv2.User{Login: "viewer", Role: "Viewer"}},
 		diagnostics: dispense("diagnostics").(pluginv2.DiagnosticsClient), resource: dispense("resource").(pluginv2.ResourceClient),
 		data: dispense("data").(pluginv2.DataClient), stream: dispense("stream").(pluginv2.StreamClient),
 	}
@@ -129,8 +137,13 @@ func (g *grafana) connect() *pgx.Conn {
 
 func (g *grafana) call(path string) (int, map[string]any, []any) {
 	g.t.Helper()
+	return g.send(http.MethodGet, path, "")
+}
+
+func (g *grafana) send(method, path, text string) (int, map[string]any, []any) {
+	g.t.Helper()
 	name, _, _ := strings.Cut(path, "?")
-	stream, err := g.resource.CallResource(g.t.Context(), &pluginv2.CallResourceRequest{PluginContext: g.context, Path: name, Method: "GET", Url: path})
+	stream, err := g.resource.CallResource(g.t.Context(), &pluginv2.CallResourceRequest{PluginContext: g.context, Path: name, Method: method, Url: path, Body: []byte(text)})
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -165,8 +178,11 @@ func specsOf(status map[string]any) string {
 }
 
 type position struct {
-	From   string `json:"from"`
-	Cursor string `json:"cursor"`
+	From        string `json:"from"`
+	Cursor      string `json:"cursor"`
+	Interrupted string `json:"interrupted"`
+
+	State json.RawMessage `json:"state"`
 }
 
 func (g *grafana) subscribe() position {
@@ -179,7 +195,23 @@ func (g *grafana) subscribe() position {
 	return at
 }
 
+// run returns what waits for the next frame; those that carry nothing but the
+// state are left out.
 func (g *grafana) run() func() (*data.Frame, position) {
+	g.t.Helper()
+	next := g.runAll()
+	return func() (*data.Frame, position) {
+		g.t.Helper()
+		for {
+			frame, at := next()
+			if at.State == nil || frame.Rows() > 0 {
+				return frame, at
+			}
+		}
+	}
+}
+
+func (g *grafana) runAll() func() (*data.Frame, position) {
 	g.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	g.t.Cleanup(cancel)
@@ -401,6 +433,37 @@ func TestHealth(t *testing.T) {
 		s.DecryptedSecureJsonData["password"] = "hunter2"
 	})
 	expect(store.NoConnection, "refused")
+	with := func(name, value string) {
+		change(func(s *pluginv2.DataSourceInstanceSettings) {
+			values := map[string]string{}
+			if err := json.Unmarshal(s.JsonData, &values); err != nil {
+				t.Fatal(err)
+			}
+			values[name] = value
+			s.JsonData, _ = json.Marshal(values) // texts
+		})
+	}
+	with("database", "nothing_here")
+	expect(store.NoConnection, `check the name of the database, "nothing_here"`)
+	with("schema", "nothing_here")
+	expect(store.NoTable, `schema "nothing_here" does not exist`)
+	with("sslmode", "require")
+	expect(store.NoConnection, "choose the TLS mode disable")
+	with("sslmode", "") // a server on this machine is asked without TLS
+	if resp := g.health(); resp.Status != pluginv2.CheckHealthResponse_OK {
+		t.Errorf("a local server without a TLS mode: %+v", resp)
+	}
+	other, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and waits for more
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	change(func(s *pluginv2.DataSourceInstanceSettings) { s.Url = other.Addr().String() })
+	asked := time.Now()
+	expect(store.NoConnection, "no PostgreSQL server")
+	if took := time.Since(asked); took > 5*time.Second {
+		t.Errorf("another server was noticed after %s", took)
+	}
 	conn := g.connect()
 	role := fmt.Sprintf("specwatch_plugin_%d", time.Now().UnixNano())
 	row(t, conn, "CREATE ROLE "+role+" LOGIN PASSWORD 'hunter2'")
@@ -426,10 +489,14 @@ func TestHealth(t *testing.T) {
 	expect(store.NoTable, "specwatch migrate")
 
 	for text, f := range map[string]func(*pluginv2.DataSourceInstanceSettings){
-		"no host":      func(s *pluginv2.DataSourceInstanceSettings) { s.Url = "" },
-		"without user": func(s *pluginv2.DataSourceInstanceSettings) { s.Url = "postgres://u:hunter2@h/db" },
-		"no user":      func(s *pluginv2.DataSourceInstanceSettings) { s.User = "" },
-		"no database":  func(s *pluginv2.DataSourceInstanceSettings) { s.JsonData = []byte(`{}`) },
+		"no host":            func(s *pluginv2.DataSourceInstanceSettings) { s.Url = "" },
+		"without user":       func(s *pluginv2.DataSourceInstanceSettings) { s.Url = "postgres://u:hunter2@h/db" },
+		"scheme or database": func(s *pluginv2.DataSourceInstanceSettings) { s.Url = "localhost:5501/one" },
+		"as host:port":       func(s *pluginv2.DataSourceInstanceSettings) { s.Url = "localhost:postgres" },
+		"such as localhost":  func(s *pluginv2.DataSourceInstanceSettings) { s.Url = "localhost:99999" },
+		"Unix socket":        func(s *pluginv2.DataSourceInstanceSettings) { s.Url = "localhost:" },
+		"no user":            func(s *pluginv2.DataSourceInstanceSettings) { s.User = "" },
+		"no database":        func(s *pluginv2.DataSourceInstanceSettings) { s.JsonData = []byte(`{}`) },
 		"TLS mode": func(s *pluginv2.DataSourceInstanceSettings) {
 			s.JsonData = []byte(`{"database":"d","sslmode":"prefer"}`)
 		},
@@ -453,6 +520,18 @@ func TestHealth(t *testing.T) {
 
 func (g *grafana) ask(from, to time.Time, query string) (*data.Frame, *pluginv2.DataResponse) {
 	g.t.Helper()
+	frames, answer := g.frames(from, to, query)
+	if answer.Error != "" {
+		return nil, answer
+	}
+	if len(frames) != 1 {
+		g.t.Fatalf("%s: %v", query, frames)
+	}
+	return frames[0], answer
+}
+
+func (g *grafana) frames(from, to time.Time, query string) (data.Frames, *pluginv2.DataResponse) {
+	g.t.Helper()
 	resp, err := g.data.QueryData(g.t.Context(), &pluginv2.QueryDataRequest{PluginContext: g.context, Queries: []*pluginv2.DataQuery{{
 		RefId: "A", MaxDataPoints: 100, IntervalMS: 60_000, Json: []byte(query),
 		TimeRange: &pluginv2.TimeRange{FromEpochMS: from.UnixMilli(), ToEpochMS: to.UnixMilli()},
@@ -465,10 +544,89 @@ func (g *grafana) ask(from, to time.Time, query string) (*data.Frame, *pluginv2.
 		return nil, answer
 	}
 	frames, err := data.UnmarshalArrowFrames(answer.Frames)
-	if err != nil || len(frames) != 1 || frames[0].RefID != "A" {
+	if err != nil || slices.ContainsFunc(frames, func(frame *data.Frame) bool { return frame.RefID != "A" }) {
 		g.t.Fatalf("%s: %v, %v", query, frames, err)
 	}
-	return frames[0], answer
+	return frames, answer
+}
+
+// The health of the data source says which promise is at risk, and why.
+func TestPromises(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	conn := g.connect()
+	stands := func() map[string]string {
+		t.Helper()
+		frame, answer := g.ask(time.Now().Add(-time.Hour), time.Now(), `{"queryType":"promises"}`)
+		if frame == nil {
+			t.Fatal(answer.Error)
+		}
+		found := map[string]string{}
+		whys := column(t, frame, "why")
+		for i, name := range column(t, frame, "promise") {
+			found[name.(string)] = fmt.Sprint(column(t, frame, "stands")[i], ": ", whys[i])
+		}
+		return found
+	}
+	until := func(name, text string) {
+		t.Helper()
+		var told map[string]string
+		for end := time.Now().Add(patience); time.Now().Before(end); {
+			if told = stands(); strings.HasPrefix(told[name], text) {
+				return
+			}
+		}
+		t.Errorf("%s: %q, want %q", name, told[name], text)
+	}
+	for name, text := range stands() {
+		if !strings.HasPrefix(text, "kept: ") {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+	row(t, conn, `INSERT INTO events (kind, session, at) VALUES ('session_heartbeat', 'fast', now() + interval '20 minutes')`)
+	until("A session that falls silent is noticed", `at risk: the clocks of 1 sessions, such as "fast"`)
+	row(t, conn, `ALTER TABLE events RENAME TO gone`)
+	until("Every committed event is shown, once", "broken: there is no events table")
+	until("Live events arrive at once", "broken: the reader")
+}
+
+// A session in an answer leads to its dashboard, at the moment of its row.
+func TestSessionsLeadToTheirDashboard(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	row(t, g.connect(), insert, "p")
+	for query, field := range map[string]string{`{}`: "session", `{"queryType":"durations"}`: "session", `{"queryType":"sessions"}`: "session", `{"queryType":"specs"}`: "last session"} {
+		frame, answer := g.ask(time.Now().Add(-time.Hour), time.Now().Add(time.Minute), query)
+		if frame == nil {
+			t.Fatal(answer.Error)
+		}
+		session, _ := frame.FieldByName(field)
+		if session.Config == nil || len(session.Config.Links) != 1 || !strings.HasPrefix(session.Config.Links[0].URL, "/d/specwatch-session?var-datasource=specwatch&var-session=${__value.raw:percentencode}&time=${__data.fields[") {
+			t.Errorf("%s: %+v", query, session.Config)
+		}
+	}
+}
+
+// What Explore draws above log lines: the same events, by severity.
+func TestLogVolume(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	row(t, g.connect(), `INSERT INTO events (kind, session) SELECT kind, 's' FROM unnest(array['spec_started', 'spec_completed', 'claude.cost', 'spec_failed', 'timeout_triggered', 'intervention_request', 'session_heartbeat']) kind`)
+	for query, want := range map[string]string{
+		`{"queryType":"counts","levels":true}`: "map[debug:1 error:2 info:3 warning:1]", `{"queryType":"counts","levels":true,"kinds":["spec_failed","other"]}`: "map[error:1 info:1]",
+	} {
+		frames, answer := g.frames(time.Now().Add(-time.Hour), time.Now().Add(time.Minute), query)
+		got := map[string]float64{}
+		for _, frame := range frames {
+			field := frame.Fields[1]
+			for i := range field.Len() {
+				got[field.Labels["level"]] += field.At(i).(float64)
+			}
+		}
+		if fmt.Sprint(got) != want || len(got) != len(frames) {
+			t.Errorf("%s: %v in %d frames, want %s; %s", query, got, len(frames), want, answer.Error)
+		}
+	}
 }
 
 func TestQueries(t *testing.T) {
@@ -514,9 +672,223 @@ func TestQueries(t *testing.T) {
 		t.Errorf("heartbeat age %f", seconds)
 	}
 	expect(`{"queryType":"delivery"}`, "1 | 0 | 0", "connected", "lag", "subscribers")
-	timeline := expect(`{"queryType":"timeline"}`, "running failed failed failed | <nil> <nil> running waiting", "a", "b")
+	timeline := expect(`{"queryType":"timeline"}`, "failed <nil> <nil> <nil> | <nil> <nil> running waiting", "a", "b")
 	if n := len(timeline.Fields); n != 3 {
 		t.Errorf("%d fields", n)
+	}
+}
+
+// What a session has not ended runs while the session is heard from and is
+// silent otherwise, and what a limit of usage ended has not failed: every
+// answer says so.
+func TestSilentIsNotRunningAndLimitedIsNotFailed(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	now := time.Now().Truncate(time.Second)
+	row(t, g.connect(), `INSERT INTO events (kind, at, session, spec, data) SELECT kind, $1::timestamptz - ago * interval '1 minute', session, spec, data::jsonb FROM (VALUES
+		('spec_started', 30, 'gone', 'left', '{}'), ('session_heartbeat', 29, 'gone', '', '{}'),
+		('spec_started', 20, 'here', 'on', '{}'), ('session_heartbeat', 0, 'here', '', '{}'),
+		('spec_started', 19, 'spent', 'dear', '{}'), ('spec_failed', 18, 'spent', 'dear', '{"reason": "usage limit"}'),
+		('spec_started', 17, 'spent', 'bad', '{}'), ('spec_failed', 16, 'spent', 'bad', '{"reason": "exit code"}')) e (kind, ago, session, spec, data)`, now)
+	for query, want := range map[string]map[string]string{
+		`{"queryType":"sessions"}`: {
+			"session": "[here spent gone]", "status": "[running done sleeping]", "open": "[1 0 0]", "silent": "[0 0 1]",
+			"failed": "[0 1 0]", "usage limits": "[0 1 0]",
+		},
+		`{"queryType":"sessions","sessions":["gone"]}`: {"open": "[0]", "silent": "[1]"},
+		`{"queryType":"overview"}`:                     {"open": "[1]", "silent": "[1]", "failed": "[1]", "usage limits": "[1]"},
+		`{"queryType":"outcomes"}`:                     {"started": "[4]", "failed": "[1]", "usage limit": "[1]"},
+		`{"queryType":"durations"}`: {
+			"spec": "[bad dear on left]", "outcome": "[failed usage limit running silent]", "duration": "[60 60 <nil> <nil>]",
+		},
+		`{"queryType":"specs"}`: {
+			"spec": "[bad dear on left]", "failed": "[1 0 0 0]", "usage limits": "[0 1 0 0]", "changes": "[0 0 0 0]",
+			"last outcome": "[failed usage limit running silent]",
+		},
+		`{"queryType":"nights"}`: {"failed": "[1]", "usage limits": "[1]"},
+		`{"queryType":"timeline"}`: {
+			"left": "[silent silent silent silent silent silent]", "on": "[<nil> running running running running running]",
+			"dear": "[<nil> <nil> usage limit <nil> <nil> <nil>]", "bad": "[<nil> <nil> <nil> <nil> failed <nil>]",
+		},
+	} {
+		// The night must not end between two of the events.
+		frame, answer := g.ask(now.Add(-40*time.Minute), now.Add(time.Minute), strings.Replace(query, `"nights"`, fmt.Sprintf(`"nights","zone":%q`, quiet(now)), 1))
+		if frame == nil {
+			t.Errorf("%s: %s", query, answer.Error)
+			continue
+		}
+		for name, values := range want {
+			if got := fmt.Sprint(column(t, frame, name)); got != values {
+				t.Errorf("%s, %s: %s, want %s", query, name, got, values)
+			}
+		}
+	}
+}
+
+// quiet is a time zone in which it is not about noon.
+func quiet(at time.Time) string {
+	if hour := at.UTC().Hour(); hour >= 11 && hour <= 13 {
+		return "Asia/Tokyo"
+	}
+	return "UTC"
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	now := time.Now().UTC().Truncate(time.Minute)
+	row(t, g.connect(), `INSERT INTO events (kind, at, session, spec, data) VALUES
+		('claude.usage', $1::timestamptz - interval '9 minutes', 'night', 'a', '{"usage": {"inputTokens": 1000, "cachedInputTokens": 900, "outputTokens": 10, "costUsd": 0.1}}'),
+		('spec_completed', $1::timestamptz - interval '5 minutes', 'night', 'a', '{"usage": {"input_tokens": 1, "output_tokens": 2, "cost_usd": 0.2}}'),
+		('codex.usage', $1::timestamptz - interval '5 minutes', 'day', 'b', '{"usage": {"inputTokens": 7e6, "outputTokens": "many", "costUsd": -1}}'),
+		('codex.usage', $1::timestamptz - interval '5 minutes', 'day', 'odd', '{"usage": "none"}'),
+		('claude.usage', $1::timestamptz - interval '2 hours', 'night', 'a', '{"usage": {"costUsd": 100}}')`, now)
+	for query, want := range map[string]string{
+		`{"queryType":"usage"}`:                            "[night day] [a b] [0.3 0] [1001 7000000] [900 0] [12 0]",
+		`{"queryType":"usage","sessions":["day"]}`:         "[day] [b] [0] [7000000] [0] [0]",
+		`{"queryType":"usage","kinds":["spec_completed"]}`: "[night] [a] [0.2] [1] [0] [2]",
+	} {
+		frame, answer := g.ask(now.Add(-time.Hour), now, query)
+		if frame == nil {
+			t.Fatalf("%s: %s", query, answer.Error)
+		}
+		var got []string
+		for _, name := range []string{"session", "spec", "cost", "input tokens", "cached input tokens", "output tokens"} {
+			got = append(got, fmt.Sprint(column(t, frame, name)))
+		}
+		if strings.Join(got, " ") != want || frame.Meta.PreferredVisualization != data.VisTypeTable {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+	}
+	frame, answer := g.ask(now.Add(-10*time.Minute), now, `{"queryType":"usage_over_time"}`)
+	if frame == nil {
+		t.Fatal(answer.Error)
+	}
+	var cost, input float64
+	for i, v := range column(t, frame, "cost") {
+		cost += v.(float64)
+		input += column(t, frame, "input tokens")[i].(float64)
+	}
+	if frame.Rows() < 10 || frame.Meta.PreferredVisualization != data.VisTypeGraph || fmt.Sprintf("%.3f %g", cost, input) != "0.300 7.001001e+06" {
+		t.Errorf("%d rows, %g $, %g tokens", frame.Rows(), cost, input)
+	}
+}
+
+// A rule on what is no number is told so, and everything else stays askable.
+func TestRulesNeedNumbers(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	for _, kind := range contract.QueryTypes {
+		resp, err := g.data.QueryData(t.Context(), &pluginv2.QueryDataRequest{PluginContext: g.context, Headers: map[string]string{"FromAlert": "true"}, Queries: []*pluginv2.DataQuery{{
+			RefId: "A", MaxDataPoints: 100, IntervalMS: 60_000, Json: fmt.Appendf(nil, `{"queryType":%q}`, kind),
+			TimeRange: &pluginv2.TimeRange{FromEpochMS: time.Now().Add(-time.Hour).UnixMilli(), ToEpochMS: time.Now().UnixMilli()},
+		}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer := resp.Responses["A"]
+		if slices.Contains(contract.Alerting, kind) != (answer.Error == "") {
+			t.Errorf("%s: %q", kind, answer.Error)
+		}
+		if answer.Error != "" && (answer.Status != http.StatusBadRequest || !strings.Contains(answer.Error, "choose one of")) {
+			t.Errorf("%s: %d %s", kind, answer.Status, answer.Error)
+		}
+	}
+}
+
+// An answer that has not all says so, with both numbers.
+func TestWhatIsCutSaysSo(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	row(t, g.connect(), `INSERT INTO events (kind, session, spec, data) SELECT kind, 's' || n, 'p' || n, CASE kind WHEN 'spec_failed' THEN '{"usage": {"costUsd": 0.1}}'::jsonb ELSE '{}' END FROM generate_series(1, 1234) n, unnest(array['spec_started', 'spec_failed', 'intervention_request', 'timeout_triggered']) kind`)
+	from, to := time.Now().Add(-time.Hour), time.Now().Add(time.Minute)
+	for query, numbers := range map[string][2]string{
+		`{}`: {"1,000", "4,936"}, `{"limit":4900}`: {"4,900", "4,936"}, `{"queryType":"logs","kinds":["spec_failed"],"limit":10}`: {"10", "1,234"},
+		`{"queryType":"durations"}`: {"1,000", "1,234"}, `{"queryType":"timeline","limit":400}`: {"50", "1,234"}, `{"queryType":"sessions"}`: {"100", "1,234"},
+		`{"queryType":"usage"}`:     {"1,000", "1,234"},
+		`{"queryType":"timed_out"}`: {"1,000", "1,234"}, `{"queryType":"failure_streak","limit":7}`: {"7", "1,234"},
+	} {
+		frame, answer := g.ask(from, to, query)
+		if frame == nil {
+			t.Fatalf("%s: %s", query, answer.Error)
+		}
+		if len(frame.Meta.Notices) != 1 || !strings.Contains(frame.Meta.Notices[0].Text, numbers[0]+" of "+numbers[1]+" ") {
+			t.Errorf("%s: %+v, want %v", query, frame.Meta.Notices, numbers)
+		}
+	}
+	for _, query := range []string{`{"limit":5000}`, `{"queryType":"durations","limit":1234}`, `{"queryType":"sessions","sessions":["s7"]}`, `{"queryType":"timeline","sessions":["s7"]}`, `{"queryType":"overview"}`, `{"queryType":"waiting","limit":1234}`} {
+		if frame, answer := g.ask(from, to, query); frame == nil || len(frame.Meta.Notices) != 0 {
+			t.Errorf("%s: %v, %v", query, frame, answer.Error)
+		}
+	}
+	overview, _ := g.ask(from, to, `{"queryType":"overview"}`)
+	for field, want := range map[string]float64{"sessions": 1234, "running": 1234, "open": 0, "timed out": 1234, "waiting": 0, "failures in a row": 2} {
+		if got := column(t, overview, field)[0]; got != want {
+			t.Errorf("overview, %s: %v, want %v", field, got, want)
+		}
+	}
+	if named, _ := g.ask(from, to, `{"queryType":"overview","sessions":["s1","s2","none"]}`); column(t, named, "sessions")[0] != 2.0 {
+		t.Errorf("overview of two sessions: %v", named)
+	}
+}
+
+// A session beyond the last hundred, or of long ago, is there when it is named.
+func TestOldSessionsAreKnown(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	row(t, g.connect(), `INSERT INTO events (kind, at, session, spec) SELECT kind, now() - n * interval '4 hours', 's' || n, 'p' FROM generate_series(0, 299) n, unnest(array['spec_started', 'session_heartbeat', 'spec_failed']) kind`)
+	for _, name := range []string{"s0", "s105", "s299"} {
+		frame, answer := g.ask(time.Now().Add(-time.Hour), time.Now(), fmt.Sprintf(`{"queryType":"sessions","sessions":[%q]}`, name))
+		if frame == nil {
+			t.Fatal(answer.Error)
+		}
+		if got := column(t, frame, "session"); len(got) != 1 || got[0] != name || column(t, frame, "failed")[0] != int64(1) || column(t, frame, "failures in a row")[0] != int64(1) || column(t, frame, "last heartbeat")[0] == nil {
+			t.Errorf("%s: %v", name, frame)
+		}
+	}
+}
+
+// A line shows an attempt with its outcome from its start to its end, and
+// waiting from a request to its answer.
+func TestTimelineShowsAttempts(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	conn := g.connect()
+	start := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	add := func(minute int, kind event.Kind, spec, text string) {
+		row(t, conn, `INSERT INTO events (kind, at, session, spec, data) VALUES ($1, $2, 'night', $3, $4)`, string(kind), start.Add(time.Duration(minute)*time.Minute), spec, text)
+	}
+	add(-9, event.SpecStarted, "long", `{}`)
+	add(-8, event.SpecStarted, "gone", `{}`)
+	add(-7, event.SpecCompleted, "gone", `{}`)
+	add(1, event.SpecStarted, "a", `{}`)
+	add(2, event.SpecFailed, "a", `{}`)
+	add(3, event.SpecStarted, "a", `{}`)
+	add(4, event.SpecStarted, "a", `{}`)
+	add(5, event.InterventionRequest, "a", `{}`)
+	add(6, event.InterventionAnswered, "a", `{}`)
+	add(7, event.SpecCompleted, "a", `{}`)
+	add(8, event.SpecStarted, "two\nlines "+strings.Repeat("x", 490), `{}`)
+	frame, answer := g.ask(start, start.Add(10*time.Minute), `{"queryType":"timeline"}`)
+	if frame == nil {
+		t.Fatal(answer.Error)
+	}
+	if len(frame.Fields) != 4 {
+		t.Fatalf("%v", frame.Fields)
+	}
+	for i, want := range map[int]string{
+		1: "[silent silent silent silent silent silent silent silent silent]",
+		2: "[<nil> failed <nil> abandoned completed waiting completed <nil> <nil>]",
+	} {
+		if got := fmt.Sprint(column(t, frame, frame.Fields[i].Name)); got != want {
+			t.Errorf("%s: %s, want %s", frame.Fields[i].Name, got, want)
+		}
+	}
+	if first := column(t, frame, "time")[0].(time.Time); !first.Equal(start) {
+		t.Errorf("begins at %s", first)
+	}
+	if name := frame.Fields[3].Config.DisplayNameFromDS; strings.ContainsAny(name, "\n\r") || len([]rune(name)) > 60 {
+		t.Errorf("a line is called %q", name)
 	}
 }
 
@@ -526,6 +898,7 @@ func TestCounts(t *testing.T) {
 	conn := g.connect()
 	start := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	row(t, conn, `INSERT INTO events (kind, at, session) SELECT 'spec_started', $1::timestamptz + n * interval '20 seconds', 's' FROM generate_series(0, 5) n`, start)
+	row(t, conn, `INSERT INTO events (kind, at, session) SELECT unnest(array['claude.cost', 'claude.tokens', 'intervention_answered']), $1::timestamptz, 's'`, start)
 	frame, answer := g.ask(start, start.Add(3*time.Minute), `{"queryType":"counts","kinds":["spec_started","spec_failed"]}`)
 	if frame == nil {
 		t.Fatal(answer.Error)
@@ -537,6 +910,36 @@ func TestCounts(t *testing.T) {
 		for j, n := range want {
 			if got, _ := frame.Fields[i+1].ConcreteAt(j); got != n {
 				t.Errorf("field %d, row %d: %v, want %v", i, j, got, n)
+			}
+		}
+	}
+}
+
+// Custom kinds are counted and found as "other", and by their own names.
+func TestCustomKinds(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	row(t, g.connect(), `INSERT INTO events (kind, session) SELECT unnest(array['claude.cost', 'claude.tokens', 'spec_started', 'session_heartbeat']), 's'`)
+	from, to := time.Now().Add(-time.Minute), time.Now().Add(time.Minute)
+	for query, want := range map[string]int{`{}`: 4, `{"kinds":["other"]}`: 2, `{"kinds":["other","spec_started"]}`: 3, `{"kinds":["claude.cost"]}`: 1} {
+		if frame, answer := g.ask(from, to, query); frame == nil || frame.Rows() != want {
+			t.Errorf("%s: %v, %s", query, frame, answer.Error)
+		}
+	}
+	for query, want := range map[string]map[string]float64{
+		`{"queryType":"counts"}`: {"other": 2, "spec_started": 1}, `{"queryType":"counts","kinds":["claude.cost"]}`: {"claude.cost": 1}, `{"queryType":"counts","kinds":["other"]}`: {"other": 2},
+	} {
+		frame, _ := g.ask(from, to, query)
+		got := map[string]float64{}
+		for _, field := range frame.Fields[1:] {
+			for i := range field.Len() {
+				n, _ := field.ConcreteAt(i)
+				got[field.Labels["kind"]] += n.(float64)
+			}
+		}
+		for kind, n := range want {
+			if got[kind] != n {
+				t.Errorf("%s: %s: %v, want %v", query, kind, got[kind], n)
 			}
 		}
 	}
@@ -580,12 +983,37 @@ func TestBadQueries(t *testing.T) {
 	}
 }
 
+// Grafana checks the right to query for queries and resources, and leaves
+// streams to the plugin.
+func TestWhoMayNotQueryMayNotSubscribe(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	row(t, g.connect(), insert, "secret")
+	g.poll("") // the feed runs, and the table has something to tell
+	for name, user := range map[string]*pluginv2.User{
+		"nobody": nil, "no role": {Login: "eve"}, "None": {Login: "eve", Role: "None"}, "another spelling": {Login: "eve", Role: "viewer"}, "an unknown role": {Login: "eve", Role: "Auditor"},
+	} {
+		g.context.User = user
+		for _, path := range []string{"events", "other"} {
+			resp, err := g.stream.SubscribeStream(t.Context(), &pluginv2.SubscribeStreamRequest{PluginContext: g.context, Path: path})
+			if err != nil || resp.Status != pluginv2.SubscribeStreamResponse_PERMISSION_DENIED || len(resp.Data) > 0 {
+				t.Errorf("%s, %s: %v, %v", name, path, resp, err)
+			}
+		}
+	}
+	// Grafana gives anonymous visitors and service accounts one of these.
+	for _, role := range []string{"Viewer", "Editor", "Admin"} {
+		g.context.User = &pluginv2.User{Role: role}
+		g.subscribe()
+	}
+}
+
 func TestMenus(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
 	conn := g.connect()
 	row(t, conn, `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 'one', 'a'), ('spec_started', 'two', 'b')`)
-	for path, want := range map[string]string{"sessions": "[one two]", "specs": "[a b]", "specs?session=two": "[b]", "kinds": fmt.Sprint(event.Kinds)} {
+	for path, want := range map[string]string{"sessions": "[one two]", "specs": "[a b]", "specs?session=two": "[b]", "sessions?search=NE": "[one]", "specs?session=two&search=a": "[]", "kinds": fmt.Sprint(event.Kinds)} {
 		if _, _, list := g.call(path); fmt.Sprint(list) != want {
 			t.Errorf("%s: %v, want %s", path, list, want)
 		}
@@ -612,8 +1040,188 @@ func TestStreamReconnects(t *testing.T) {
 		AND locktype = 'advisory' AND ((classid::bigint << 32) | objid::bigint) = m.bell`)
 	row(t, conn, insert, "after")
 	frame, after := next()
+	if after.Interrupted != "" { // where the stream noticed
+		frame, after = next()
+	}
 	if got := fmt.Sprint(column(t, frame, "spec")); got != "[after]" || after.From != at.Cursor {
 		t.Fatalf("%s from %s after %s", got, after.From, at.Cursor)
+	}
+}
+
+// PostgreSQL crashes and gives transaction ids out again: viewers of the stream
+// and those that poll miss nothing.
+func TestCrashLosesNothing(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
+	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
+		t.Fatal(err)
+	}
+	g := plug(t, server.URL())
+	polled := g.poll("")["cursor"].(string)
+	g.subscribe()
+	next := g.run()
+	_, at := next()
+	for round := range 3 {
+		conn := g.connect()
+		row(t, conn, "CHECKPOINT")
+		for range 5 {
+			row(t, conn, "SELECT pg_current_xact_id()")
+		}
+		row(t, conn, "BEGIN")
+		row(t, conn, insert, "undone")
+		row(t, conn, "ROLLBACK")
+		polled = g.poll(polled)["cursor"].(string)
+		conn.Close(t.Context()) //nolint:errcheck // the server is killed
+		if err := server.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		conn = g.connect()
+		var want, pushed []string
+		for i := range 8 {
+			want = append(want, fmt.Sprintf("%d/%d", round, i))
+			row(t, conn, insert, want[i])
+		}
+		for len(pushed) < len(want) {
+			frame, here := next()
+			if here.From != at.Cursor {
+				t.Fatalf("a frame from %s after %s", here.From, at.Cursor)
+			}
+			at = here
+			for _, spec := range column(t, frame, "spec") {
+				pushed = append(pushed, spec.(string))
+			}
+		}
+		if !slices.Equal(pushed, want) {
+			t.Fatalf("pushed %q, want %q", pushed, want)
+		}
+		status := g.poll(polled)
+		if got := specsOf(status); got != strings.Join(want, " ") {
+			t.Fatalf("polled %q, want %q", got, want)
+		}
+		polled = status["cursor"].(string)
+	}
+}
+
+// The state comes with frames, at most once a second, and the last of them
+// after the last event.
+func TestStateIsStreamed(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	g.subscribe()
+	next := g.runAll()
+	_, at := next()
+	conn := g.connect()
+	row(t, conn, insert, "one")
+	row(t, conn, insert, "two")
+	var told time.Time
+	var st struct {
+		Totals map[string]int `json:"totals"`
+	}
+	for events := 0; events < 2 || st.Totals["spec_started"] < 2; {
+		frame, here := next()
+		if here.From != at.Cursor {
+			t.Fatalf("a frame from %s after %s", here.From, at.Cursor)
+		}
+		at = here
+		events += frame.Rows()
+		if here.State == nil {
+			continue
+		}
+		if since := time.Since(told); since < 900*time.Millisecond {
+			t.Errorf("a state %s after the last", since)
+		}
+		told = time.Now()
+		if err := json.Unmarshal(here.State, &st); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// link forwards connections to the database until it is cut.
+type link struct {
+	address string
+	mu      sync.Mutex
+	down    bool
+	open    []net.Conn
+}
+
+func newLink(t testing.TB, to string) *link {
+	t.Helper()
+	network := "tcp"
+	if strings.HasPrefix(to, "/") {
+		network, to = "unix", filepath.Join(to, ".s.PGSQL.5432")
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	l := &link{address: listener.Addr().String()}
+	go func() {
+		for {
+			here, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			there, err := net.Dial(network, to)
+			l.mu.Lock()
+			if err != nil || l.down {
+				here.Close()
+				if err == nil {
+					there.Close()
+				}
+			} else {
+				l.open = append(l.open, here, there)
+				go io.Copy(here, there) //nolint:errcheck // until it is cut
+				go io.Copy(there, here) //nolint:errcheck // as above
+			}
+			l.mu.Unlock()
+		}
+	}()
+	return l
+}
+
+func (l *link) set(up bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = !up
+	for _, conn := range l.open {
+		conn.Close()
+	}
+	l.open = nil
+}
+
+// The stream tells its viewers that the database is gone, nobody can subscribe
+// meanwhile, and it goes on where it was.
+func TestStreamTellsOfAnOutage(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	database := newLink(t, g.context.DataSourceInstanceSettings.Url)
+	g.context.DataSourceInstanceSettings.Url = database.address
+	g.subscribe()
+	next := g.run()
+	_, at := next()
+	conn := g.connect()
+	database.set(false)
+	begun := time.Now()
+	_, gone := next()
+	if gone.Interrupted == "" || gone.Cursor != at.Cursor || gone.From != at.Cursor || time.Since(begun) > 2*time.Second {
+		t.Fatalf("%+v after %s", gone, time.Since(begun))
+	}
+	if resp, err := g.stream.SubscribeStream(t.Context(), &pluginv2.SubscribeStreamRequest{PluginContext: g.context, Path: "events"}); err == nil {
+		t.Errorf("subscribed without a database: %v", resp)
+	}
+	row(t, conn, insert, "meanwhile")
+	database.set(true)
+	frame, back := next()
+	if got := fmt.Sprint(column(t, frame, "spec")); got != "[meanwhile]" || back.From != at.Cursor || back.Interrupted != "" {
+		t.Fatalf("%s: %+v", got, back)
+	}
+	if here := g.subscribe(); here.Cursor != back.Cursor {
+		t.Errorf("subscribed at %s, the stream is at %s", here.Cursor, back.Cursor)
 	}
 }
 

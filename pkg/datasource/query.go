@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/grafana/grafana-plugin-sdk-go/backend"
@@ -16,6 +18,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/state"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -27,15 +30,15 @@ type model struct {
 	Sessions  []string           `json:"sessions"`
 	Specs     []string           `json:"specs"`
 	Limit     int                `json:"limit"`
-	Since     bool               `json:"since"` // of conditions: when it came about instead of the number
+	Since     bool               `json:"since"`  // of conditions: when it came about instead of the number
+	Zone      string             `json:"zone"`   // of nights: the time zone in which they begin and end at noon; "": UTC
+	Levels    bool               `json:"levels"` // of counts: a frame for each severity of logs, and not for each kind
 }
 
 const (
-	atOnce           = 4      // queries of one request that run at the same time
-	defaultRows      = 1_000  // of an answer, when the query names no limit
-	maxTimelineSpecs = 50     // rows that a person can tell apart
-	maxTimelineRows  = 10_000 // moments of a timeline; the latest are kept
-	maxBuckets       = 11_000 // points of a time series, as in Prometheus
+	atOnce          = 4      // queries of one request that run at the same time
+	maxTimelineRows = 10_000 // moments of a timeline; the latest are kept
+	maxBuckets      = 11_000 // points of a time series, as in Prometheus
 
 	connectTimeout = 2 * time.Second       // of a feed that is asked for its health,
 	connectPause   = 20 * time.Millisecond // and between two looks at it
@@ -44,12 +47,15 @@ const (
 // QueryData answers the queries of panels, of alert rules and of annotations.
 func (d *Datasource) QueryData(ctx context.Context, req *backend.QueryDataRequest) (*backend.QueryDataResponse, error) {
 	return concurrent.QueryData(ctx, req, func(ctx context.Context, q concurrent.Query) backend.DataResponse {
-		frames, err := d.query(ctx, q.DataQuery)
+		shared, err := d.asked(ctx, q.DataQuery, req.Headers[backend.FromAlertHeaderName] == "true")
 		if err != nil {
 			return failure(err)
 		}
-		for _, frame := range frames {
-			frame.RefID = q.DataQuery.RefID
+		frames := make(data.Frames, len(shared))
+		for i, frame := range shared {
+			own := *frame
+			own.RefID = q.DataQuery.RefID
+			frames[i] = &own
 		}
 		return backend.DataResponse{Frames: frames, Status: backend.StatusOK}
 	}, atOnce)
@@ -68,7 +74,7 @@ func failure(err error) backend.DataResponse {
 	return r
 }
 
-func (d *Datasource) query(ctx context.Context, q backend.DataQuery) (data.Frames, error) {
+func (d *Datasource) query(ctx context.Context, q backend.DataQuery, alert bool) (data.Frames, error) {
 	m := model{QueryType: contract.QueryEvents}
 	if err := json.Unmarshal(q.JSON, &m); err != nil {
 		return nil, &event.FieldError{Field: "query", Detail: "cannot be read: " + err.Error()}
@@ -77,12 +83,15 @@ func (d *Datasource) query(ctx context.Context, q backend.DataQuery) (data.Frame
 		m.QueryType = contract.QueryEvents
 	}
 	for _, kind := range m.Kinds {
-		if !kind.Valid() {
+		if !kind.Known() && !kind.Custom() && kind != event.Other {
 			return nil, &event.FieldError{Field: "kinds", Detail: fmt.Sprintf("%.64q is not a kind of event", string(kind))}
 		}
 	}
+	if alert && slices.Contains(contract.QueryTypes, m.QueryType) && !slices.Contains(contract.Alerting, m.QueryType) {
+		return nil, &event.FieldError{Field: "queryType", Detail: fmt.Sprintf("%q is no number that an alert rule can compare; choose one of %v", string(m.QueryType), contract.Alerting)}
+	}
 	if m.Limit == 0 {
-		m.Limit = defaultRows
+		m.Limit = contract.DefaultRows
 	}
 	if m.Limit < 1 || m.Limit > event.MaxPage {
 		return nil, &event.FieldError{Field: "limit", Detail: fmt.Sprintf("must be a whole number from 1 to %d", event.MaxPage)}
@@ -94,10 +103,11 @@ func (d *Datasource) query(ctx context.Context, q backend.DataQuery) (data.Frame
 		if err != nil {
 			return nil, err
 		}
+		frame := eventFrame(events)
 		if m.QueryType == contract.QueryLogs {
-			return data.Frames{logFrame(events)}, nil
+			frame = logFrame(events)
 		}
-		return data.Frames{eventFrame(events)}, nil
+		return d.counted(ctx, frame, len(events), f, "newest", "events")
 	case contract.QueryCounts:
 		step, err := bucket(q)
 		if err != nil {
@@ -107,7 +117,11 @@ func (d *Datasource) query(ctx context.Context, q backend.DataQuery) (data.Frame
 		if err != nil {
 			return nil, err
 		}
-		return data.Frames{countFrame(counts, f, step)}, nil
+		frame := countFrame(counts, f, step)
+		if m.Levels {
+			return levelFrames(frame), nil
+		}
+		return data.Frames{frame}, nil
 	case contract.QueryOutcomes:
 		outcomes, err := d.store.Outcomes(ctx, f)
 		if err != nil {
@@ -119,24 +133,92 @@ func (d *Datasource) query(ctx context.Context, q backend.DataQuery) (data.Frame
 		if err != nil {
 			return nil, err
 		}
-		return data.Frames{durationFrame(attempts)}, nil
-	case contract.QueryTimeline:
-		f.Limit = min(f.Limit, maxTimelineSpecs)
-		changes, err := d.store.Timeline(ctx, f)
+		st, err := d.overview(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return data.Frames{timelineFrame(changes)}, nil
-	case contract.QuerySessions:
+		for i := range attempts {
+			attempts[i].Outcome = outcomeNow(st, attempts[i].Outcome, attempts[i].Session, attempts[i].Started)
+		}
+		f.Kinds = []event.Kind{event.SpecStarted}
+		return d.counted(ctx, durationFrame(attempts), len(attempts), f, "newest", "attempts")
+	case contract.QueryNights:
+		zone, err := time.LoadLocation(m.Zone)
+		if err != nil || m.Zone == "Local" {
+			return nil, &event.FieldError{Field: "zone", Detail: fmt.Sprintf("%.64q is no time zone such as Europe/Berlin", m.Zone)}
+		}
+		nights, total, err := d.store.Nights(ctx, f, zone)
+		if err != nil {
+			return nil, err
+		}
+		frame := nightFrame(nights)
+		noteCut(frame, len(nights), total, "latest", "nights")
+		return data.Frames{frame}, nil
+	case contract.QuerySpecs:
+		specs, total, err := d.store.SpecHistories(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		st, err := d.overview(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for i := range specs {
+			specs[i].Last = outcomeNow(st, specs[i].Last, specs[i].LastSession, specs[i].LastStarted)
+		}
+		frame := specFrame(specs)
+		noteCut(frame, len(specs), total, "most often failed", "specs")
+		return data.Frames{frame}, nil
+	case contract.QueryRequests:
+		requests, err := d.store.Askings(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		f.Kinds = []event.Kind{event.InterventionRequest}
+		return d.counted(ctx, requestFrame(requests), len(requests), f, "newest", "requests")
+	case contract.QueryTimeline:
+		f.Limit = min(f.Limit, contract.TimelineSpecs)
+		changes, specs, err := d.store.Timeline(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		st, err := d.overview(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return data.Frames{timelineFrame(changes, specs, f.From, st)}, nil
+	case contract.QuerySessions, contract.QueryOverview:
 		// What holds now, whatever the range: an old range would make a
 		// session look asleep that is long done.
-		st, err := d.live().State(ctx, cursor.Cursor{})
+		st, err := d.sessions(ctx, m.Sessions)
 		if err != nil {
 			return nil, err
 		}
-		return data.Frames{sessionFrame(st, m.Sessions)}, nil
+		if m.QueryType == contract.QueryOverview {
+			return data.Frames{overviewFrame(st)}, nil
+		}
+		return data.Frames{sessionFrame(st)}, nil
+	case contract.QueryUsage:
+		used, specs, err := d.store.Usage(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		return data.Frames{usageFrame(used, specs)}, nil
+	case contract.QueryUsageOver:
+		step, err := bucket(q)
+		if err != nil {
+			return nil, err
+		}
+		used, err := d.store.UsageOver(ctx, f, step)
+		if err != nil {
+			return nil, err
+		}
+		return data.Frames{usageOverFrame(used, f, step)}, nil
 	case contract.QueryDelivery:
 		return data.Frames{deliveryFrame(d.delivery(ctx))}, nil
+	case contract.QueryPromises:
+		promises, err := d.promises(ctx)
+		return data.Frames{promiseFrame(promises)}, err
 	}
 	if c, known := conditions[m.QueryType]; known {
 		found, err := c.read(d.store, ctx, f)
@@ -146,9 +228,61 @@ func (d *Datasource) query(ctx context.Context, q backend.DataQuery) (data.Frame
 		if m.Since {
 			c.number = since
 		}
-		return data.Frames{conditionFrame(m.QueryType, c.number, found)}, nil
+		frame := conditionFrame(m.QueryType, c.number, found)
+		if len(found) == f.Limit {
+			f.Limit = math.MaxInt32
+			all, err := c.read(d.store, ctx, f)
+			if err != nil {
+				return nil, err
+			}
+			noteCut(frame, len(found), int64(len(all)), "newest", "rows")
+		}
+		return data.Frames{frame}, nil
 	}
 	return nil, &event.FieldError{Field: "queryType", Detail: fmt.Sprintf("%.64q is not known; it is one of %v", string(m.QueryType), contract.QueryTypes)}
+}
+
+// counted adds to a frame of the range how many rows there are, where it has
+// not all of them.
+func (d *Datasource) counted(ctx context.Context, frame *data.Frame, rows int, f store.Filter, which, what string) (data.Frames, error) {
+	if rows < f.Limit {
+		return data.Frames{frame}, nil
+	}
+	total, err := d.store.Total(ctx, f)
+	noteCut(frame, rows, total, which, what)
+	return data.Frames{frame}, err
+}
+
+// outcomeNow is what an outcome is called now: what a session has not ended runs while
+// that is heard from. One that is newer than the summary has only just begun.
+func outcomeNow(st state.State, o store.Outcome, session string, started time.Time) store.Outcome {
+	if o == store.Running && !st.Heard(session) && st.At.Sub(started) > state.Awake {
+		return store.Silent
+	}
+	return o
+}
+
+func (d *Datasource) overview(ctx context.Context) (state.State, error) {
+	snapshot, err := d.live().Overview.At(ctx, cursor.Cursor{})
+	if err != nil {
+		return state.State{}, err
+	}
+	return snapshot.State, nil
+}
+
+// sessions is the summary of the sessions of these names, or of all that were
+// heard within state.Horizon. The overview lists the last hundred; the others are
+// read from the table.
+func (d *Datasource) sessions(ctx context.Context, names []string) (state.State, error) {
+	st, err := d.overview(ctx)
+	if err != nil || len(names) == 0 {
+		return st, err
+	}
+	listed := func(s state.Session) bool { return slices.Contains(names, s.Session) }
+	if known := slices.DeleteFunc(slices.Clone(st.Sessions), func(s state.Session) bool { return !listed(s) }); len(known) == len(slices.Compact(slices.Sorted(slices.Values(names)))) {
+		return state.Of(st.At, known), nil
+	}
+	return d.store.StateOf(ctx, names)
 }
 
 // conditions are what alert rules ask for: how each is read, and the number
@@ -162,6 +296,7 @@ var conditions = map[contract.QueryType]struct {
 	contract.QueryTimedOut:      {(*store.Store).TimedOut, age},
 	contract.QueryWaiting:       {(*store.Store).Waiting, age},
 	contract.QueryHeartbeatAge:  {(*store.Store).Silent, age},
+	contract.QueryIdle:          {(*store.Store).Idle, age},
 	contract.QueryFailureStreak: {(*store.Store).Failing, failures},
 }
 
@@ -173,7 +308,7 @@ func (d *Datasource) delivery(ctx context.Context) feed.Stats {
 	again := time.NewTicker(connectPause)
 	defer again.Stop()
 	for {
-		stats := d.live().Stats()
+		stats := d.live().Feed.Stats()
 		if stats.Connected {
 			return stats
 		}
@@ -186,7 +321,8 @@ func (d *Datasource) delivery(ctx context.Context) feed.Stats {
 }
 
 // bucket is the width of a time series' points: the interval that Grafana
-// asks for, and wide enough for the number of points that it can draw.
+// asks for, and wide enough for the number of points that it can draw. Those of
+// more than a minute, an hour or a day are whole ones, as the rollups are.
 func bucket(q backend.DataQuery) (time.Duration, error) {
 	span := q.TimeRange.To.Sub(q.TimeRange.From)
 	if span < 0 {
@@ -197,5 +333,10 @@ func bucket(q backend.DataQuery) (time.Duration, error) {
 		points = maxBuckets
 	}
 	step := max(q.Interval, span/time.Duration(points), time.Second)
-	return step.Truncate(time.Millisecond), nil
+	for _, unit := range []time.Duration{24 * time.Hour, time.Hour, time.Minute, time.Millisecond} {
+		if step >= unit {
+			return (step + unit - 1).Truncate(unit), nil
+		}
+	}
+	return step, nil
 }

@@ -1,57 +1,66 @@
 package datasource
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"time"
+
+	"github.com/grafana/grafana-plugin-sdk-go/backend"
 
 	"github.com/specwatch/specwatch/pkg/api"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// menuSpan is how far back the lists of sessions and specs look.
+// menuSpan is how far back the lists of sessions and specs look, until
+// somebody searches.
 const menuSpan = 30 * 24 * time.Hour
 
-// resources answers GET status?since=&last=&limit=, sessions, specs?session= and
-// kinds.
+// totalHeader says how many names there are, where the list ends before.
+const totalHeader = "X-Total-Count"
+
+// resources answers GET status?since=&last=&limit=, sessions?search=,
+// specs?session=&search=, kinds and answer, and POST answer.
 func (d *Datasource) resources() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
-		status, body, err := api.Poll(r.Context(), d.store, d.live(), r.URL.Query())
+		answer, err := d.live().Poll(r.Context(), r.URL.Query())
 		if err != nil {
 			refuse(w, err)
 			return
 		}
-		mediaType := "application/json"
-		if status != http.StatusOK {
-			mediaType = "application/problem+json"
-		}
-		write(w, status, mediaType, body)
+		write(w, answer.Code, answer.MediaType(), answer.Body)
 	})
-	names := func(read func(r *http.Request, f store.Filter) ([]string, error)) http.HandlerFunc {
+	names := func(read func(ctx context.Context, f store.Filter, text string) ([]string, int64, error)) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
+			query := r.URL.Query()
+			text := query.Get("search")
 			now := time.Now()
-			f := store.Filter{From: now.Add(-menuSpan), To: now.Add(event.MaxAhead), Sessions: r.URL.Query()["session"]}
-			list, err := read(r, f)
+			f := store.Filter{From: now.Add(-menuSpan), To: now.Add(event.MaxAhead), Sessions: query["session"]}
+			if text != "" {
+				f.From = event.Earliest
+			}
+			list, total, err := read(r.Context(), f, text)
 			if err != nil {
 				refuse(w, err)
 				return
 			}
+			w.Header().Set(totalHeader, strconv.FormatInt(total, 10))
 			answer(w, list)
 		}
 	}
-	mux.HandleFunc("GET /sessions", names(func(r *http.Request, f store.Filter) ([]string, error) {
+	mux.HandleFunc("GET /sessions", names(func(ctx context.Context, f store.Filter, text string) ([]string, int64, error) {
 		f.Sessions = nil
-		return d.store.Sessions(r.Context(), f)
+		return d.store.Sessions(ctx, f, text)
 	}))
-	mux.HandleFunc("GET /specs", names(func(r *http.Request, f store.Filter) ([]string, error) {
-		return d.store.Specs(r.Context(), f)
-	}))
+	mux.HandleFunc("GET /specs", names(d.store.Specs))
 	mux.HandleFunc("GET /kinds", func(w http.ResponseWriter, _ *http.Request) { answer(w, event.Kinds) })
+	mux.HandleFunc("GET /answer", d.mayAnswer)
+	mux.HandleFunc("POST /answer", d.answerRequest)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		body, _ := json.Marshal(api.Problem{Type: "about:blank", Title: "not found", Status: http.StatusNotFound, Detail: "the resources are status, sessions, specs and kinds"})
-		write(w, http.StatusNotFound, "application/problem+json", body)
+		write(w, http.StatusNotFound, "application/problem+json", problem(http.StatusNotFound, "not found", "the resources are status, sessions, specs, kinds and answer"))
 	})
 	return mux
 }
@@ -67,6 +76,9 @@ func answer(w http.ResponseWriter, list any) {
 
 func refuse(w http.ResponseWriter, err error) {
 	p := api.ProblemOf(err)
+	if p.Status == http.StatusInternalServerError {
+		backend.Logger.Error("A resource could not be answered", "error", err)
+	}
 	p.Type = "about:blank"
 	body, _ := json.Marshal(p) // texts and numbers
 	write(w, p.Status, "application/problem+json", body)

@@ -1,6 +1,7 @@
 package datasource
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/grafana/grafana-plugin-sdk-go/backend"
@@ -26,7 +28,7 @@ type settings struct {
 const defaultMaxOpenConns = 10
 
 func readSettings(instance backend.DataSourceInstanceSettings) (store.Config, error) {
-	s := settings{SSLMode: "verify-full", MaxOpenConns: defaultMaxOpenConns}
+	s := settings{MaxOpenConns: defaultMaxOpenConns}
 	if len(instance.JSONData) > 0 {
 		if err := json.Unmarshal(instance.JSONData, &s); err != nil {
 			return store.Config{}, errors.New("the settings of the data source cannot be read; open them and save them again")
@@ -35,11 +37,15 @@ func readSettings(instance backend.DataSourceInstanceSettings) (store.Config, er
 	if s.Database == "" {
 		s.Database = instance.Database
 	}
+	// Provisioning fills them from variables and files, which often end with a newline.
+	for _, text := range []*string{&s.Database, &s.Schema, &instance.URL, &instance.User} {
+		*text = strings.TrimSpace(*text)
+	}
 	switch {
 	case instance.URL == "":
 		return store.Config{}, errors.New("the data source has no host; enter one such as localhost:5432")
-	case strings.Contains(instance.URL, "://") || strings.Contains(instance.URL, "@"):
-		return store.Config{}, errors.New("the host is written as host:port, such as localhost:5432, without user, password or scheme")
+	case !isHost(instance.URL):
+		return store.Config{}, errors.New("the host is written as host:port, such as localhost:5432, without user, password, scheme or database; or it is the folder of a Unix socket")
 	case s.Database == "":
 		return store.Config{}, errors.New("the data source has no database name")
 	case instance.User == "":
@@ -56,12 +62,43 @@ func readSettings(instance backend.DataSourceInstanceSettings) (store.Config, er
 	} else if h, _, err := net.SplitHostPort(instance.URL); err == nil {
 		host = h
 	}
-	address.User = url.UserPassword(instance.User, instance.DecryptedSecureJSONData["password"])
+	address.User = url.UserPassword(instance.User, strings.TrimRight(instance.DecryptedSecureJSONData["password"], "\r\n"))
 	address.RawQuery = query.Encode()
 	config := store.Config{URL: address.String(), Schema: s.Schema, MaxConns: s.MaxOpenConns}
+	if s.SSLMode == "" {
+		s.SSLMode = "verify-full"
+		if secure := instance.DecryptedSecureJSONData; isLocal(host) && secure["tlsCACert"]+secure["tlsClientCert"]+secure["tlsClientKey"] == "" {
+			s.SSLMode = "disable"
+		}
+	}
 	var err error
 	config.TLS, err = tlsConfig(s.SSLMode, host, instance.DecryptedSecureJSONData)
 	return config, err
+}
+
+// isHost: host or host:port, several of them with commas between, or the
+// folder of a Unix socket.
+func isHost(text string) bool {
+	if strings.HasPrefix(text, "/") {
+		return true
+	}
+	for one := range strings.SplitSeq(text, ",") {
+		u, err := url.Parse("postgres://" + one)
+		if err != nil || u.Hostname() == "" || u.Host != one || strings.ContainsAny(one, " \\") {
+			return false
+		}
+		if number, err := strconv.ParseUint(cmp.Or(u.Port(), "5432"), 10, 16); err != nil || number == 0 || strings.HasSuffix(one, ":") {
+			return false
+		}
+	}
+	return true
+}
+
+// isLocal: nothing between this machine and the host needs to be encrypted.
+// Servers on the same machine seldom have a certificate.
+func isLocal(host string) bool {
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return strings.HasPrefix(host, "/") || strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // tlsConfig does what libpq does for an sslmode, with certificates that are

@@ -3,6 +3,9 @@ package datasource
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/grafana/grafana-plugin-sdk-go/backend"
 	"github.com/grafana/grafana-plugin-sdk-go/data"
@@ -10,31 +13,55 @@ import (
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/overview"
 	"github.com/specwatch/specwatch/pkg/store"
 )
+
+var errInterrupted = errors.New("PostgreSQL cannot be reached; the stream goes on when it is back")
 
 // StreamPath is the one live channel: ds/<uid>/events.
 const StreamPath = "events"
 
-// position goes in the metadata of stream frames. A client that last saw
-// another cursor than From lacks something, and asks the resource `status`
-// for it.
-type position struct {
+// frameMeta is the metadata of a stream frame. A client whose last cursor is
+// not From has missed events, and reads them from the resource `status`.
+type frameMeta struct {
 	From   string `json:"from,omitempty"`
 	Cursor string `json:"cursor"`
+	// State is there at most once a second, when it says something else.
+	State *overview.Snapshot `json:"state,omitempty"`
+	// Interrupted says why no events come until the database is back.
+	Interrupted string `json:"interrupted,omitempty"`
 }
 
-// SubscribeStream tells a new viewer where the shared stream stands.
+// watchEvery is how often a stream looks whether the database is still there.
+const watchEvery = 250 * time.Millisecond
+
+// queryRoles are the roles that Grafana lets query a data source. It checks
+// queries and resources itself and streams not at all, so streams are checked
+// here. A user without a role ("None") is not among them, nor is nobody.
+var queryRoles = []string{"Viewer", "Editor", "Admin"}
+
+func mayQuery(user *backend.User) bool {
+	return user != nil && slices.Contains(queryRoles, user.Role)
+}
+
+// SubscribeStream sends a new viewer the cursor of the shared stream.
 func (d *Datasource) SubscribeStream(ctx context.Context, req *backend.SubscribeStreamRequest) (*backend.SubscribeStreamResponse, error) {
+	if !mayQuery(req.PluginContext.User) {
+		return &backend.SubscribeStreamResponse{Status: backend.SubscribeStreamStatusPermissionDenied}, nil
+	}
 	if req.Path != StreamPath {
 		return &backend.SubscribeStreamResponse{Status: backend.SubscribeStreamStatusNotFound}, nil
 	}
-	here, err := d.standing(ctx)
+	here, err := d.position(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if !d.delivery(ctx).Connected {
+		return nil, errInterrupted
+	}
 	frame := eventFrame(nil)
-	frame.Meta = &data.FrameMeta{Custom: position{Cursor: here.String()}}
+	frame.Meta = &data.FrameMeta{Custom: frameMeta{Cursor: here.String()}}
 	initial, err := backend.NewInitialFrame(frame, data.IncludeAll)
 	if err != nil {
 		return nil, err
@@ -42,9 +69,9 @@ func (d *Datasource) SubscribeStream(ctx context.Context, req *backend.Subscribe
 	return &backend.SubscribeStreamResponse{Status: backend.SubscribeStreamStatusOK, InitialData: initial}, nil
 }
 
-// standing is the cursor that the viewers of the stream have; the first of
-// them sets it.
-func (d *Datasource) standing(ctx context.Context) (cursor.Cursor, error) {
+// position is the cursor that the viewers of the stream have. The first viewer
+// sets it.
+func (d *Datasource) position(ctx context.Context) (cursor.Cursor, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.stream.IsZero() {
@@ -52,14 +79,16 @@ func (d *Datasource) standing(ctx context.Context) (cursor.Cursor, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	here, err := d.live().Here(ctx)
+	here, err := d.live().Feed.Here(ctx)
 	if err == nil {
 		d.stream = here
 	}
 	return here, err
 }
 
-func (d *Datasource) stand(c cursor.Cursor) {
+// setPosition notes what the viewers of the stream have; the zero cursor lets
+// the next viewer set it.
+func (d *Datasource) setPosition(c cursor.Cursor) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stream = c
@@ -81,9 +110,9 @@ func (d *Datasource) RunStream(ctx context.Context, req *backend.RunStreamReques
 	defer cancel()
 	defer context.AfterFunc(d.running, cancel)()
 	// The next viewer after the last one starts afresh.
-	defer d.stand(cursor.Cursor{})
+	defer d.setPosition(cursor.Cursor{})
 	for {
-		err := d.pass(ctx, sender)
+		err := d.forward(ctx, sender)
 		switch {
 		case d.running.Err() != nil:
 			return errors.New("the settings of the data source changed; the stream starts again")
@@ -91,41 +120,99 @@ func (d *Datasource) RunStream(ctx context.Context, req *backend.RunStreamReques
 			return nil
 		case errors.Is(err, feed.ErrSlow), errors.Is(err, store.ErrExpired):
 			// Go on from now; viewers see a From that they do not know.
-			d.stand(cursor.Cursor{})
+			d.setPosition(cursor.Cursor{})
 		default:
 			return err // Grafana tries again
 		}
 	}
 }
 
-func (d *Datasource) pass(ctx context.Context, sender *backend.StreamSender) error {
-	start, err := d.standing(ctx)
+// forward sends what the feed brings until the subscription fails.
+func (d *Datasource) forward(ctx context.Context, sender *backend.StreamSender) error {
+	start, err := d.position(ctx)
 	if err != nil {
 		return err
 	}
-	sub, err := d.live().Subscribe(ctx, start, event.MaxPage)
+	sub, err := d.live().Feed.Subscribe(ctx, start, event.MaxPage)
 	if err != nil {
 		return err
 	}
 	defer sub.Close()
-	// Viewers of a stream that was interrupted learn where it stands now.
-	if err := send(sender, &feed.Batch{From: start, Cursor: start}); err != nil {
+	l := line{sender: sender, at: start}
+	// Viewers of a stream that was interrupted get its cursor.
+	if err := l.send(&feed.Batch{From: start, Cursor: start}, nil); err != nil {
 		return err
 	}
+	var known *overview.Snapshot // that viewers were sent last
+
+	watching, end := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { d.watch(watching, &l) })
+	defer watcher.Wait()
+	defer end()
 	for {
-		b, err := sub.Next(ctx)
-		if err != nil {
+		told, tellings := d.live().Overview.Told()
+		b := &feed.Batch{From: sub.Cursor(), Cursor: sub.Cursor()}
+		if told == nil || known != nil && told.Version == known.Version || !sub.Current() {
+			if b, err = sub.Next(ctx, tellings); err != nil {
+				return err
+			}
+			if b == nil {
+				continue // another state was told
+			}
+			told = d.live().Overview.Attach(ctx, b)
+		}
+		if err := l.send(b, told); err != nil {
 			return err
 		}
-		if err := send(sender, b); err != nil {
-			return err
+		if told != nil {
+			known = told
 		}
-		d.stand(b.Cursor)
+		d.setPosition(b.Cursor)
 	}
 }
 
-func send(sender *backend.StreamSender, b *feed.Batch) error {
-	frame := eventFrame(b.Events)
-	frame.Meta = &data.FrameMeta{Custom: position{From: b.From.String(), Cursor: b.Cursor.String()}}
-	return sender.SendFrame(frame, data.IncludeAll)
+// watch tells the viewers when the database goes away. They come back by
+// themselves, and cannot subscribe before the feed is connected again.
+func (d *Datasource) watch(ctx context.Context, l *line) {
+	look := time.NewTicker(watchEvery)
+	defer look.Stop()
+	for connected := true; ; {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+		was := connected
+		if connected = d.live().Feed.Stats().Connected; was && !connected {
+			l.interrupt() //nolint:errcheck // the next batch finds out
+		}
+	}
+}
+
+// line sends frames, one at a time.
+type line struct {
+	mu     sync.Mutex
+	sender *backend.StreamSender
+	at     cursor.Cursor // of the last frame
+}
+
+func (l *line) send(b *feed.Batch, st *overview.Snapshot) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at = b.Cursor
+	return l.frame(b.Events, frameMeta{From: b.From.String(), Cursor: b.Cursor.String(), State: st})
+}
+
+func (l *line) interrupt() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	here := l.at.String()
+	return l.frame(nil, frameMeta{From: here, Cursor: here, Interrupted: errInterrupted.Error()})
+}
+
+func (l *line) frame(events []event.Event, meta frameMeta) error {
+	frame := eventFrame(events)
+	frame.Meta = &data.FrameMeta{Custom: meta}
+	return l.sender.SendFrame(frame, data.IncludeAll)
 }

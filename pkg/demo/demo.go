@@ -1,6 +1,5 @@
-// Package demo is what `specwatch demo` does: it starts everything on this
-// machine and keeps a small loop of real commands running, so that there is
-// something to see.
+// Package demo runs `specwatch demo`: PostgreSQL, the gateway, and a small loop of
+// real commands.
 package demo
 
 import (
@@ -22,8 +21,8 @@ import (
 	"github.com/specwatch/specwatch/pkg/runner"
 )
 
-// Config says where the demo lives and lends it the parts that the command
-// line owns.
+// Config has the directory of the demo and the functions of the command line that it
+// uses.
 type Config struct {
 	Dir         string // of its data; kept from one start to the next
 	Listen      string // address of the page
@@ -66,7 +65,7 @@ func run(ctx context.Context, config Config) (err error) {
 	defer log.Close()
 	d.log = log
 
-	// Whatever ends by itself ends the demo: alone, no part is of use.
+	// If one part ends, the demo ends.
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	url := d.DatabaseURL
@@ -104,7 +103,7 @@ func run(ctx context.Context, config Config) (err error) {
 			end(err)
 		}
 	}()
-	d.env = append(d.Environment(url), "SPECWATCH_DEMO_EXECUTABLE="+d.Executable, "SPECWATCH_DEMO_ANSWER="+d.answer(),
+	d.env = append(d.Environment(url), "SPECWATCH_DEMO_EXECUTABLE="+d.Executable,
 		// What cannot be written is the demo's, too.
 		"XDG_STATE_HOME="+d.Dir, "LocalAppData="+d.Dir)
 	if err := d.explain(listener.Addr().String(), url); err != nil {
@@ -147,8 +146,7 @@ func (d *demo) startPostgreSQL(ctx context.Context) (*embedded.Server, error) {
 	return embedded.Start(ctx, embedded.Config{Dir: filepath.Join(d.Dir, "postgres"), Log: log})
 }
 
-// listen takes the wanted address or, when another program has it, a free
-// port beside it.
+// listen listens on the requested address or, if it is in use, on a free port.
 func (d *demo) listen() (net.Listener, error) {
 	listener, err := net.Listen("tcp", d.Listen)
 	if err == nil || !errors.Is(err, syscall.EADDRINUSE) && !strings.Contains(err.Error(), "Only one usage of each socket address") {
@@ -164,10 +162,8 @@ func (d *demo) listen() (net.Listener, error) {
 	return listener, err
 }
 
-func (d *demo) answer() string { return filepath.Join(d.Dir, "answer") }
-
-// explain prints the address and what to try. The database's address has a
-// password, so it goes to a file that only this user can read.
+// explain prints the address and what to try. The database URL has a password, so it
+// is written to a file that only this user can read.
 func (d *demo) explain(address, url string) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -189,32 +185,28 @@ Try, in another terminal:
   curl %[1]s/api/status                         what the page reads
   curl %[1]s/api/events -d '{"kind":"spec_started","session":"mine","spec":"first"}'
   . %[2]s && %[3]s run --spec mine -- make test   your own command
-  touch %[4]s              answer the loop when it waits for you
-Output of the commands: %[5]s
+Answer the loop on the page when it waits for you.
+Output of the commands: %[4]s
 Ctrl-C ends it; the data is kept.
-`, page, quote(env), quote(d.Executable), quote(d.answer()), quote(filepath.Join(d.Dir, "commands.log"))))
+`, page, quote(env), quote(d.Executable), quote(filepath.Join(d.Dir, "commands.log"))))
 	return nil
 }
 
-// loop runs one spec after the other until ctx ends. One that waits for a
-// person does not hold up the others.
+// loop runs one spec after the other until ctx ends. It does not wait for specs that
+// wait for a person or hang.
 func (d *demo) loop(ctx context.Context) {
-	var waiting sync.WaitGroup
-	defer waiting.Wait()
-	asking := make(chan struct{}, 1)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	var busy sync.Map // names of specs that run beside the loop
 	for ctx.Err() == nil {
 		for _, s := range specs {
-			if !s.asks {
+			if !s.beside {
 				d.spec(ctx, s)
-			} else {
-				select {
-				case asking <- struct{}{}:
-					waiting.Go(func() {
-						defer func() { <-asking }()
-						d.spec(ctx, s)
-					})
-				default: // it still waits
-				}
+			} else if _, runs := busy.LoadOrStore(s.name, true); !runs {
+				beside.Go(func() {
+					defer busy.Delete(s.name)
+					d.spec(ctx, s)
+				})
 			}
 			select {
 			case <-ctx.Done():
@@ -225,12 +217,15 @@ func (d *demo) loop(ctx context.Context) {
 	}
 }
 
-// spec runs one spec through `specwatch run`, as a loop of one's own would.
+// spec runs one spec with `specwatch run`.
 func (d *demo) spec(ctx context.Context, s spec) {
 	started := time.Now()
-	args := []string{"run", "--session", d.session, "--spec", s.name, "--grace", "2s"}
+	args := []string{"run", "--session", d.session + s.session, "--spec", s.name, "--grace", "2s"}
 	if s.timeout > 0 {
 		args = append(args, "--timeout", s.timeout.String())
+	}
+	if s.idleTimeout > 0 {
+		args = append(args, "--idle-timeout", s.idleTimeout.String())
 	}
 	cmd := exec.CommandContext(ctx, d.Executable, append(append(args, "--"), s.command()...)...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = d.env, d.log, d.log

@@ -10,13 +10,15 @@ type spec struct {
 	name    string
 	shell   string // for sh
 	windows string // for cmd.exe
-	timeout time.Duration
-	asks    bool          // waits for a person
-	pause   time.Duration // before the next
+	session string // what its session's name adds to that of the loop
+	beside  bool   // the loop does not wait for it
+
+	timeout, idleTimeout time.Duration
+	pause                time.Duration // before the next
 }
 
-// specs are real commands that every machine has. One asks for an
-// intervention early, so that it can be seen while it waits.
+// specs are real commands that every machine has. One asks early, so that it
+// can be seen while it waits; one hangs for as long as it takes to be noticed.
 var specs = []spec{
 	{
 		name:    "look-around",
@@ -26,19 +28,27 @@ var specs = []spec{
 	},
 	{
 		name: "choose-a-database",
-		shell: `rm -f "$SPECWATCH_DEMO_ANSWER"
-"$SPECWATCH_DEMO_EXECUTABLE" emit intervention_request --data '{"question":"SQLite or PostgreSQL? Create the file named answer in the directory of the demo to go on."}' || exit 1
-n=0
-until [ -e "$SPECWATCH_DEMO_ANSWER" ] || [ $n -ge 60 ]; do sleep 1; n=$((n+1)); done
-[ -e "$SPECWATCH_DEMO_ANSWER" ] && echo "thank you" || echo "nobody answered; taking PostgreSQL"`,
-		windows: `"%SPECWATCH_DEMO_EXECUTABLE%" emit intervention_request && ping -n 40 127.0.0.1 >nul`,
-		asks:    true,
+		shell: `database=$("$SPECWATCH_DEMO_EXECUTABLE" ask "SQLite or PostgreSQL?" --option SQLite --option PostgreSQL --timeout 30m --default PostgreSQL) || exit 1
+echo "going on with $database"`,
+		windows: `"%SPECWATCH_DEMO_EXECUTABLE%" ask "SQLite or PostgreSQL?" --option SQLite --option PostgreSQL --timeout 30m --default PostgreSQL`,
+		beside:  true,
 		pause:   3 * time.Second,
 	},
 	{
-		name:    "write-tests",
-		shell:   `for test in parse print round-trip; do echo "ok $test"; sleep 1; done`,
-		windows: `echo ok parse & ping -n 4 127.0.0.1 >nul & echo ok print`,
+		name:        "wait-for-a-lock",
+		shell:       `echo "waiting for a lock"; sleep 3600`,
+		windows:     `echo waiting for a lock & ping -n 3600 127.0.0.1 >nul`,
+		session:     "-hangs",
+		beside:      true,
+		idleTimeout: 20 * time.Minute,
+		pause:       time.Second,
+	},
+	{
+		name: "write-tests",
+		shell: `for test in parse print round-trip; do echo "ok $test"; sleep 1; done
+"$SPECWATCH_DEMO_EXECUTABLE" emit demo.usage --data '{"usage":{"inputTokens":24800,"outputTokens":1200,"costUsd":0.09}}' >/dev/null
+"$SPECWATCH_DEMO_EXECUTABLE" emit demo.coverage --data '{"message":"81 % of the lines are covered"}' >/dev/null`,
+		windows: `echo ok parse & ping -n 4 127.0.0.1 >nul & echo ok print & "%SPECWATCH_DEMO_EXECUTABLE%" emit demo.usage --data {\"usage\":{\"inputTokens\":24800,\"outputTokens\":1200,\"costUsd\":0.09}}`,
 		pause:   2 * time.Second,
 	},
 	{
@@ -53,6 +63,19 @@ until [ -e "$SPECWATCH_DEMO_ANSWER" ] || [ $n -ge 60 ]; do sleep 1; n=$((n+1)); 
 		windows: `ping -t 127.0.0.1 >nul`,
 		timeout: 5 * time.Second,
 		pause:   3 * time.Second,
+	},
+	{
+		name:        "compile-assets",
+		shell:       `echo "compiling"; sleep 3600`,
+		windows:     `echo compiling & ping -n 3600 127.0.0.1 >nul`,
+		idleTimeout: 6 * time.Second,
+		pause:       2 * time.Second,
+	},
+	{
+		name:    "refactor-store",
+		shell:   `sleep 1; echo '{"type":"result","is_error":true,"result":"You have hit your usage limit. Try again in 2 hours."}'`,
+		windows: `echo {"type":"result","is_error":true,"result":"You have hit your usage limit. Try again in 2 hours."}`,
+		pause:   2 * time.Second,
 	},
 	{
 		name:    "write-changelog",

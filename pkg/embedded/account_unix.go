@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 )
 
 // accountName is whom root runs PostgreSQL as, which refuses to run as root.
@@ -132,6 +133,28 @@ const (
 
 func signalServer(_ installation, process *os.Process, kind shutdown) error {
 	return process.Signal(kind)
+}
+
+// killTree kills a server with all its processes and waits until they are gone.
+// It is stopped first, so that it starts no more of them while they are counted.
+func killTree(pid int) error {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); errors.Is(err, syscall.ESRCH) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("cannot kill PostgreSQL (process %d): %w", pid, err)
+	}
+	children, err := childrenOf(pid)
+	for _, process := range append(children, pid) {
+		if killed := syscall.Kill(process, syscall.SIGKILL); killed != nil && !errors.Is(killed, syscall.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("cannot kill PostgreSQL (process %d): %w", process, killed))
+		}
+	}
+	for _, process := range children {
+		for living(process) {
+			time.Sleep(time.Millisecond) // nobody tells of another's child
+		}
+	}
+	return err
 }
 
 // killGroup ends a process of ours and those that it started.

@@ -36,6 +36,9 @@ type Config struct {
 	// Dir holds the server: data/ and the file password. A directory that was
 	// used before is used again.
 	Dir string
+	// Version is PostgreSQL's major version, such as "13". Empty is that of
+	// SPECWATCH_POSTGRES_VERSION or, without it, the one that is at hand.
+	Version string
 	// Port on 127.0.0.1; 0 takes a free one at each Start, Restart keeps it.
 	Port int
 	// Settings are PostgreSQL's, such as "fsync": "off". They hold for this run
@@ -75,7 +78,7 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	if config.Dir, err = Place(config.Dir); err != nil {
 		return nil, err
 	}
-	install, err := findInstallation(account)
+	install, err := findInstallation(ctx, account, config.Version)
 	if err != nil {
 		return nil, err
 	}
@@ -128,11 +131,18 @@ func (s *Server) Stop(ctx context.Context) error {
 	return s.stop(ctx)
 }
 
-// Kill ends the server at once, as a crash would: the next start recovers from its log.
+// Kill ends the server and all its processes at once with kill -9, as a crash
+// would: what was not written to its log is gone, and the next start recovers from
+// the log and clears what is left in shared memory.
 func (s *Server) Kill() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.kill()
+	if s.hasEnded() {
+		return nil
+	}
+	err := killTree(s.process.Process.Pid)
+	<-s.ended
+	return err
 }
 
 // Restart stops the server if it runs and starts it on the same port.
@@ -156,11 +166,13 @@ func (s *Server) stop(ctx context.Context) error {
 	case <-s.ended:
 		return nil
 	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("PostgreSQL in %s did not stop in time and was killed: %w", s.config.Dir, ctx.Err()), s.kill())
+		return errors.Join(fmt.Errorf("PostgreSQL in %s did not stop in time and was killed: %w", s.config.Dir, ctx.Err()), s.quit())
 	}
 }
 
-func (s *Server) kill() error {
+// quit ends a server that does not stop in order. Unlike Kill it leaves nothing
+// in shared memory.
+func (s *Server) quit() error {
 	if s.hasEnded() {
 		return nil
 	}
@@ -236,10 +248,7 @@ func (s *Server) prepare(ctx context.Context) error {
 		return fmt.Errorf("the data in %s is there but its password is not: %w; put it back, or remove that directory to start afresh", s.config.Dir, err)
 	}
 	s.password = strings.TrimSpace(string(password))
-	if err := s.account.own(s.config.Dir); err != nil {
-		return err
-	}
-	return s.clearStalePID()
+	return s.account.own(s.config.Dir)
 }
 
 // initialize makes a new cluster beside its final name, so that an interrupted
@@ -345,6 +354,9 @@ var errPortTaken = errors.New("port is taken")
 
 // launch runs the server process and waits until it accepts connections.
 func (s *Server) launch(ctx context.Context, port int) error {
+	if err := s.clearStalePID(); err != nil {
+		return err
+	}
 	arguments := []string{
 		"-D", s.DataDir(),
 		"-c", "listen_addresses=127.0.0.1",
@@ -378,7 +390,7 @@ func (s *Server) launch(ctx context.Context, port int) error {
 	}()
 	err := s.accepts(ctx)
 	if err != nil {
-		err = errors.Join(err, s.kill())
+		err = errors.Join(err, s.quit())
 	}
 	return err
 }

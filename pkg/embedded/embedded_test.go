@@ -43,12 +43,16 @@ func start(t *testing.T, config embedded.Config) *embedded.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := server.Kill(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { end(t, server) })
 	return server
+}
+
+func end(t *testing.T, server *embedded.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := server.Stop(ctx); err != nil {
+		t.Error(err)
+	}
 }
 
 func query(t *testing.T, url, sql string) string {
@@ -113,6 +117,59 @@ func TestDataSurvivesStopKillAndRestart(t *testing.T) {
 	second := start(t, embedded.Config{Dir: dir})
 	if got := query(t, second.URL(), "SELECT word FROM kept"); got != "second" {
 		t.Errorf("after stop and start the table holds %q, want %q", got, "second")
+	}
+}
+
+// What a crash loses is lost: transaction ids of which nothing was written down
+// are given out again, and commits that did not wait for the log are gone.
+func TestKillIsACrash(t *testing.T) {
+	t.Parallel()
+	server := start(t, embedded.Config{Dir: place(t), Settings: map[string]string{"fsync": "off", "wal_writer_delay": "10s"}})
+	execute(t, server.URL(), "CREATE TABLE kept (word text)")
+	execute(t, server.URL(), "CHECKPOINT")
+	before := query(t, server.URL(), "SELECT pg_current_xact_id()::text")
+	execute(t, server.URL(), "SET synchronous_commit = off; INSERT INTO kept VALUES ('gone')")
+	lock, err := os.ReadFile(filepath.Join(server.DataDir(), "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Kill(); err != nil {
+		t.Errorf("killing a dead server: %v", err)
+	}
+	if left, err := os.ReadFile(filepath.Join(server.DataDir(), "postmaster.pid")); err != nil || !bytes.Equal(left, lock) {
+		t.Errorf("the server had time to clear up: its lock file is %q (%v)", left, err)
+	}
+	for range 3 {
+		if err := server.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := query(t, server.URL(), "SELECT count(*)::text FROM kept"); got != "0" {
+			t.Errorf("%s rows outlived the crash", got)
+		}
+		if err := server.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := query(t, server.URL(), "SELECT pg_current_xact_id()::text"); after != before {
+		t.Errorf("the next transaction is %s, that of before the crash was %s", after, before)
+	}
+}
+
+func TestTheVersionIsTheNamedOne(t *testing.T) {
+	t.Parallel()
+	want := os.Getenv("SPECWATCH_POSTGRES_VERSION")
+	server := start(t, embedded.Config{Dir: place(t), Version: want})
+	if want == "" {
+		want = "18"
+	}
+	if got := query(t, server.URL(), "SELECT (current_setting('server_version_num')::int / 10000)::text"); got != want {
+		t.Errorf("PostgreSQL %s runs, %s is asked for", got, want)
 	}
 }
 
@@ -184,6 +241,10 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 	t.Run("an unknown setting", func(t *testing.T) {
 		t.Parallel()
 		fails(t, embedded.Config{Dir: place(t), Settings: map[string]string{"no_such_setting": "1"}}, "no_such_setting")
+	})
+	t.Run("an unknown version", func(t *testing.T) {
+		t.Parallel()
+		fails(t, embedded.Config{Dir: place(t), Version: "9.6"}, `"9.6"`, "13 14 15 16 17 18", "SPECWATCH_POSTGRES_HOME")
 	})
 	t.Run("no directory", func(t *testing.T) {
 		t.Parallel()

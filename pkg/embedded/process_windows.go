@@ -56,3 +56,12 @@ func signalServer(install installation, process *os.Process, kind shutdown) erro
 
 // killGroup ends a process of ours; its children end when their pipes do.
 func killGroup(process *os.Process) error { return process.Kill() }
+
+// killTree kills a server with all its processes.
+func killTree(pid int) error {
+	output, err := exec.Command("taskkill", "/F", "/T", "/PID", strconv.Itoa(pid)).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("cannot kill PostgreSQL (process %d): %w: %s", pid, err, output)
+	}
+	return nil
+}

@@ -16,7 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Standby starts a hot standby of s, which must run: a copy of it that follows
+// Standby starts a hot standby of s, which must run and may be a standby itself: a copy of it that follows
 // what s writes and answers reads. It has the password of s, and its settings
 // where config names none, as a standby may not be configured below its primary.
 // `SELECT pg_promote()` makes it a primary.
@@ -130,7 +130,10 @@ var remade = map[string]bool{
 // copyCluster copies a data directory in use: files may grow, shrink and vanish
 // meanwhile, which replaying what was written since the backup began repairs.
 func copyCluster(ctx context.Context, to, from string) error {
-	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+	// Where a backup of a standby ends is known from this file, so it must be
+	// younger than all others.
+	const control = "global/pg_control"
+	err := filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -154,6 +157,8 @@ func copyCluster(ctx context.Context, to, from string) error {
 				return fs.SkipDir
 			}
 			return nil
+		case filepath.ToSlash(name) == control:
+			return nil
 		case name == "postmaster.pid" || name == "postmaster.opts" || strings.HasPrefix(entry.Name(), "pgsql_tmp"):
 			return nil
 		case !entry.Type().IsRegular():
@@ -161,6 +166,10 @@ func copyCluster(ctx context.Context, to, from string) error {
 		}
 		return copyFile(target, path)
 	})
+	if err != nil {
+		return err
+	}
+	return copyFile(filepath.Join(to, control), filepath.Join(from, control))
 }
 
 func copyFile(to, from string) error {

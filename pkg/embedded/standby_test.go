@@ -16,11 +16,7 @@ func standby(t *testing.T, primary *embedded.Server, config embedded.Config) *em
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := server.Kill(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { end(t, server) })
 	return server
 }
 

@@ -8,34 +8,73 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 )
 
-// Kind says what happened.
+// Kind says what happened; Meaning explains each.
 type Kind string
 
 const (
-	SpecStarted         Kind = "spec_started"         // work on a spec begins
-	SpecCompleted       Kind = "spec_completed"       // it ended well
-	SpecFailed          Kind = "spec_failed"          // it ended badly
-	InterventionRequest Kind = "intervention_request" // the loop waits for a person
-	TimeoutTriggered    Kind = "timeout_triggered"    // it ran out of time and was ended
-	SessionHeartbeat    Kind = "session_heartbeat"    // the loop is alive
+	SpecStarted          Kind = "spec_started"
+	SpecCompleted        Kind = "spec_completed"
+	SpecFailed           Kind = "spec_failed"
+	InterventionRequest  Kind = "intervention_request"
+	InterventionAnswered Kind = "intervention_answered"
+	TimeoutTriggered     Kind = "timeout_triggered"
+	SessionHeartbeat     Kind = "session_heartbeat"
 )
 
-// Kinds lists every kind, in the order in which people read them.
-var Kinds = []Kind{SpecStarted, SpecCompleted, SpecFailed, InterventionRequest, TimeoutTriggered, SessionHeartbeat}
+// Other is what custom kinds are counted as. No event has it.
+const Other Kind = "other"
 
-// Valid reports whether k is one of Kinds.
-func (k Kind) Valid() bool {
-	for _, known := range Kinds {
-		if k == known {
-			return true
-		}
+// LimitReason is the `reason` in the data of a spec_failed that a limit of usage
+// brought about, with `resetsAt` where that is known. It is no failure of the
+// spec.
+const LimitReason = "usage limit"
+
+// Kinds lists the kinds that have a meaning to the state, in the order in
+// which people read them.
+var Kinds = []Kind{SpecStarted, SpecCompleted, SpecFailed, InterventionRequest, InterventionAnswered, TimeoutTriggered, SessionHeartbeat}
+
+// Known reports whether k is one of Kinds.
+func (k Kind) Known() bool { return slices.Contains(Kinds, k) }
+
+// Custom reports whether k is a writer's own kind: a name with a dot, such as
+// claude.cost. It is stored and shown, and has no meaning to the state.
+func (k Kind) Custom() bool { return strings.Contains(string(k), ".") }
+
+// Counted is the kind that counters count k as: a table may hold any number
+// of custom kinds, and the number of counters is bounded.
+func (k Kind) Counted() Kind {
+	if k.Known() {
+		return k
 	}
-	return false
+	return Other
+}
+
+// Meaning says in a few words what an event of this kind tells.
+func (k Kind) Meaning() string {
+	switch k {
+	case SpecStarted:
+		return "work on a spec starts"
+	case SpecCompleted:
+		return "the spec ended successfully"
+	case SpecFailed:
+		return "the spec failed"
+	case InterventionRequest:
+		return "the loop asks a person and waits for the answer"
+	case InterventionAnswered:
+		return "a person answered or dismissed a request"
+	case TimeoutTriggered:
+		return "the spec ran out of time and was ended"
+	case SessionHeartbeat:
+		return "the loop is alive"
+	}
+	return "a kind of the writer's own: stored, shown, and without effect on the state"
 }
 
 // EndsSpec reports whether an event of this kind closes its spec.
@@ -45,8 +84,9 @@ func (k Kind) EndsSpec() bool {
 
 // Limits of one event and of the ways in which events travel.
 const (
-	MaxNameBytes   = 512       // session, spec and key, each, in bytes of UTF-8
+	MaxNameBytes   = 512       // kind, session, spec and key, each, in bytes of UTF-8
 	MaxDataBytes   = 1_000_000 // data, in bytes of JSON text
+	MaxDepth       = 500       // levels of data: JSON readers have limits, and one event must not stop the others
 	MaxAhead       = time.Hour // how far `at` may lie ahead of the database's clock
 	DefaultPage    = 500       // events in one answer when the caller names no limit
 	MaxPage        = 5_000     // events in one answer, at most
@@ -71,23 +111,95 @@ type Event struct {
 	Spec    string          // one unit of work inside a session; may be empty
 	Data    json.RawMessage // any JSON; empty means {}
 	Key     string          // idempotency: the same key is stored once; never read back
+	Stored  time.Time       // when the database stored it, by its own clock; zero: not known. Not printed
 }
 
-// MarshalJSON prints the event as readers see it. The key is the writer's
-// business and is left out.
-func (e Event) MarshalJSON() ([]byte, error) {
-	data := e.Data
-	if len(data) == 0 {
-		data = json.RawMessage("{}")
+// MarshalJSON prints the event as readers see it. The key is for writers and
+// is left out.
+func (e Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
+
+// AppendJSON appends what MarshalJSON prints. It cannot fail: whatever a row
+// holds, the events around it are delivered. Data must be what Readable
+// returned, or have passed Validate.
+func (e *Event) AppendJSON(b []byte) []byte {
+	b = append(b, `{"id":`...)
+	b = strconv.AppendInt(b, e.ID, 10)
+	b = append(b, `,"kind":`...)
+	b = appendString(b, string(e.Kind))
+	b = append(b, `,"at":"`...)
+	b = e.At.UTC().AppendFormat(b, TimeLayout)
+	b = append(b, `","session":`...)
+	b = appendString(b, e.Session)
+	b = append(b, `,"spec":`...)
+	b = appendString(b, e.Spec)
+	b = append(b, `,"data":`...)
+	if len(e.Data) == 0 {
+		b = append(b, "{}"...)
+	} else {
+		b = append(b, e.Data...)
 	}
-	return json.Marshal(struct {
-		ID      int64           `json:"id"`
-		Kind    Kind            `json:"kind"`
-		At      string          `json:"at"`
-		Session string          `json:"session"`
-		Spec    string          `json:"spec"`
-		Data    json.RawMessage `json:"data"`
-	}{e.ID, e.Kind, e.At.UTC().Format(TimeLayout), e.Session, e.Spec, data})
+	return append(b, '}')
+}
+
+// appendString appends a JSON string. What is not UTF-8 becomes U+FFFD.
+func appendString(b []byte, text string) []byte {
+	plain := true
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		b = append(b, '"')
+		b = append(b, text...)
+		return append(b, '"')
+	}
+	quoted, _ := json.Marshal(text) // of a string it has no error
+	return append(b, quoted...)
+}
+
+// Readable returns data, as PostgreSQL prints it, as JSON that every reader
+// can take. What nests deeper than MaxDepth is replaced by a note; what is not
+// UTF-8, in a database with the encoding SQL_ASCII, becomes U+FFFD.
+func Readable(data string) json.RawMessage {
+	if !utf8.ValidString(data) {
+		data = strings.ToValidUTF8(data, "\uFFFD")
+	}
+	if tooDeep(data) {
+		return fmt.Appendf(nil, `{"unreadable":"the data nests deeper than %d levels","bytes":%d}`, MaxDepth, len(data))
+	}
+	return json.RawMessage(data)
+}
+
+// tooDeep reports whether JSON text nests deeper than MaxDepth.
+func tooDeep(text string) bool {
+	if len(text) < 2*MaxDepth {
+		return false // each level takes two bytes
+	}
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '[' || c == '{':
+			if depth++; depth > MaxDepth {
+				return true
+			}
+		case c == ']' || c == '}':
+			depth--
+		}
+	}
+	return false
+}
+
+// Receipt is the answer to a write.
+type Receipt struct {
+	IDs   []int64 `json:"ids"`   // in the order of the events
+	Known int     `json:"known"` // how many of them were stored before, under the same key
 }
 
 // FieldError says which part of an input is wrong and what to do about it.
@@ -165,12 +277,12 @@ func (e *Event) Validate(now time.Time) error {
 	switch {
 	case e.Kind == "":
 		return fieldErrorf("kind", "is missing; it is one of %s", kindList())
-	case !e.Kind.Valid():
-		return fieldErrorf("kind", "%q is not known; it is one of %s", clip(string(e.Kind)), kindList())
+	case !e.Kind.Known() && !e.Kind.Custom():
+		return fieldErrorf("kind", "%q is not known; it is one of %s, or a name of your own with a dot, such as claude.cost", clip(string(e.Kind)), kindList())
 	case e.Session == "":
 		return fieldErrorf("session", "must not be empty")
 	}
-	for _, f := range []struct{ name, text string }{{"session", e.Session}, {"spec", e.Spec}, {"key", e.Key}} {
+	for _, f := range []struct{ name, text string }{{"kind", string(e.Kind)}, {"session", e.Session}, {"spec", e.Spec}, {"key", e.Key}} {
 		switch {
 		case len(f.text) > MaxNameBytes:
 			return fieldErrorf(f.name, "has %d bytes; at most %d are allowed", len(f.text), MaxNameBytes)
@@ -199,6 +311,8 @@ func validateData(data json.RawMessage) error {
 		return fieldErrorf("data", "has %d bytes; at most %d are allowed", len(data), MaxDataBytes)
 	case !utf8.Valid(data):
 		return fieldErrorf("data", "is not valid UTF-8")
+	case tooDeep(string(data)):
+		return fieldErrorf("data", "nests deeper than %d levels", MaxDepth)
 	case !json.Valid(data):
 		return fieldErrorf("data", "is not JSON")
 	case hasEscapedNUL(data):

@@ -1,7 +1,7 @@
 // Package feed reads the database once for any number of subscribers. One
-// reader turns new rows into batches, a bounded ring holds the latest of
-// them, and each subscriber walks the ring at its own pace; one that falls
-// off its end is let go and resumes by its cursor.
+// reader turns new rows into batches, and a bounded ring keeps the latest of
+// them. Each subscriber reads the ring at its own pace; one that is too far
+// behind gets ErrSlow and resumes with its cursor.
 package feed
 
 import (
@@ -14,12 +14,11 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
-	"github.com/specwatch/specwatch/pkg/state"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// Batch is a step of the feed: what lies between two cursors. Batches are
-// shared and must not be changed.
+// Batch has the events between two cursors. Batches are shared and must not be
+// changed.
 type Batch struct {
 	From, Cursor cursor.Cursor
 	Events       []event.Event
@@ -31,15 +30,14 @@ type Batch struct {
 	failure  error
 }
 
-// Encoding returns what encode makes of the batch. It is made once for all
-// subscribers, so a process must always pass the same encode.
+// Encoding returns the result of encode. It is computed once for all
+// subscribers, so a process must always pass the same function.
 func (b *Batch) Encoding(encode func(*Batch) (any, error)) (any, error) {
 	b.once.Do(func() { b.encoding, b.failure = encode(b) })
 	return b.encoding, b.failure
 }
 
-// Bounds of the ring. A subscriber that lies further behind than any of them
-// is too slow.
+// Bounds of the ring. A subscriber that is further behind is too slow.
 const (
 	ringBatches = 4_096
 	ringEvents  = 20_000
@@ -50,25 +48,31 @@ const (
 const (
 	readLimit    = 1_000                  // events in a batch
 	readTimeout  = 15 * time.Second       // of one read; a connection that is silent for longer is lost
-	loadTimeout  = 2 * time.Minute        // of the first summary
-	tailPause    = time.Millisecond       // between reads while events flow
-	tailIdle     = 10 * time.Millisecond  // without events, and the reader goes to sleep
-	settlePause  = 25 * time.Millisecond  // between reads while it waits for older transactions
-	lookPause    = 100 * time.Millisecond // between reads where no bell rings
-	safetyPause  = 5 * time.Second        // between reads while it sleeps: a ring may be lost
-	denseRings   = 20                     // this many rings within denseSpan, and it stays awake
-	denseSpan    = 100 * time.Millisecond
+	busyPause    = 5 * time.Millisecond   // between reads while there are many transactions
+	activePause  = 10 * time.Millisecond  // between reads without notifications, while events flow
+	lookPause    = 100 * time.Millisecond // the same, while none do
+	settlePause  = 25 * time.Millisecond  // between reads while older transactions have not ended; it grows …
+	settleMost   = 250 * time.Millisecond // … up to this
+	safetyPause  = 5 * time.Second        // between reads while notifications are waited for
+	heldPause    = time.Second            // between two attempts to take the advisory lock
+	denseSpan    = 100 * time.Millisecond // in which notifications and transactions are counted
+	denseNotes   = 200                    // more notifications in denseSpan than this delay the writers
+	sparseXacts  = 100                    // fewer transactions in denseSpan than this allow notifications
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
+	freshAnswer  = time.Second // how long a caller waits for another attempt to connect
 )
 
-// ErrSlow is the answer to a subscriber that lies too far behind. It may
-// subscribe again with its cursor.
+// ErrSlow is returned to a subscriber that is too far behind. It may subscribe
+// again with its cursor.
 var ErrSlow = errors.New("the subscriber is too slow; resume by cursor")
 
 // Stats is the feed's own health.
 type Stats struct {
 	Connected   bool
+	Push        bool          // PostgreSQL notifies of events; else the feed polls
+	Delay       time.Duration // the longest time until the feed notices an event
+	Pooled      bool          // a connection pooler sits in between
 	Subscribers int
 	Lag         time.Duration // since the reader was last known to have seen everything; 0 while it has
 	Reads       int64
@@ -76,8 +80,8 @@ type Stats struct {
 	Reconnects  int64
 }
 
-// Feed has one owner, who calls Run. All other methods may be called from
-// anywhere.
+// Feed has one owner, which calls Run. The other methods are safe for concurrent
+// use.
 type Feed struct {
 	store *store.Store
 
@@ -85,30 +89,33 @@ type Feed struct {
 	changed   chan struct{} // closed at each change of what follows
 	ready     bool
 	err       error         // why the reader is not connected
+	attempts  int           // to connect, that failed
 	position  cursor.Cursor // of the reader
 	published cursor.Cursor // of the last batch
-	rest      cursor.Cursor // latest position at rest …
+	rest      cursor.Cursor // latest position between two reads without pages …
 	restSeq   int64         // … and the batch that follows it
 	ring      []*Batch
 	first     int64 // number of ring[0]
 	events    int
 	bytes     int
-	summary   *state.Summary
+	pruned    int64     // events that prune had removed
+	begun     int64     // reads
+	done      int64     // … of which this one ended last, well
 	clock     time.Time // the database's, at …
 	clockAt   time.Time // … this time of ours
 	caughtUp  time.Time // when the reader last had seen everything
 	behind    bool
 	stats     Stats
 
-	kick chan struct{} // asks the reader to look now
+	kick chan struct{} // asks the reader to read now
 }
 
-// New returns a feed that Run brings to life.
+// New returns a feed. It does nothing until Run is called.
 func New(s *store.Store) *Feed {
 	return &Feed{store: s, changed: make(chan struct{}), kick: make(chan struct{}, 1), caughtUp: time.Now(), behind: true}
 }
 
-// Run reads until ctx ends; outages end nothing.
+// Run reads until ctx ends. It survives outages.
 func (f *Feed) Run(ctx context.Context) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = firstBackoff, lastBackoff
@@ -119,17 +126,34 @@ func (f *Feed) Run(ctx context.Context) error {
 		}
 		f.mu.Lock()
 		f.err = err
+		f.attempts++
 		f.behind = true
 		f.stats.Connected = false
 		f.stats.Reconnects++
 		f.announce()
 		f.mu.Unlock()
-		select {
-		case <-ctx.Done():
+		// Calls that wait meanwhile get this error, not an older one.
+		if !f.pause(ctx, firstBackoff, false) || !f.pause(ctx, wait.NextBackOff()-firstBackoff, true) {
 			return nil
-		case <-time.After(wait.NextBackOff()):
 		}
 	}
+}
+
+// pause waits for d, or, if short, until somebody calls Look. It reports whether
+// ctx is not done.
+func (f *Feed) pause(ctx context.Context, d time.Duration, short bool) bool {
+	var kick chan struct{}
+	if short {
+		kick = f.kick
+	}
+	timer := time.NewTimer(max(d, 0))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-kick:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
 }
 
 // follow reads on one connection until that fails.
@@ -141,52 +165,71 @@ func (f *Feed) follow(ctx context.Context, connected func()) error {
 		return err
 	}
 	defer r.Close()
-	if err := f.load(ctx, r, false); err != nil {
+	if err := f.begin(ctx, r, false); err != nil {
 		return err
 	}
-	p := pace{feed: f, reader: r}
+	p := newPace(f, r)
+	var page store.Page
+	var whole time.Time // when all was read last
 	for ctx.Err() == nil {
-		n, more, err := f.read(ctx, r)
+		// While nothing comes, and many ask whether anything has, a look at the
+		// snapshot answers.
+		if len(page.Events) == 0 && !page.More && time.Since(whole) < safetyPause {
+			same, err := f.glance(ctx, r)
+			if err != nil {
+				return err
+			}
+			if same {
+				if err := p.wait(ctx, page); err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		whole = time.Now()
+		page, err = f.read(ctx, r)
 		if errors.Is(err, store.ErrExpired) {
-			err = f.load(ctx, r, true)
-			more = true
+			if err = f.begin(ctx, r, true); err == nil {
+				continue
+			}
 		}
 		if err != nil {
 			return err
 		}
 		connected()
-		if more {
+		if page.More {
 			continue
 		}
-		if err := p.wait(ctx, n); err != nil {
+		if err := p.wait(ctx, page); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// load sums up what is stored, unless the feed holds a summary and can read
-// on from it.
-func (f *Feed) load(ctx context.Context, r *store.Reader, again bool) error {
+// begin reads the current position of the table, unless the feed can continue
+// from its own.
+func (f *Feed) begin(ctx context.Context, r *store.Reader, again bool) error {
 	f.mu.Lock()
 	ready := f.ready
 	f.mu.Unlock()
 	if ready && !again {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	summary, at, now, err := r.Load(ctx)
+	page, err := r.Here(ctx)
 	if err != nil {
 		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ready, f.summary = true, summary
-	f.clock, f.clockAt = now, time.Now()
-	f.position, f.published, f.rest = at, at, at
-	// No batch of before is of use to anybody: who still walks there is told
-	// that the cursor expired.
+	f.ready = true
+	f.clock, f.clockAt = page.At, time.Now()
+	f.position, f.published, f.rest = page.Cursor, page.Cursor, page.Cursor
+	f.pruned = page.Pruned
+	// Earlier batches are of another history: subscribers that still read them
+	// get ErrExpired.
 	f.first += int64(len(f.ring))
 	f.ring, f.events, f.bytes = nil, 0, 0
 	f.restSeq = f.first
@@ -194,19 +237,47 @@ func (f *Feed) load(ctx context.Context, r *store.Reader, again bool) error {
 	return nil
 }
 
-// read turns what is new into a batch.
-func (f *Feed) read(ctx context.Context, r *store.Reader) (n int, more bool, err error) {
+// glance reports whether nothing has been committed since the last read.
+func (f *Feed) glance(ctx context.Context, r *store.Reader) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
+	f.mu.Lock()
+	f.begun++
+	number := f.begun
+	f.mu.Unlock()
+	same, at, err := r.Unchanged(ctx)
+	if err != nil || !same {
+		return false, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stats.Reads++
+	f.done = number
+	f.clock, f.clockAt = at, time.Now()
+	f.caughtUp = time.Now()
+	f.announce()
+	return true, nil
+}
+
+// read turns new rows into a batch.
+func (f *Feed) read(ctx context.Context, r *store.Reader) (store.Page, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	f.mu.Lock()
+	f.begun++
+	number := f.begun
+	f.mu.Unlock()
 	page, err := r.Since(ctx, f.position, readLimit) // position is written by this goroutine only
 	if err != nil {
-		return 0, false, err
+		return page, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.err = nil
 	f.stats.Connected = true
 	f.stats.Reads++
+	f.done = number
+	f.pruned = page.Pruned
 	f.position = page.Cursor
 	f.clock, f.clockAt = page.At, time.Now()
 	if f.behind = page.More; !f.behind {
@@ -215,7 +286,6 @@ func (f *Feed) read(ctx context.Context, r *store.Reader) (n int, more bool, err
 	if len(page.Events) > 0 {
 		b := &Batch{From: f.published, Cursor: page.Cursor, Events: page.Events, xids: page.Xids}
 		for i := range b.Events {
-			f.summary.Add(b.Events[i])
 			b.bytes += len(b.Events[i].Data)
 		}
 		f.push(b)
@@ -225,11 +295,11 @@ func (f *Feed) read(ctx context.Context, r *store.Reader) (n int, more bool, err
 		f.rest, f.restSeq = page.Cursor, f.first+int64(len(f.ring))
 	}
 	f.announce()
-	return len(page.Events), page.More, nil
+	return page, nil
 }
 
-// push appends to the ring and lets go of what no longer fits. The caller
-// holds mu.
+// push appends to the ring and drops the oldest batches that no longer fit. The
+// caller holds mu.
 func (f *Feed) push(b *Batch) {
 	f.ring = append(f.ring, b)
 	f.events += len(b.Events)
@@ -243,67 +313,88 @@ func (f *Feed) push(b *Batch) {
 	}
 }
 
-// announce wakes all who wait for a change. The caller holds mu.
+// announce wakes all goroutines that wait for a change. The caller holds mu.
 func (f *Feed) announce() {
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
 
-// await waits until done answers true; done is called with mu held. While the
-// database cannot be read, patience ends at once with the reason.
+// await waits until done returns true; done is called with mu held. While the
+// database cannot be read, it asks for another attempt, and returns the error if
+// that fails too or takes long.
 func (f *Feed) await(ctx context.Context, done func() bool) error {
+	var patience <-chan time.Time
+	attempts := -1
 	for {
 		f.mu.Lock()
 		if done() {
 			f.mu.Unlock()
 			return nil
 		}
-		changed, err := f.changed, f.err
+		changed, err, failed := f.changed, f.err, f.attempts
 		f.mu.Unlock()
-		if err != nil {
+		switch {
+		case err == nil:
+		case attempts < 0:
+			attempts = failed
+			timer := time.NewTimer(freshAnswer)
+			defer timer.Stop()
+			patience = timer.C
+			f.Look()
+		case failed > attempts:
 			return err
 		}
 		select {
 		case <-changed:
+		case <-patience:
+			return err
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// State returns the summary of at least what the cursor has seen; the zero
-// cursor takes it as it is. The error says why the database cannot be read.
-func (f *Feed) State(ctx context.Context, at cursor.Cursor) (state.State, error) {
-	var st state.State
-	asked := false
-	err := f.await(ctx, func() bool {
-		if !f.ready {
-			return false
-		}
-		if !at.IsZero() && at.Epoch == f.position.Epoch && !f.seen(at) {
-			if !asked {
-				asked = true
-				f.look()
-			}
-			return false
-		}
-		st = f.summary.State(f.now())
-		return true
-	})
-	return st, err
+// Now estimates the database's clock.
+func (f *Feed) Now() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now()
 }
 
-// seen reports whether the reader has seen what the cursor has. The caller
-// holds mu.
-func (f *Feed) seen(c cursor.Cursor) bool {
-	return f.rest.From.Contains(c.To)
-}
-
-// now is the database's clock, as far as it is known. The caller holds mu.
+// now is Now. The caller holds mu.
 func (f *Feed) now() time.Time { return f.clock.Add(time.Since(f.clockAt)) }
 
-// look asks the reader to read now.
-func (f *Feed) look() {
+// Pruned is how many events prune had removed at the last read.
+func (f *Feed) Pruned() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.pruned
+}
+
+// Changed returns a channel that is closed when the feed next reads, connects
+// or loses its connection.
+func (f *Feed) Changed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
+
+// End is where the ring ends. It changes with each batch and with the history.
+type End struct {
+	batches int64
+	epoch   uint64
+}
+
+// End returns the end of the ring and a channel that is closed when there may
+// be another: for one who waits for many subscribers.
+func (f *Feed) End() (End, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return End{f.first + int64(len(f.ring)), f.position.Epoch}, f.changed
+}
+
+// Look asks the reader to read now.
+func (f *Feed) Look() {
 	select {
 	case f.kick <- struct{}{}:
 	default: // it has been asked already
@@ -315,6 +406,7 @@ func (f *Feed) Stats() Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.stats
+	s.Pooled = f.store.Pooled()
 	if f.behind {
 		s.Lag = time.Since(f.caughtUp)
 	}

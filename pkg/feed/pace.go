@@ -2,103 +2,162 @@ package feed
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// pace decides when the reader looks again. Committing a notification takes a
-// lock that all writers queue for, so the reader asks for the bell only while
-// events are rare; while they are dense it looks for itself.
+// pace decides when the reader reads again. A transaction that notifies takes a
+// lock at commit that all such transactions wait for. So the reader enables
+// notifications only while transactions are rare, and polls at short intervals
+// while there are many.
 type pace struct {
 	feed   *Feed
 	reader *store.Reader
 
-	asleep   bool        // writers ring
-	ask      uint64      // transactions below this one may not know it
-	settled  bool        // they have ended
-	lastRows time.Time   // when a read last brought something
-	rings    []time.Time // the latest, at most denseRings
+	enabled bool          // inserts notify
+	tried   time.Time     // when the advisory lock was last refused
+	ask     uint64        // transactions below this one may have inserted without notifying
+	settle  time.Duration // the pause until they have ended; 0: they have
+	rows    time.Time     // when a read last brought something
+	notes   recent        // notifications
+	xacts   recent        // transactions that brought events
 }
 
-// wait returns when it is time for the next read; rows is what the last one
-// brought.
-func (p *pace) wait(ctx context.Context, rows int) error {
-	now := time.Now()
-	if rows > 0 {
-		p.lastRows = now
+func newPace(f *Feed, r *store.Reader) *pace {
+	p := &pace{feed: f, reader: r}
+	p.tell()
+	return p
+}
+
+// tell updates the delay in the stats.
+func (p *pace) tell() {
+	delay := lookPause
+	if p.enabled && p.reader.Hearing() == store.ByAll {
+		delay = 0
 	}
-	if !p.reader.Rings() {
-		pause := lookPause
-		if now.Sub(p.lastRows) < lookPause {
-			pause = tailPause
+	p.feed.mu.Lock()
+	defer p.feed.mu.Unlock()
+	p.feed.stats.Push = p.reader.Hearing() != store.ByLooking
+	p.feed.stats.Delay = delay
+}
+
+// wait waits until the next read is due.
+func (p *pace) wait(ctx context.Context, last store.Page) error {
+	now := time.Now()
+	if len(last.Events) > 0 {
+		p.rows = now
+		p.xacts.add(now, transactions(last.Xids))
+	}
+	switch {
+	case p.enabled && p.settle > 0 && last.Xmin < p.ask:
+		p.settle = min(p.settle*3/2, settleMost)
+		return p.listen(ctx, p.settle)
+	case p.enabled:
+		p.settle = 0
+		if p.reader.Hearing() == store.BySome {
+			return p.listen(ctx, lookPause)
 		}
-		p.pause(ctx, pause)
+		return p.listen(ctx, safetyPause)
+	case p.reader.Hearing() == store.ByLooking || now.Sub(p.tried) < heldPause:
+		if now.Sub(p.rows) < lookPause {
+			p.feed.pause(ctx, activePause, true)
+		} else {
+			p.feed.pause(ctx, lookPause, true)
+		}
+		return nil
+	case p.xacts.count(now) > sparseXacts:
+		p.feed.pause(ctx, busyPause, true)
 		return nil
 	}
-	if !p.asleep {
-		if now.Sub(p.lastRows) < tailIdle {
-			p.pause(ctx, tailPause)
-			return nil
-		}
-		asking, cancel := context.WithTimeout(ctx, readTimeout)
-		defer cancel()
-		var err error
-		p.ask, err = p.reader.Sleepy(asking)
-		p.asleep, p.settled, p.rings = true, false, nil
-		return err // and read: what was written before the bell was asked for
-	}
-	if !p.settled {
-		// position is written by this goroutine only.
-		if p.feed.position.To.Xmin < p.ask {
-			return p.sleep(ctx, settlePause)
-		}
-		p.settled = true
-	}
-	return p.sleep(ctx, safetyPause)
+	return p.enable(ctx, now)
 }
 
-// pause waits without the bell.
-func (p *pace) pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-p.feed.kick:
-	case <-ctx.Done():
+// enable asks for notifications. The caller reads at once: what was inserted
+// before has not notified.
+func (p *pace) enable(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	ask, err := p.reader.EnableNotify(ctx)
+	if errors.Is(err, store.ErrHeld) {
+		p.tried = now
+		return nil
 	}
+	if err != nil {
+		return err
+	}
+	p.enabled, p.ask, p.settle, p.notes = true, ask, settlePause, recent{}
+	p.tell()
+	return nil
 }
 
-// sleep waits for the bell, at most d.
-func (p *pace) sleep(ctx context.Context, d time.Duration) error {
+// listen waits for a notification, at most d.
+func (p *pace) listen(ctx context.Context, d time.Duration) error {
 	bounded, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	woken := make(chan struct{})
+	done := make(chan struct{})
 	go func() { // ends when this function does
-		defer close(woken)
+		defer close(done)
 		select {
 		case <-p.feed.kick:
 			cancel()
 		case <-bounded.Done():
 		}
 	}()
-	rung, err := p.reader.Wait(bounded)
+	notes, err := p.reader.Wait(bounded)
 	cancel()
-	<-woken
-	if err != nil || !rung {
+	<-done
+	if err != nil || notes == 0 {
 		return err
 	}
 	p.feed.mu.Lock()
 	p.feed.stats.Wakeups++
 	p.feed.mu.Unlock()
 	now := time.Now()
-	p.rings = append(p.rings, now)
-	if len(p.rings) > denseRings {
-		p.rings = p.rings[1:]
+	p.notes.add(now, notes)
+	if p.notes.count(now) < denseNotes {
+		return nil
 	}
-	if len(p.rings) == denseRings && now.Sub(p.rings[0]) < denseSpan {
-		p.asleep, p.lastRows = false, now
-		return p.reader.Awake(ctx)
+	p.enabled = false
+	p.xacts.add(now, sparseXacts) // until reads have counted for themselves
+	return p.reader.DisableNotify(ctx)
+}
+
+// transactions counts them in rows that come by transaction.
+func transactions(xids []uint64) int {
+	n := 0
+	for i, xid := range xids {
+		if i == 0 || xid != xids[i-1] {
+			n++
+		}
 	}
-	return nil
+	return n
+}
+
+// recent counts what happened within the last denseSpan, in two halves of one
+// to two spans.
+type recent struct {
+	since        time.Time
+	older, newer int
+}
+
+func (r *recent) add(now time.Time, n int) {
+	r.turn(now)
+	r.newer += n
+}
+
+func (r *recent) turn(now time.Time) {
+	switch age := now.Sub(r.since); {
+	case age > 2*denseSpan:
+		*r = recent{since: now}
+	case age > denseSpan:
+		*r = recent{since: now, older: r.newer}
+	}
+}
+
+// count is the greater number of the running span and of the one before.
+func (r *recent) count(now time.Time) int {
+	r.turn(now)
+	return max(r.older, r.newer)
 }

@@ -8,28 +8,40 @@ import (
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// Subscription is one subscriber's walk: first through the database, from its
-// cursor to where it joins the ring, then along the ring. Its batches follow
-// on one another: From is the Cursor of the one before. It is not safe for
-// concurrent use, but for Close.
+// Subscription delivers batches to one subscriber. It first replays missed events
+// from the database, then joins the ring and follows it. From of each batch is
+// the Cursor of the batch before. Except for Close it is not safe for concurrent
+// use.
 type Subscription struct {
 	feed  *Feed
 	limit int
 
-	given  cursor.Cursor    // with the last batch: what the subscriber knows that it has
-	cursor cursor.Cursor    // the same rows, and on the way to a target also where that leads
-	target *cursor.Snapshot // where the walk through the database leads: the feed's rest before batch next
-	next   int64            // number of the batch to take from the ring
-	joined bool             // the walk has reached the ring
-	own    *cursor.Snapshot // what the subscriber had seen beyond target; nil: nothing
+	given  cursor.Cursor  // of the last batch: what the subscriber has
+	cursor cursor.Cursor  // the same rows; during replay it also has the target
+	target *cursor.Cursor // end of the replay: the feed's position before batch next
+	next   int64          // number of the next batch of the ring
+	joined bool           // the replay has reached the ring
+	own    *cursor.Cursor // what the subscriber had seen after target; nil: nothing
 	closed chan struct{}
+	inner  bool // not counted among the subscribers
 }
 
-// Subscribe starts a walk from the cursor; the zero cursor means
-// DefaultHistory back. Batches of the past have at most limit events. The
+// Subscribe subscribes from the cursor; the zero cursor means DefaultHistory ago. Batches that are read from the database have at most limit events. The
 // error is store.ErrExpired, or why the database cannot be read.
 func (f *Feed) Subscribe(ctx context.Context, since cursor.Cursor, limit int) (*Subscription, error) {
-	err := f.await(ctx, func() bool { return f.ready })
+	return f.subscribe(ctx, since, limit, false)
+}
+
+// SubscribeInner is Subscribe for a part of Specwatch itself, which is not
+// counted as a subscriber.
+func (f *Feed) SubscribeInner(ctx context.Context, since cursor.Cursor, limit int) (*Subscription, error) {
+	return f.subscribe(ctx, since, limit, true)
+}
+
+func (f *Feed) subscribe(ctx context.Context, since cursor.Cursor, limit int, inner bool) (*Subscription, error) {
+	// A subscriber that joins the ring during an outage would take silence for
+	// "nothing happens".
+	err := f.await(ctx, func() bool { return f.ready && (inner || f.stats.Connected) })
 	if err != nil {
 		return nil, err
 	}
@@ -38,17 +50,19 @@ func (f *Feed) Subscribe(ctx context.Context, since cursor.Cursor, limit int) (*
 	if !since.IsZero() && since.Epoch != f.position.Epoch {
 		return nil, store.ErrExpired
 	}
-	f.stats.Subscribers++
-	return &Subscription{feed: f, limit: limit, given: since, cursor: since, closed: make(chan struct{})}, nil
+	if !inner {
+		f.stats.Subscribers++
+	}
+	return &Subscription{feed: f, limit: limit, given: since, cursor: since, closed: make(chan struct{}), inner: inner}, nil
 }
 
-// Here returns a cursor that has seen what the feed has.
+// Here returns the position of the feed.
 func (f *Feed) Here(ctx context.Context) (here cursor.Cursor, err error) {
 	err = f.await(ctx, func() bool { here = f.rest; return f.ready })
 	return here, err
 }
 
-// Close ends the walk.
+// Close ends the subscription.
 func (s *Subscription) Close() {
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
@@ -56,30 +70,65 @@ func (s *Subscription) Close() {
 	case <-s.closed:
 	default:
 		close(s.closed)
-		s.feed.stats.Subscribers--
+		if !s.inner {
+			s.feed.stats.Subscribers--
+		}
 	}
 }
 
 // Cursor is what the subscriber has been given so far.
 func (s *Subscription) Cursor() cursor.Cursor { return s.given }
 
-// Next waits for the next batch. After an error the walk is over: ErrSlow and
-// store.ErrExpired say how to go on.
-func (s *Subscription) Next(ctx context.Context) (*Batch, error) {
+// Place is the position of a subscriber.
+type Place struct {
+	given cursor.Cursor
+	next  int64 // number of the next batch; -1: it has not joined the ring
+}
+
+// Place returns the position, for Seen.
+func (s *Subscription) Place() Place {
+	if s.joined && s.own == nil {
+		return Place{s.given, s.next}
+	}
+	return Place{s.given, -1}
+}
+
+// Seen returns what a subscriber has seen: its cursor or, if it has all events of
+// the feed, that of the feed, which also covers transactions without events.
+func (f *Feed) Seen(p Place) cursor.Cursor {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p.next >= f.restSeq && p.given.Epoch == f.rest.Epoch {
+		return f.rest
+	}
+	return p.given
+}
+
+// Current reports whether the next batch does not exist yet.
+func (s *Subscription) Current() bool {
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	return s.joined && s.next >= s.feed.first+int64(len(s.feed.ring))
+}
+
+// Next waits for the next batch. It returns nil when also is closed and there is
+// no batch. After an error the subscription has ended: after ErrSlow, subscribe
+// again with the cursor; after store.ErrExpired, start again.
+func (s *Subscription) Next(ctx context.Context, also <-chan struct{}) (*Batch, error) {
 	for !s.joined {
-		b, err := s.past(ctx)
+		b, err := s.replay(ctx)
 		if b != nil || err != nil {
 			return b, err
 		}
 	}
-	return s.present(ctx)
+	return s.follow(ctx, also)
 }
 
-// Catch returns one page of the past, or nil once the walk has reached the
-// ring: what a subscriber gets without waiting.
+// Catch returns one page of missed events, or nil when the replay has reached the
+// ring. It does not wait for new events.
 func (s *Subscription) Catch(ctx context.Context) (*Batch, error) {
 	for !s.joined {
-		b, err := s.past(ctx)
+		b, err := s.replay(ctx)
 		if b != nil || err != nil {
 			return b, err
 		}
@@ -87,16 +136,17 @@ func (s *Subscription) Catch(ctx context.Context) (*Batch, error) {
 	return nil, nil
 }
 
-// past reads one page from the database on the way to the ring. The cursor
-// may have seen more than the feed or less. What it lacks of a rest point of
-// the feed is read here; what the ring brings after that point, and it has
-// seen, is left out there. So every row comes once.
-func (s *Subscription) past(ctx context.Context) (*Batch, error) {
+// replay reads one page of missed events from the database. The cursor may have
+// seen more than the feed, or less. Rows that it lacks up to the target, a
+// position of the feed, are read here. Rows after the target that it has already
+// seen are removed from the batches of the ring (see rebase). So each row is
+// delivered once.
+func (s *Subscription) replay(ctx context.Context) (*Batch, error) {
 	if s.target == nil && !s.cursor.IsZero() && !s.cursor.Paging() {
-		if err := s.aim(ctx); err != nil {
+		if err := s.pickTarget(ctx); err != nil {
 			return nil, err
 		}
-		if s.arrive() {
+		if s.joinRing() {
 			return nil, nil
 		}
 		if s.target != nil {
@@ -109,7 +159,7 @@ func (s *Subscription) past(ctx context.Context) (*Batch, error) {
 	}
 	s.cursor = page.Cursor
 	if s.target != nil && !s.cursor.Paging() {
-		s.arrive()
+		s.joinRing()
 	}
 	if len(page.Events) == 0 && !s.given.IsZero() {
 		return nil, nil
@@ -119,12 +169,12 @@ func (s *Subscription) past(ctx context.Context) (*Batch, error) {
 	return b, nil
 }
 
-// aim takes the feed's latest rest point as the walk's target.
-func (s *Subscription) aim(ctx context.Context) error {
+// pickTarget makes the feed's latest position the end of the replay.
+func (s *Subscription) pickTarget(ctx context.Context) error {
 	f := s.feed
 	var rest cursor.Cursor
-	// The feed may be turning the pages of a backlog that no longer fits in
-	// the ring; it will come to rest.
+	// The feed may be reading pages of a backlog that does not fit in the ring;
+	// wait until it has finished.
 	err := f.await(ctx, func() bool {
 		rest, s.next = f.rest, f.restSeq
 		return f.restSeq >= f.first
@@ -135,14 +185,14 @@ func (s *Subscription) aim(ctx context.Context) error {
 	case rest.Epoch != s.cursor.Epoch:
 		return store.ErrExpired
 	}
-	s.target = &rest.From
+	s.target = &rest
 	return nil
 }
 
-// arrive joins the ring if the subscriber has all of the target. If the ring
-// has gone on too far meanwhile, the walk needs another target.
-func (s *Subscription) arrive() bool {
-	if !s.cursor.From.Contains(*s.target) {
+// joinRing joins the ring if the subscriber has reached the target. If the ring
+// no longer has the batch after it, another target is needed.
+func (s *Subscription) joinRing() bool {
+	if !s.cursor.From.Contains(s.target.From) {
 		return false
 	}
 	s.feed.mu.Lock()
@@ -153,15 +203,15 @@ func (s *Subscription) arrive() bool {
 		return false
 	}
 	s.joined = true
-	if !s.target.Contains(s.cursor.From) {
-		own := s.cursor.From
+	if !s.target.From.Contains(s.cursor.From) {
+		own := s.cursor
 		s.own = &own
 	}
 	return true
 }
 
-// present takes the next batch from the ring.
-func (s *Subscription) present(ctx context.Context) (*Batch, error) {
+// follow waits for the next batch of the ring.
+func (s *Subscription) follow(ctx context.Context, also <-chan struct{}) (*Batch, error) {
 	f := s.feed
 	for {
 		var b *Batch
@@ -181,49 +231,47 @@ func (s *Subscription) present(ctx context.Context) (*Batch, error) {
 			select {
 			case <-changed:
 				continue
+			case <-also:
+				return nil, nil
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
 		}
 		s.next++
-		if b = s.fit(b); b != nil {
-			s.given = b.Cursor
-			return b, nil
-		}
+		b = s.rebase(b)
+		s.given = b.Cursor
+		return b, nil
 	}
 }
 
-// fit makes the shared batch follow on what this subscriber was given. It is
-// the batch itself as soon as both have seen the same.
-func (s *Subscription) fit(b *Batch) *Batch {
+// rebase returns the batch as this subscriber must get it: it starts at the
+// subscriber's cursor and leaves out events that the subscriber has seen. It is
+// the shared batch itself when both have seen the same.
+func (s *Subscription) rebase(b *Batch) *Batch {
 	if s.own == nil && b.From.Equal(s.given) {
 		return b
 	}
-	fitted := &Batch{From: s.given, Cursor: b.Cursor}
+	rebased := &Batch{From: s.given, Cursor: b.Cursor}
 	if s.own == nil {
-		// Both have seen the same rows, and the feed has named them by
-		// another cursor.
-		fitted.Events, fitted.xids = b.Events, b.xids
-		return fitted
+		// Both have seen the same rows, with different cursors.
+		rebased.Events, rebased.xids = b.Events, b.xids
+		return rebased
 	}
-	fitted.Events = []event.Event{}
+	rebased.Events = []event.Event{}
 	for i, xid := range b.xids {
-		if !s.own.Visible(xid) {
-			fitted.Events = append(fitted.Events, b.Events[i])
-			fitted.xids = append(fitted.xids, xid)
+		if !s.own.From.Visible(xid) {
+			rebased.Events = append(rebased.Events, b.Events[i])
+			rebased.xids = append(rebased.xids, xid)
 		}
 	}
-	if b.Cursor.Paging() {
-		fitted.Cursor.From = b.Cursor.From.Union(*s.own)
-	} else if union := b.Cursor.From.Union(*s.own); b.Cursor.From.Contains(*s.own) {
+	switch {
+	case b.Cursor.Paging():
+		rebased.Cursor.From = b.Cursor.From.Union(s.own.From)
+		rebased.Cursor.LSN = max(b.Cursor.LSN, s.own.LSN)
+	case b.Cursor.From.Contains(s.own.From):
 		s.own = nil
-	} else {
-		fitted.Cursor = cursor.At(b.Cursor.Epoch, union)
+	default:
+		rebased.Cursor = b.Cursor.Union(*s.own)
 	}
-	if len(fitted.Events) == 0 {
-		// Nothing to tell; the next batch that tells something follows on
-		// the cursor that was given last.
-		return nil
-	}
-	return fitted
+	return rebased
 }

@@ -3,41 +3,64 @@ package gateway
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/api"
+	"github.com/specwatch/specwatch/pkg/event"
 )
 
-// pollTimeout bounds a read that several callers may share.
-const pollTimeout = 30 * time.Second
+const (
+	pollTimeout = 30 * time.Second // of a read that several requests may share
+	maxReads    = 8                // at once: each holds a page in memory
+	pageBytes   = 8 << 20          // what the read of a large page may need
+	maxWaiting  = 5_000            // reads that wait, including those whose clients are gone
+)
 
 func (g *Gateway) status(w http.ResponseWriter, r *http.Request) {
-	type shared struct {
-		status int
-		body   []byte
-	}
 	query := r.URL.Query()
 	key := query.Get("since") + " " + query.Get("last") + " " + query.Get("limit")
-	// A thousand pollers with one cursor cost one read. It must not end with
-	// the one of them who came first.
+	// Requests with the same cursor share one read. It must not be cancelled
+	// with the first of them.
 	found := g.reads.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(g.stopping, pollTimeout)
+		ctx, cancel := context.WithTimeout(g.ending, pollTimeout)
 		defer cancel()
-		status, body, err := api.Poll(ctx, g.store, g.feed, query)
-		return shared{status, body}, err
+		defer g.waiting.Add(-1)
+		if g.waiting.Add(1) > maxWaiting {
+			return nil, errBusy
+		}
+		if err := g.reading.Acquire(ctx, 1); err != nil {
+			return nil, errBusy
+		}
+		defer g.reading.Release(1)
+		// A large page is read only while there is memory for it.
+		if n, err := strconv.Atoi(query.Get("limit")); err == nil && n > event.DefaultPage {
+			release := g.budget.take(&ctx, pageBytes, nil)
+			if release == nil {
+				return nil, errBusy
+			}
+			defer release()
+		}
+		return g.source.Poll(ctx, query)
 	})
 	select {
 	case <-r.Context().Done():
+	case <-g.cutOff:
+		g.fail(w, r, context.Canceled)
 	case result := <-found:
 		if result.Err != nil {
 			g.fail(w, r, result.Err)
 			return
 		}
-		answer := result.Val.(shared)
-		mediaType := "application/json"
-		if answer.status != http.StatusOK {
-			mediaType = "application/problem+json"
+		answer := result.Val.(*api.Answer)
+		if answer.ETag != "" {
+			w.Header().Set("ETag", answer.ETag)
+			w.Header().Set("Cache-Control", "private, no-cache") // revalidated each time by its ETag
 		}
-		sendText(w, answer.status, mediaType, answer.body)
+		if answer.Holds(r.Header.Values("If-None-Match")) {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		g.sendShared(w, r, answer.Code, answer.MediaType(), answer.Body, answer)
 	}
 }

@@ -1,27 +1,31 @@
-// Package metrics tells Prometheus what a feed knows. docs/metrics.md lists
+// Package metrics tells Prometheus what a feed and its overview know. docs/metrics.md lists
 // it all.
 package metrics
 
 import (
-	"context"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/overview"
+	"github.com/specwatch/specwatch/pkg/release"
+	"github.com/specwatch/specwatch/pkg/state"
 )
 
-type collector struct{ feed *feed.Feed }
+type collector struct {
+	feed     *feed.Feed
+	overview *overview.Overview
+}
 
-// New returns the collector of one feed. A scrape takes what the feed holds:
-// it asks the database nothing and waits for nothing. Counters of events
+// New returns the collector of one feed and its overview. A scrape takes what
+// they hold: it asks the database nothing and waits for nothing. Counters of events
 // count the rows of the database, those that were pruned too, so neither a
 // restart nor prune resets them. The number of series is bounded by the
 // number of kinds and by the 100 sessions, and 100 requests for a person,
 // that a State lists.
-func New(f *feed.Feed) prometheus.Collector { return collector{f} }
+func New(f *feed.Feed, o *overview.Overview) prometheus.Collector { return collector{f, o} }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("specwatch_"+name, help, labels, nil)
@@ -30,24 +34,32 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // Times are in seconds since 1970, by the clock that wrote them: the
 // database's, unless a writer gave its own.
 var (
-	events        = desc("events_total", "Events ever written, by kind.", "kind")
+	events        = desc("events_total", "Events ever stored, by kind.", "kind")
 	outcomes      = desc("spec_outcomes_total", "Starts and ends of specs, by outcome: started, completed, failed, timeout.", "outcome")
-	interventions = desc("interventions_open", "Requests for a person that nothing has answered yet.")
+	interventions = desc("interventions_open", "Intervention requests that wait for an answer.")
 
-	lastEvent     = desc("session_last_event_timestamp_seconds", "When the session last wrote anything.", "session")
-	lastHeartbeat = desc("session_last_heartbeat_timestamp_seconds", "When the session last gave a heartbeat; absent while it has given none.", "session")
-	lastTimeout   = desc("session_last_timeout_timestamp_seconds", "When a spec of the session last timed out; 0 while none has.", "session")
-	waitingSince  = desc("session_oldest_intervention_timestamp_seconds", "When the session first asked for a person, of the requests that nothing has answered yet; 0 while none waits.", "session")
-	specsOpen     = desc("session_specs_open", "Specs of the session that have started and not ended.", "session")
-	streak        = desc("session_failure_streak", "Times in a row that specs of the session failed or timed out, since one last completed; counts up to 100.", "session")
+	lastEvent     = desc("session_last_event_timestamp_seconds", "When the session last wrote an event.", "session")
+	lastHeartbeat = desc("session_last_heartbeat_timestamp_seconds", "When the session last sent a heartbeat; absent if it never has.", "session")
+	lastTimeout   = desc("session_last_timeout_timestamp_seconds", "When a spec of the session last timed out; 0 if none has.", "session")
+	waitingSince  = desc("session_oldest_intervention_timestamp_seconds", "Time of the oldest intervention request of the session that waits for an answer; 0 if none waits.", "session")
+	specsOpen     = desc("session_specs_open", "Specs of the session that have started and not ended, while the session is alive.", "session")
+	specsSilent   = desc("session_specs_silent", "Specs of the session that have started and not ended, while the session is silent.", "session")
+	lastWork      = desc("session_last_work_timestamp_seconds", "Last sign of work of the spec that has been idle longest, of the session's specs that run and do not wait for a person; 0 if it is not known.", "session")
+	cost          = desc("session_cost_usd", "Cost of the session in US dollars, from its events of the last week; 0 if there is none.", "session")
+	tokens        = desc("session_tokens", "Tokens that the session used, from its events of the last week, by direction: input (with those from a cache), output.", "session", "direction")
+	streak        = desc("session_failure_streak", "Specs of the session that failed or timed out in a row since one completed, at most 100.", "session")
 
+	build = desc("build_info", "1, with the version and the revision of this executable.", "version", "revision")
+
+	pushed      = desc("feed_push", "1 while PostgreSQL notifies the feed of events, 0 while the feed polls: on a standby and behind a connection pooler.")
+	delay       = desc("feed_delay_seconds", "Longest time until the feed notices an event.")
 	connected   = desc("feed_connected", "1 while the feed reads the database, else 0.")
-	seen        = desc("feed_seen_timestamp_seconds", "Up to when the feed is known to have seen everything; it stands still while the database cannot be read.")
-	lag         = desc("feed_lag_seconds", "How long ago the feed had last seen everything; 0 while it has.")
-	subscribers = desc("feed_subscribers", "Readers that the feed pushes to.")
+	seen        = desc("feed_seen_timestamp_seconds", "Time up to which the feed has seen all events; it does not change while the database cannot be read.")
+	lag         = desc("feed_lag_seconds", "Time since the feed had last seen all events; 0 if it has seen all.")
+	subscribers = desc("feed_subscribers", "Subscribers of the feed.")
 	reads       = desc("feed_reads_total", "Reads of the database by the feed.")
 	wakeups     = desc("feed_wakeups_total", "Notifications that woke the feed.")
-	reconnects  = desc("feed_reconnects_total", "Connections of the feed that were lost or failed.")
+	reconnects  = desc("feed_reconnects_total", "Connections of the feed that were lost or could not be opened.")
 )
 
 var outcomeOf = map[event.Kind]string{
@@ -57,8 +69,8 @@ var outcomeOf = map[event.Kind]string{
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		events, outcomes, interventions,
-		lastEvent, lastHeartbeat, lastTimeout, waitingSince, specsOpen, streak,
-		connected, seen, lag, subscribers, reads, wakeups, reconnects,
+		lastEvent, lastHeartbeat, lastTimeout, waitingSince, specsOpen, specsSilent, lastWork, cost, tokens, streak,
+		build, connected, pushed, delay, seen, lag, subscribers, reads, wakeups, reconnects,
 	} {
 		ch <- d
 	}
@@ -79,25 +91,23 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		send(d, prometheus.GaugeValue, value, labels...)
 	}
 
+	gauge(build, 1, release.Version, release.Revision())
 	stats := c.feed.Stats()
-	up := 0.0
-	if stats.Connected {
-		up = 1
-	}
-	gauge(connected, up)
+	gauge(connected, truth(stats.Connected))
+	gauge(pushed, truth(stats.Push))
+	gauge(delay, stats.Delay.Seconds())
 	gauge(lag, stats.Lag.Seconds())
 	gauge(subscribers, float64(stats.Subscribers))
 	count(reads, stats.Reads)
 	count(wakeups, stats.Wakeups)
 	count(reconnects, stats.Reconnects)
 
-	now, cancel := context.WithCancel(context.Background())
-	cancel()
-	st, err := c.feed.State(now, cursor.Cursor{})
-	if err != nil {
+	snapshot := c.overview.Latest()
+	if snapshot == nil {
 		return // nothing is known yet; zeros would be made up
 	}
-	gauge(seen, seconds(st.At.Add(-stats.Lag)))
+	st := snapshot.State
+	gauge(seen, seconds(c.feed.Now().Add(-stats.Lag)))
 	for kind, n := range st.Totals {
 		count(events, n, string(kind))
 		if outcome := outcomeOf[kind]; outcome != "" {
@@ -118,7 +128,20 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(lastTimeout, seconds(s.LastTimeout), s.Session)
 		gauge(specsOpen, float64(s.Specs.Open), s.Session)
+		gauge(specsSilent, float64(s.Specs.Silent), s.Session)
 		gauge(streak, float64(s.FailureStreak), s.Session)
+		if s.LastWork != nil {
+			gauge(lastWork, seconds(*s.LastWork), s.Session)
+		} else {
+			gauge(lastWork, 0, s.Session)
+		}
+		var used state.Usage
+		if s.Usage != nil {
+			used = *s.Usage
+		}
+		gauge(cost, used.Cost.USD(), s.Session)
+		gauge(tokens, float64(used.InputTokens), s.Session, "input")
+		gauge(tokens, float64(used.OutputTokens), s.Session, "output")
 		if _, waits := waiting[s.Session]; !waits {
 			waiting[s.Session] = 0
 		}
@@ -126,6 +149,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for session, since := range waiting {
 		gauge(waitingSince, since, session)
 	}
+}
+
+func truth(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // seconds since 1970, as Prometheus counts them; 0 for the zero time.

@@ -14,7 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
-	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/api"
 	"github.com/specwatch/specwatch/pkg/metrics"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/store"
@@ -33,7 +33,7 @@ func migrated(t testing.TB) *database {
 	t.Helper()
 	address, schema := postgrestest.Schema(t)
 	config := store.Config{URL: address, Schema: schema}
-	if _, err := store.Migrate(t.Context(), config, store.MigrateOptions{}); err != nil {
+	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	s, err := store.Open(t.Context(), config)
@@ -59,37 +59,38 @@ func (d *database) exec(sql string, args ...any) {
 // process is what a start of a gateway or of the plugin makes anew.
 type process struct {
 	*database
-	feed     *feed.Feed
+	source   *api.Source
 	registry *prometheus.Registry
 	stop     func()
 }
 
 func (d *database) start() *process {
 	d.t.Helper()
-	f := feed.New(d.store)
+	s := api.NewSource(d.store)
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error)
-	go func() { ended <- f.Run(ctx) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.Run(ctx)
+	}()
 	stop := sync.OnceFunc(func() {
 		cancel()
-		if err := <-ended; err != nil {
-			d.t.Error(err)
-		}
+		<-ended
 	})
 	d.t.Cleanup(stop)
 	registry := prometheus.NewPedanticRegistry() // it checks what is collected against what was described
-	registry.MustRegister(metrics.New(f))
-	return &process{d, f, registry, stop}
+	registry.MustRegister(metrics.New(s.Feed, s.Overview))
+	return &process{d, s, registry, stop}
 }
 
-// settle waits until the feed has seen what is written.
+// settle waits until the overview has seen what is written.
 func (p *process) settle() {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
 	defer cancel()
 	page, err := p.store.SinceTime(ctx, time.Now().Add(time.Hour), 1)
 	if err == nil {
-		_, err = p.feed.State(ctx, page.Cursor)
+		_, err = p.source.Overview.At(ctx, page.Cursor)
 	}
 	if err != nil {
 		p.t.Fatal(err)
@@ -153,25 +154,33 @@ func TestMetricsOfANight(t *testing.T) {
 	t.Parallel()
 	d := migrated(t)
 	start := d.night()
+	d.exec(`INSERT INTO events (kind, at, session, spec, data) VALUES ('claude.usage', $1, 'night', 'cart', '{"usage": {"inputTokens": 1200, "outputTokens": 34, "costUsd": 0.5}}'), ('spec_completed', $1, 'night', 'login', '{"usage": {"costUsd": 0.25}}')`, start.Add(time.Minute))
 	p := d.start()
 	p.settle()
 	minute := func(n int) float64 { return float64(start.Add(time.Duration(n) * time.Minute).Unix()) }
 	p.expect(map[string]float64{
-		`events_total{kind="spec_started"}`: 5, `events_total{kind="spec_completed"}`: 1, `events_total{kind="spec_failed"}`: 1,
+		`events_total{kind="spec_started"}`: 5, `events_total{kind="spec_completed"}`: 2, `events_total{kind="spec_failed"}`: 1,
 		`events_total{kind="timeout_triggered"}`: 1, `events_total{kind="intervention_request"}`: 1, `events_total{kind="session_heartbeat"}`: 1,
-		`spec_outcomes_total{outcome="started"}`: 5, `spec_outcomes_total{outcome="completed"}`: 1,
+		`spec_outcomes_total{outcome="started"}`: 5, `spec_outcomes_total{outcome="completed"}`: 2,
 		`spec_outcomes_total{outcome="failed"}`: 1, `spec_outcomes_total{outcome="timeout"}`: 1,
 		`interventions_open`: 1,
 		`session_last_event_timestamp_seconds{session="night"}`:          minute(8),
 		`session_last_heartbeat_timestamp_seconds{session="night"}`:      minute(6),
 		`session_last_timeout_timestamp_seconds{session="night"}`:        minute(5),
 		`session_oldest_intervention_timestamp_seconds{session="night"}`: minute(8),
-		`session_specs_open{session="night"}`:                            1,
+		`session_specs_open{session="night"}`:                            0, // it is not heard from
+		`session_specs_silent{session="night"}`:                          1,
 		`session_failure_streak{session="night"}`:                        2,
+		`session_cost_usd{session="night"}`:                              0.75,
+		`session_tokens{direction="input",session="night"}`:              1_200,
+		`session_tokens{direction="output",session="night"}`:             34,
+		`session_last_work_timestamp_seconds{session="night"}`:           0, // it waits
+		`session_tokens{direction="output",session="sql"}`:               0,
 		`session_last_event_timestamp_seconds{session="sql"}`:            minute(9),
 		`session_last_timeout_timestamp_seconds{session="sql"}`:          0,
 		`session_oldest_intervention_timestamp_seconds{session="sql"}`:   0,
-		`session_specs_open{session="sql"}`:                              1,
+		`session_specs_open{session="sql"}`:                              0,
+		`session_specs_silent{session="sql"}`:                            1,
 		`session_failure_streak{session="sql"}`:                          0,
 	})
 	if _, told := p.scrape()[`session_last_heartbeat_timestamp_seconds{session="sql"}`]; told {
@@ -183,9 +192,18 @@ func TestMetricsOfANight(t *testing.T) {
 	p.expect(map[string]float64{
 		`interventions_open`: 1, // cart's end answers the older one
 		`session_oldest_intervention_timestamp_seconds{session="night"}`: minute(9),
-		`session_specs_open{session="night"}`:                            0,
+		`session_specs_silent{session="night"}`:                          0,
 		`session_failure_streak{session="night"}`:                        0,
 	})
+	// Alive, but nothing has come for twelve minutes.
+	d.exec(`INSERT INTO events (kind, at, session, spec, data) VALUES ('spec_started', $1, 'night', 'hangs', '{}'), ('session_heartbeat', $2, 'night', 'hangs', '{"silentSeconds": 720, "cpuSeconds": 0.01}')`,
+		start.Add(-time.Hour), time.Now().Truncate(time.Second))
+	p.settle()
+	p.expect(map[string]float64{`session_specs_open{session="night"}`: 1, `session_specs_silent{session="night"}`: 0})
+	since, told := p.scrape()[`session_last_work_timestamp_seconds{session="night"}`]
+	if idle := float64(time.Now().Unix()) - since; !told || idle < 720 || idle > 780 {
+		t.Errorf("idle for %g s", idle)
+	}
 }
 
 // Counters count rows of the database, whatever this process has seen of
@@ -240,7 +258,7 @@ func TestOutage(t *testing.T) {
 		}
 	}
 	connected := func(v map[string]float64) bool { return v["feed_connected"] == 1 && v["feed_lag_seconds"] == 0 }
-	well := until("a connection", connected)
+	well := until("a connection", func(v map[string]float64) bool { return connected(v) && v[`events_total{kind="spec_started"}`] > 0 })
 	d.exec(`ALTER SCHEMA ` + d.schema + ` RENAME TO ` + d.schema + `_away`)
 	first := until("an outage", func(v map[string]float64) bool { return v["feed_connected"] == 0 && v["feed_lag_seconds"] > 0 })
 	later := until("a longer outage", func(v map[string]float64) bool { return v["feed_lag_seconds"] > first["feed_lag_seconds"]+0.5 })
@@ -262,13 +280,14 @@ func TestOutage(t *testing.T) {
 func TestNothingKnownYet(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(metrics.New(feed.New(migrated(t).store)))
+	s := api.NewSource(migrated(t).store)
+	registry.MustRegister(metrics.New(s.Feed, s.Overview))
 	families, err := registry.Gather()
 	if err != nil || len(families) == 0 {
 		t.Fatalf("%d families: %v", len(families), err)
 	}
 	for _, family := range families {
-		if name := family.GetName(); !strings.HasPrefix(name, "specwatch_feed_") || name == "specwatch_feed_seen_timestamp_seconds" {
+		if name := family.GetName(); !strings.HasPrefix(name, "specwatch_feed_") && name != "specwatch_build_info" || name == "specwatch_feed_seen_timestamp_seconds" {
 			t.Errorf("%s is made up", name)
 		}
 	}
@@ -286,9 +305,9 @@ func TestSeriesAreBounded(t *testing.T) {
 	begin := time.Now()
 	got := p.scrape()
 	t.Logf("%d series in %s", len(got), time.Since(begin))
-	// 18 without a session, 5 of each of the 100 sessions heard last, and the
+	// 23 without a session, 10 of each of the 100 sessions heard last, and the
 	// oldest requests of these and of the 100 sessions that wait longest.
-	if len(got) != 18+5*100+200 {
+	if len(got) != 23+10*100+200 {
 		t.Errorf("%d series", len(got))
 	}
 	if got[`interventions_open`] != 10_000 || got[`events_total{kind="timeout_triggered"}`] != 10_000 {

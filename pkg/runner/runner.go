@@ -1,9 +1,9 @@
-// Package runner runs a real command as a spec: it tells the database when
-// the command started, that it is alive, and how it ended.
+// Package runner runs a command as a spec: it writes events when the command
+// starts, while it works, and when it ends, with the reason.
 //
-// The command comes first. Whatever the database does, the command is neither
-// delayed nor ended by it; its events wait, with the time at which each
-// happened, until they can be written.
+// The command runs as if it were run directly, on a terminal or without one. The
+// database never delays or ends it: events are kept on disk, with their times,
+// until they are written.
 package runner
 
 import (
@@ -12,71 +12,71 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"maps"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/outbox"
+	"github.com/specwatch/specwatch/pkg/redact"
 )
 
-// Exit codes that are the runner's own; they are those of timeout(1) and of
-// the shell.
+// Exit codes of the runner itself, the same as those of timeout(1) and of shells.
 const (
 	ExitTimeout       = 124
 	ExitNotExecutable = 126
 	ExitNotFound      = 127
 )
 
-// Environment variables that tell a command which spec it is, and a nested
-// `specwatch emit` what to fill in.
+// Environment variables with the session and spec of a command, which a nested
+// `specwatch emit` uses.
 const (
 	EnvSession = "SPECWATCH_SESSION"
 	EnvSpec    = "SPECWATCH_SPEC"
 )
-
-// Appender is where events go; *store.Store is one.
-type Appender interface {
-	Append(ctx context.Context, events []event.Event) ([]int64, error)
-}
 
 // Defaults of Config.
 const (
 	DefaultGrace        = 10 * time.Second
 	DefaultHeartbeat    = 15 * time.Second
 	DefaultFlushTimeout = 30 * time.Second
+	DefaultOutputLines  = 20
 )
 
-// promptly is how long a database that is well may take for the last events,
-// before they are kept in a file and the person is told.
+// promptly is how long the last events may take before the user is told.
 const promptly = 2 * time.Second
 
-// Config says what to run and as what.
+// Config describes the command and its spec.
 type Config struct {
 	Session, Spec string
 	Command       []string
 
 	Timeout      time.Duration // the command is ended after it; 0: never
-	Grace        time.Duration // between asking a command to end and ending it; 0: DefaultGrace
+	IdleTimeout  time.Duration // the command is ended after this long without a sign of work; 0: never
+	Grace        time.Duration // between SIGTERM and SIGKILL; 0: DefaultGrace
 	Heartbeat    time.Duration // 0: DefaultHeartbeat
 	FlushTimeout time.Duration // how long to wait for the database once the command has ended; 0: not at all
+	OutputLines  int           // last lines of output that are stored with the end of the spec
 
+	Guard          []string // a command line that calls Guard; not used on Windows
 	Env            []string // of the command
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	NoStdin        bool // the command's standard input is empty
 
 	Signals <-chan os.Signal // passed on to the command; the third ends it
-	Spool   Spool            // where events are kept that could not be written
-	Say     func(string)     // tells the person one line; called from several goroutines
+	Box     outbox.Box       // where events are kept until they are written
+	Runs    string           // directory for EnvRun files; empty: none
+	Say     func(string)     // prints one line for the user; called from several goroutines
 }
 
-// Validate reports what in the configuration no event could carry. Every
-// error is an *event.FieldError.
+// Validate checks session, spec and command. Every error is an *event.FieldError.
 func (c Config) Validate() error {
 	probe := event.Event{Kind: event.SpecStarted, Session: c.Session, Spec: c.Spec}
 	switch err := probe.Validate(time.Now()); {
@@ -90,12 +90,17 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// Run runs the command and returns the exit code to pass on. It returns when
-// the command has ended and its events are written or, where they cannot be,
-// kept in a file.
-func Run(cfg Config, to Appender) (int, error) {
+// Result is how a command ended.
+type Result struct {
+	Code        int  // to pass on
+	Interrupted bool // it died of the interrupt that its terminal sent
+}
+
+// Run runs the command. It returns when the command has ended and its events
+// are written or, where they cannot be, are left on disk.
+func Run(cfg Config, to outbox.Destination) (Result, error) {
 	if err := cfg.Validate(); err != nil {
-		return 0, err
+		return Result{}, err
 	}
 	if cfg.Grace == 0 {
 		cfg.Grace = DefaultGrace
@@ -104,169 +109,221 @@ func Run(cfg Config, to Appender) (int, error) {
 		cfg.Heartbeat = DefaultHeartbeat
 	}
 	id := rand.Text()
-	r := &run{Config: cfg, key: "run-" + id + "-", file: cfg.Spool.newFile(id), queue: newQueue(to, cfg.Say)}
-	// Earlier events first. Half of the bound is left for this run; whatever
-	// is beyond waits for the next.
-	earlier, sent := cfg.Spool.load(queueBound/2, cfg.Say)
-	r.earlier = sent
-	r.queue.add(earlier...)
+	r := &run{Config: cfg, key: "run-" + id + "-", file: cfg.Box.File()}
+	r.queue = outbox.NewQueue(to, cfg.Box, r.file, r.tell)
+	var err error
+	if r.notes, err = makeNotes(cfg.Runs, id); err != nil {
+		cfg.Say(fmt.Sprintf("specwatch emit inside the command cannot end the spec: %s", err))
+	}
+	defer os.Remove(r.notes)
 
 	writing, giveUp := context.WithCancel(context.Background())
 	defer giveUp()
-	go r.queue.run(writing)
-	code := r.command()
-	r.queue.close()
+	go r.queue.Run(writing)
+	result := r.command()
+	r.queue.Close()
 	r.settle(giveUp)
-	return code, nil
+	return result, nil
 }
 
 // run is one call of Run.
 type run struct {
 	Config
-	queue   *queue
-	key     string // what the keys of its own events begin with
+	queue   *outbox.Queue
+	file    *outbox.File
+	notes   string // see EnvRun
+	key     string // prefix of the keys of its events
 	count   int
 	start   time.Time
-	file    string   // for its own unwritten events
-	earlier []string // files of earlier runs, whose events are in the queue
+	work    *work
+	current atomic.Pointer[command] // while it runs
+}
+
+// tell prints one line for the user, but not over the screen of the command.
+func (r *run) tell(text string) {
+	if c := r.current.Load(); c != nil {
+		c.tell(r.Say, text)
+		return
+	}
+	r.Say(text)
 }
 
 func (r *run) emit(kind event.Kind, data map[string]any) {
 	r.count++
-	r.queue.add(event.Event{
+	r.queue.Add(event.Event{
 		Kind: kind, At: time.Now(), Session: r.Session, Spec: r.Spec,
-		Data: encode(data), Key: r.key + strconv.Itoa(r.count),
+		Data: outbox.Data(data), Key: r.key + strconv.Itoa(r.count),
 	})
 }
 
-// end emits how the command ended, with what every end tells.
+// end emits the end of the spec, unless the command has written one.
 func (r *run) end(kind event.Kind, data map[string]any) {
-	data["duration_seconds"] = math.Round(time.Since(r.start).Seconds()*1000) / 1000
+	if _, told := endTold(r.notes, r.Session, r.Spec); told {
+		return
+	}
+	data["durationSeconds"] = seconds(time.Since(r.start))
+	if lines := r.work.lines(); lines != "" {
+		data["output"] = lines
+	}
 	r.emit(kind, data)
 }
 
+func seconds(d time.Duration) float64 { return math.Round(d.Seconds()*1000) / 1000 }
+
 // command runs the command from start to end.
-func (r *run) command() int {
+func (r *run) command() Result {
 	r.start = time.Now()
-	// The name and no arguments: those may carry secrets.
+	r.work = newWork(r.start, r.OutputLines, r.notes)
+	// Only the name: arguments may contain secrets.
 	started := map[string]any{"command": filepath.Base(r.Command[0])}
 	if r.Timeout > 0 {
-		started["timeout_seconds"] = r.Timeout.Seconds()
+		started["timeoutSeconds"] = r.Timeout.Seconds()
+	}
+	if r.IdleTimeout > 0 {
+		started["idleTimeoutSeconds"] = r.IdleTimeout.Seconds()
 	}
 	r.emit(event.SpecStarted, started)
 
-	cmd := exec.Command(r.Command[0], r.Command[1:]...)
-	cmd.Env = append(slices.Clone(r.Env), EnvSession+"="+r.Session, EnvSpec+"="+r.Spec)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = r.Stdin, r.Stdout, r.Stderr
-	cmd.WaitDelay = r.Grace // for a grandchild that keeps a pipe open
-	detach(cmd)
-	if err := cmd.Start(); err != nil {
+	r.Env = append(slices.Clone(r.Env), EnvSession+"="+r.Session, EnvSpec+"="+r.Spec, EnvRun+"="+r.notes)
+	c, err := begin(&r.Config, r.work, &lastWords{
+		Session: r.Session, Spec: r.Spec, Key: r.key + "killed", Start: r.start, File: r.file.Path(), Notes: r.notes,
+	}, r.current.Store)
+	defer r.current.Store(nil)
+	if err != nil {
 		code := ExitNotExecutable
-		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		var own *startError
+		if errors.As(err, &own) && own.notFound {
 			code = ExitNotFound
 		}
 		r.Say(fmt.Sprintf("the command could not be started: %s", err))
-		r.end(event.SpecFailed, map[string]any{"reason": "not started", "error": strings.ToValidUTF8(err.Error(), "?"), "exit_code": code})
-		return code
+		r.end(event.SpecFailed, map[string]any{"reason": "not started", "error": strings.ToValidUTF8(err.Error(), "?"), "exitCode": code})
+		return Result{Code: code}
 	}
-	return r.watch(cmd)
+	return r.watch(c)
 }
 
-// watch follows the started command to its end.
-func (r *run) watch(cmd *exec.Cmd) int {
-	all := group{cmd.Process.Pid}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+// How often idleness is checked.
+const (
+	lookLeast = 50 * time.Millisecond
+	lookMost  = 10 * time.Second
+)
 
-	// The first says at once that the session is alive: a loop whose specs are
-	// shorter than the interval would otherwise never say so.
-	r.emit(event.SessionHeartbeat, map[string]any{})
+// watch follows the started command to its end.
+func (r *run) watch(c *command) Result {
 	heartbeat := time.NewTicker(r.Heartbeat)
 	defer heartbeat.Stop()
-	var timeout, lastCall <-chan time.Time
-	if r.Timeout > 0 {
-		timeout = time.After(r.Timeout - time.Since(r.start))
+	var idle <-chan time.Time
+	if r.IdleTimeout > 0 {
+		look := time.NewTicker(min(max(r.IdleTimeout/10, lookLeast), lookMost))
+		defer look.Stop()
+		idle = look.C
 	}
+	var timeout <-chan time.Time
+	var stopped time.Duration // in all
+	setTimeout := func() {
+		if r.Timeout > 0 {
+			timeout = time.After(r.Timeout + stopped - time.Since(r.start))
+		}
+	}
+	setTimeout()
+	alive := func() { r.emit(event.SessionHeartbeat, r.work.tell(time.Now(), c.cpu())) }
+	// The first heartbeat is sent at once: a loop with specs shorter than the
+	// interval would otherwise never send one.
+	alive()
+
 	var interrupted os.Signal
 	var signals int
 	var timedOut bool
-	var deadline time.Time // of the processes that are left after a timeout
-
+	timeUp := func(reason string, data map[string]any) {
+		timeout, idle = nil, nil
+		// An interrupted command that does not end is still ended, but a spec
+		// has one outcome.
+		if interrupted == nil {
+			timedOut = true
+			data["reason"], data["silentSeconds"] = reason, seconds(r.work.silent(time.Now()))
+			r.end(event.TimeoutTriggered, data)
+		}
+		c.end(terminate, r.Grace, timedOut)
+	}
 	for {
 		select {
 		case <-heartbeat.C:
-			r.emit(event.SessionHeartbeat, map[string]any{})
+			alive()
 		case <-timeout:
-			// An interrupted command that does not end is still ended, but a
-			// spec has one outcome.
-			if interrupted == nil {
-				timedOut = true
-				r.end(event.TimeoutTriggered, map[string]any{"timeout_seconds": r.Timeout.Seconds()})
+			timeUp("time", map[string]any{"timeoutSeconds": r.Timeout.Seconds()})
+		case now := <-idle:
+			if r.work.idle(now, c.cpu(), r.IdleTimeout) {
+				timeUp("idle", map[string]any{"idleTimeoutSeconds": r.IdleTimeout.Seconds()})
 			}
-			deadline = time.Now().Add(r.Grace)
-			lastCall = time.After(r.Grace)
-			all.terminate()
-		case <-lastCall:
-			all.kill()
 		case s := <-r.Signals:
+			if c.knows(s) {
+				continue
+			}
 			interrupted = s
-			if signals++; signals < 3 {
-				all.signal(s)
-			} else {
-				all.kill()
+			switch signals++; {
+			case signals >= 3:
+				c.kill()
+			case c.hangsUp(s):
+				c.end(s, r.Grace, false)
+			default:
+				c.signal(s)
 			}
-		case err := <-done:
-			if !deadline.IsZero() {
-				r.sweep(all, deadline)
+		case <-c.hungUp: // its terminal is gone
+			c.hungUp = nil
+			interrupted = hangUp
+			c.end(hangUp, r.Grace, false)
+		case s := <-c.jobs:
+			c.jobControl(s)
+		case <-c.ticks:
+			c.tend()
+		case change := <-c.changes:
+			if !change.ended {
+				stopped += c.stopped(change, r.Say)
+				r.work.resumed(time.Now())
+				setTimeout()
+				continue
 			}
+			err := c.finish(r.Signals)
 			if timedOut {
-				return ExitTimeout
+				return Result{Code: ExitTimeout}
 			}
-			return r.ended(cmd, err, interrupted)
-		}
-	}
-}
-
-// sweep ends what a command that ran out of time leaves behind: nothing of it
-// may go on working beside the next spec.
-func (r *run) sweep(all group, deadline time.Time) {
-	look := time.NewTicker(20 * time.Millisecond)
-	defer look.Stop()
-	for all.alive() {
-		if time.Now().After(deadline) {
-			all.kill()
-			return
-		}
-		select {
-		case <-look.C:
-		case <-r.Signals:
-			deadline = time.Time{}
+			code := r.ended(change, err, interrupted)
+			return Result{Code: code, Interrupted: change.signal == "SIGINT"}
 		}
 	}
 }
 
 // ended emits the outcome and returns the exit code to pass on.
-func (r *run) ended(cmd *exec.Cmd, err error, interrupted os.Signal) int {
-	code, killedBy := ended(cmd.ProcessState)
-	data := map[string]any{"exit_code": code}
-	if killedBy != "" {
-		data["signal"] = killedBy
+func (r *run) ended(end change, err error, interrupted os.Signal) int {
+	code := end.code
+	data := map[string]any{"exitCode": code}
+	if end.signal != "" {
+		data["signal"] = end.signal
 	}
-	var exit *exec.ExitError
+	reason, failed := r.work.failure()
+	limit, limited := r.work.limit(code != 0, time.Now())
 	switch {
 	case code != 0 && interrupted != nil:
 		data["reason"], data["signal"] = "interrupted", signalName(interrupted)
-	case killedBy != "":
+	case end.signal != "":
 		data["reason"] = "signal"
+	case limited:
+		// The spec did not fail.
+		maps.Copy(data, limit.Data)
+		data["reason"] = event.LimitReason
+		r.emit(limit.Kind, limit.Data)
+	case failed:
+		// Some agents report an error with exit code 0.
+		data["reason"] = clip(redact.Text(reason), lineBytes)
 	case code != 0:
 		data["reason"] = "exit code"
-	case err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay):
-		// The command itself is content, but its input or output broke.
+	case err != nil:
+		// The command succeeded, but its input or output broke.
 		code = 1
-		data["exit_code"], data["reason"], data["error"] = code, "input or output", err.Error()
+		data["exitCode"], data["reason"], data["error"] = code, "input or output", err.Error()
 	default:
-		// Told to end, a command that finishes its work and exits with 0 is
-		// done: it is the one to know.
+		// A command that exits with 0 has completed, even if it was asked to
+		// end.
 		r.end(event.SpecCompleted, data)
 		return code
 	}
@@ -274,69 +331,43 @@ func (r *run) ended(cmd *exec.Cmd, err error, interrupted os.Signal) int {
 	return code
 }
 
-// settle waits until all events are written. What outlives Config.FlushTimeout
-// or the patience of the person is kept in the file. The file is written before
-// the waiting, so that even a runner that is killed loses nothing.
+// settle waits until all events are written, for Config.FlushTimeout or until the
+// user interrupts. The rest stays on disk.
 func (r *run) settle(giveUp context.CancelFunc) {
 	if r.written(min(promptly, r.FlushTimeout)) {
 		return
 	}
-	r.keep()
 	if patience := r.FlushTimeout - promptly; patience > 0 {
-		_, why := r.queue.rest()
+		_, why := r.queue.Rest()
 		r.Say(fmt.Sprintf("the command has ended; waiting for the database%s; interrupt to leave its events for later", because(why)))
 		if r.written(patience) {
 			return
 		}
 	}
 	giveUp()
-	<-r.queue.ended
-	if r.written(0) {
-		return
-	}
-	own, why := r.keep()
-	if own > 0 {
-		r.Say(fmt.Sprintf("%d events are not written yet%s; the next specwatch run or emit for this database writes them from %s", own, because(why), r.file))
+	<-r.queue.Ended()
+	rest, why := r.queue.Rest()
+	switch {
+	case len(rest) == 0:
+	case r.file.Path() == "":
+		r.Say(fmt.Sprintf("%d events are lost%s: they could be neither written nor kept", len(rest), because(why)))
+	default:
+		r.file.Close()
+		r.Say(fmt.Sprintf("%d events are not written yet%s; the next specwatch run, emit or flush for this database writes them from %s", len(rest), because(why), r.file.Path()))
 	}
 }
 
-// written waits for the queue to end and reports whether it ended empty;
-// then no file is needed any more.
+// written waits for the queue to end and reports whether it ended empty.
 func (r *run) written(patience time.Duration) bool {
 	select {
-	case <-r.queue.ended:
+	case <-r.queue.Ended():
 	case <-time.After(patience):
 		return false
 	case <-r.Signals:
 		return false
 	}
-	if rest, _ := r.queue.rest(); len(rest) > 0 {
-		return false
-	}
-	for _, file := range append(r.earlier, r.file) {
-		// One that stays is sent again, and stored once.
-		_ = os.Remove(file)
-	}
-	return true
-}
-
-// keep saves this run's own unwritten events and says so when that fails;
-// those of earlier runs are still in their files.
-func (r *run) keep() (own int, why error) {
-	rest, why := r.queue.rest()
-	rest = slices.DeleteFunc(rest, func(e event.Event) bool { return !strings.HasPrefix(e.Key, r.key) })
-	if len(rest) == 0 {
-		return 0, why
-	}
-	err := errors.New("no directory to keep them in")
-	if r.Spool.Dir != "" {
-		err = save(r.file, rest)
-	}
-	if err != nil {
-		r.Say(fmt.Sprintf("%d unwritten events cannot be kept in a file: %s", len(rest), err))
-		return 0, why
-	}
-	return len(rest), why
+	rest, _ := r.queue.Rest()
+	return len(rest) == 0
 }
 
 func because(err error) string {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/outbox"
 )
 
 // ledger is a database reduced to what the runner can see of one: it stores a
@@ -30,17 +32,17 @@ type ledger struct {
 	calls  int
 }
 
-func (l *ledger) Append(_ context.Context, events []event.Event) ([]int64, error) {
+func (l *ledger) Append(_ context.Context, events []event.Event) (event.Receipt, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.calls++
 	if l.down != nil {
-		return nil, l.down
+		return event.Receipt{}, l.down
 	}
 	for _, e := range events {
 		if l.refuse != nil {
 			if err := l.refuse(e); err != nil {
-				return nil, err
+				return event.Receipt{}, err
 			}
 		}
 	}
@@ -51,7 +53,7 @@ func (l *ledger) Append(_ context.Context, events []event.Event) ([]int64, error
 		}
 		ids[i] = int64(i)
 	}
-	return ids, nil
+	return event.Receipt{IDs: ids}, nil
 }
 
 func (l *ledger) set(down error) {
@@ -109,17 +111,26 @@ func until(t *testing.T, what string, true func() bool) {
 	}
 }
 
+// The guard is this program, too.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "guard" {
+		os.Exit(Guard(nil))
+	}
+	os.Exit(m.Run())
+}
+
 func shell(t *testing.T, script string) (Config, *said) {
 	t.Helper()
 	told := &said{}
 	return Config{
 		Session: "night", Spec: "login", Command: []string{"sh", "-c", script},
-		Env: os.Environ(), FlushTimeout: 20 * time.Second,
-		Spool: Spool{Dir: filepath.Join(t.TempDir(), "spool")}, Say: told.say,
+		Env: os.Environ(), FlushTimeout: 20 * time.Second, OutputLines: DefaultOutputLines,
+		Guard: []string{os.Args[0], "guard"}, Runs: filepath.Join(t.TempDir(), "runs"),
+		Box: outbox.Open(t.TempDir(), "ledger"), Stdout: io.Discard, Stderr: io.Discard, Say: told.say,
 	}, told
 }
 
-func start(t *testing.T, cfg Config, to Appender) <-chan int {
+func start(t *testing.T, cfg Config, to outbox.Destination) <-chan int {
 	t.Helper()
 	code := make(chan int, 1)
 	go func() {
@@ -127,14 +138,20 @@ func start(t *testing.T, cfg Config, to Appender) <-chan int {
 		if err != nil {
 			t.Error(err)
 		}
-		code <- got
+		code <- got.Code
 	}()
 	return code
 }
 
-func (s Spool) list() []string {
-	files, _ := filepath.Glob(filepath.Join(s.Dir, "*"))
+func kept(b outbox.Box) []string {
+	files, _ := filepath.Glob(filepath.Join(b.Dir, "*"))
 	return files
+}
+
+// execute is Run with the exit code alone.
+func execute(cfg Config, to outbox.Destination) (int, error) {
+	result, err := Run(cfg, to)
+	return result.Code, err
 }
 
 func TestOutcomes(t *testing.T) {
@@ -145,16 +162,16 @@ func TestOutcomes(t *testing.T) {
 		end          event.Kind
 		data         map[string]any
 	}{
-		{name: "good", script: "exit 0", code: 0, end: event.SpecCompleted, data: map[string]any{"exit_code": 0.0}},
-		{name: "bad", script: "exit 7", code: 7, end: event.SpecFailed, data: map[string]any{"exit_code": 7.0, "reason": "exit code"}},
+		{name: "good", script: "exit 0", code: 0, end: event.SpecCompleted, data: map[string]any{"exitCode": 0.0}},
+		{name: "bad", script: "exit 7", code: 7, end: event.SpecFailed, data: map[string]any{"exitCode": 7.0, "reason": "exit code"}},
 		{name: "killed", script: "kill -KILL $$", code: 137, end: event.SpecFailed, data: map[string]any{"signal": "SIGKILL", "reason": "signal"}},
-		{name: "late", script: "exec sleep 600", timeout: 50 * time.Millisecond, code: 124, end: event.TimeoutTriggered, data: map[string]any{"timeout_seconds": 0.05}},
+		{name: "late", script: "exec sleep 600", timeout: 50 * time.Millisecond, code: 124, end: event.TimeoutTriggered, data: map[string]any{"timeoutSeconds": 0.05, "reason": "time"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg, told := shell(t, c.script)
 			cfg.Timeout = c.timeout
 			var db ledger
-			code, err := Run(cfg, &db)
+			code, err := execute(cfg, &db)
 			if err != nil || code != c.code {
 				t.Fatalf("exit code %d, %v; expected %d", code, err, c.code)
 			}
@@ -167,14 +184,14 @@ func TestOutcomes(t *testing.T) {
 					t.Errorf("%s is %v, expected %v", name, data[name], want)
 				}
 			}
-			if d, ok := data["duration_seconds"].(float64); !ok || d < 0 || d > 60 {
-				t.Errorf("duration_seconds is %v", data["duration_seconds"])
+			if d, ok := data["durationSeconds"].(float64); !ok || d < 0 || d > 60 {
+				t.Errorf("durationSeconds is %v", data["durationSeconds"])
 			}
 			if e.Session != "night" || e.Spec != "login" || e.At.IsZero() || e.Key == "" {
 				t.Errorf("event: %+v", e)
 			}
-			if told.String() != "" || len(cfg.Spool.list()) != 0 {
-				t.Errorf("told %q, kept %v", told, cfg.Spool.list())
+			if told.String() != "" || len(kept(cfg.Box)) != 0 {
+				t.Errorf("told %q, kept %v", told, kept(cfg.Box))
 			}
 		})
 	}
@@ -189,7 +206,7 @@ func TestCannotStart(t *testing.T) {
 		cfg, told := shell(t, "")
 		cfg.Command = []string{command}
 		var db ledger
-		if got, err := Run(cfg, &db); err != nil || got != code {
+		if got, err := execute(cfg, &db); err != nil || got != code {
 			t.Errorf("%s: exit code %d, %v", command, got, err)
 		}
 		if got := db.kinds(); !slices.Equal(got, []event.Kind{event.SpecStarted, event.SpecFailed}) {
@@ -222,7 +239,7 @@ func TestPassesInputOutputAndEnvironment(t *testing.T) {
 	cfg.Env = append(cfg.Env, "SPECWATCH_SPEC=outer")
 	var out, errs bytes.Buffer
 	cfg.Stdin, cfg.Stdout, cfg.Stderr = strings.NewReader("through"), &out, &errs
-	if code, err := Run(cfg, &ledger{}); code != 0 || err != nil {
+	if code, err := execute(cfg, &ledger{}); code != 0 || err != nil {
 		t.Fatal(code, err)
 	}
 	if out.String() != "through" || errs.String() != "night/login\n" {
@@ -280,7 +297,7 @@ func TestTimeoutEndsTheWholeGroup(t *testing.T) {
 			cfg.Command = append(cfg.Command, dir)
 			cfg.Timeout, cfg.Grace = 300*time.Millisecond, 200*time.Millisecond
 			var db ledger
-			if code, err := Run(cfg, &db); code != ExitTimeout || err != nil {
+			if code, err := execute(cfg, &db); code != ExitTimeout || err != nil {
 				t.Fatal(code, err)
 			}
 			text, err := os.ReadFile(filepath.Join(dir, "pid"))
@@ -353,7 +370,14 @@ func TestOutageDuringTheRun(t *testing.T) {
 	db := ledger{down: errDown}
 	code := start(t, cfg, &db)
 	until(t, "the command ends", func() bool { _, err := os.Stat(filepath.Join(dir, "done")); return err == nil })
-	until(t, "the events are kept", func() bool { return len(cfg.Spool.list()) == 1 })
+	until(t, "the end is kept", func() bool {
+		files := kept(cfg.Box)
+		if len(files) != 1 {
+			return false
+		}
+		text, err := os.ReadFile(files[0])
+		return err == nil && bytes.Contains(text, []byte("spec_failed"))
+	})
 	back := time.Now()
 	db.set(nil)
 	if got := <-code; got != 3 {
@@ -367,7 +391,7 @@ func TestOutageDuringTheRun(t *testing.T) {
 			t.Errorf("%s carries the time of the writing", e.Kind)
 		}
 	}
-	if files := cfg.Spool.list(); len(files) != 0 {
+	if files := kept(cfg.Box); len(files) != 0 {
 		t.Errorf("still kept: %v", files)
 	}
 	if n := strings.Count(told.String(), "cannot be written now"); n != 1 {
@@ -382,23 +406,23 @@ func TestSpool(t *testing.T) {
 	cfg.FlushTimeout = 0
 	db := ledger{down: errDown}
 	for i := range 2 {
-		if code, err := Run(cfg, &db); code != 0 || err != nil {
+		if code, err := execute(cfg, &db); code != 0 || err != nil {
 			t.Fatal(code, err)
 		}
-		if files := cfg.Spool.list(); len(files) != i+1 {
+		if files := kept(cfg.Box); len(files) != i+1 {
 			t.Fatalf("kept: %v\n%s", files, told)
 		}
 	}
 	if !strings.Contains(told.String(), "3 events are not written yet (nobody answers)") {
 		t.Errorf("told: %s", told)
 	}
-	info, err := os.Stat(cfg.Spool.list()[0])
+	info, err := os.Stat(kept(cfg.Box)[0])
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v %v", info.Mode(), err)
 	}
 	db.set(nil)
 	cfg.Spec, cfg.FlushTimeout = "next", 20*time.Second
-	if code, err := Run(cfg, &db); code != 0 || err != nil {
+	if code, err := execute(cfg, &db); code != 0 || err != nil {
 		t.Fatal(code, err)
 	}
 	var specs []string
@@ -411,7 +435,7 @@ func TestSpool(t *testing.T) {
 	if want := strings.Fields("login login login login login login next next next"); !slices.Equal(specs, want) {
 		t.Errorf("stored: %v", specs)
 	}
-	if files := cfg.Spool.list(); len(files) != 0 {
+	if files := kept(cfg.Box); len(files) != 0 {
 		t.Errorf("still kept: %v", files)
 	}
 }
@@ -425,32 +449,32 @@ func TestSend(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	damaged := filepath.Join(cfg.Spool.Dir, "0-damaged"+spoolSuffix)
+	damaged := filepath.Join(cfg.Box.Dir, "0-damaged.jsonl")
 	if err := os.WriteFile(damaged, []byte("{\"kind\":\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := cfg.Spool.Send(t.Context(), &db, told.say); !errors.Is(err, errDown) {
+	if _, err := cfg.Box.Send(t.Context(), &db, told.say); !errors.Is(err, errDown) {
 		t.Fatal(err)
 	}
 	db.set(nil)
-	if err := cfg.Spool.Send(t.Context(), &db, told.say); err != nil {
+	if _, err := cfg.Box.Send(t.Context(), &db, told.say); err != nil {
 		t.Fatal(err)
 	}
 	if len(db.stored) != 9 {
 		t.Errorf("%d events stored", len(db.stored))
 	}
-	if files := cfg.Spool.list(); !slices.Equal(files, []string{damaged + ".damaged"}) {
+	if files := kept(cfg.Box); !slices.Equal(files, []string{damaged + ".damaged"}) {
 		t.Errorf("left: %v", files)
 	}
-	if !strings.Contains(told.String(), "put aside") {
+	if !strings.Contains(told.String(), "are moved to") {
 		t.Errorf("told: %s", told)
 	}
 }
 
 func TestNoPlaceToKeepEvents(t *testing.T) {
 	cfg, told := shell(t, "exit 5")
-	cfg.FlushTimeout, cfg.Spool = 0, Spool{}
-	if code, err := Run(cfg, &ledger{down: errDown}); code != 5 || err != nil {
+	cfg.FlushTimeout, cfg.Box = 0, outbox.Box{}
+	if code, err := execute(cfg, &ledger{down: errDown}); code != 5 || err != nil {
 		t.Fatal(code, err)
 	}
 	if !strings.Contains(told.String(), "cannot be kept") {
@@ -471,53 +495,16 @@ func TestRefusedEvents(t *testing.T) {
 		}
 		return nil
 	}}
-	if code, err := Run(cfg, &db); code != 0 || err != nil {
+	if code, err := execute(cfg, &db); code != 0 || err != nil {
 		t.Fatal(code, err)
 	}
 	if got := db.kinds(); !slices.Equal(got, []event.Kind{event.SpecStarted, event.SpecCompleted}) {
 		t.Fatalf("events: %v", got)
 	}
-	if _, data := db.last(); data["writer_clock"] == nil || data["exit_code"] != 0.0 {
+	if _, data := db.last(); data["writerClock"] == nil || data["exitCode"] != 0.0 {
 		t.Errorf("data: %v", data)
 	}
 	if !strings.Contains(told.String(), "is not welcome") {
 		t.Errorf("told: %s", told)
-	}
-}
-
-// The queue of a night without a database stays small, and only heartbeats pay.
-func TestQueueIsBounded(t *testing.T) {
-	q := newQueue(&ledger{down: errDown}, func(string) {})
-	for i := range 100_000 {
-		kind := event.SessionHeartbeat
-		if i%1000 == 0 {
-			kind = event.SpecStarted
-		}
-		q.add(event.Event{Kind: kind, Session: "s", Key: fmt.Sprint(i)})
-	}
-	rest, _ := q.rest()
-	if len(rest) > queueBound {
-		t.Errorf("%d events held", len(rest))
-	}
-	starts := 0
-	for _, e := range rest {
-		if e.Kind == event.SpecStarted {
-			starts++
-		}
-	}
-	if starts != 100 || rest[0].Key != "0" {
-		t.Errorf("%d starts kept, first is %s", starts, rest[0].Key)
-	}
-}
-
-func TestStateDir(t *testing.T) {
-	t.Setenv("XDG_STATE_HOME", "/somewhere")
-	if dir, err := StateDir(); dir != "/somewhere/specwatch" || err != nil {
-		t.Error(dir, err)
-	}
-	t.Setenv("XDG_STATE_HOME", "relative")
-	t.Setenv("HOME", "/home/p")
-	if dir, err := StateDir(); dir != "/home/p/.local/state/specwatch" || err != nil {
-		t.Error(dir, err)
 	}
 }

@@ -1,9 +1,11 @@
 package state
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -129,6 +131,121 @@ func TestFailureStreak(t *testing.T) {
 	}
 }
 
+// What a summary answers does not depend on how long it has run.
+func TestTheHorizonMovesOn(t *testing.T) {
+	s := NewSummary(nil)
+	for i, kind := range event.Kinds {
+		s.Add(at(0, int64(i+1), kind, "old", "p"))
+		s.Add(at(0, int64(i+20), kind, "both", fmt.Sprint("p", i)))
+	}
+	s.Add(at(86_400, 100, event.SessionHeartbeat, "both", ""))
+	fresh := NewSummary(nil)
+	fresh.Add(at(86_400, 100, event.SessionHeartbeat, "both", ""))
+	now := start.Add(Horizon + time.Second)
+	got, want := s.State(now), fresh.State(now)
+	got.Totals, want.Totals = nil, nil
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("running for long:\n%+v\nstarted now:\n%+v", got, want)
+	}
+}
+
+// A request is bounded in what a State repeats of it.
+func TestLargeRequestsAreClipped(t *testing.T) {
+	s := NewSummary(nil)
+	for i := range 200 {
+		e := at(i, int64(i+1), event.InterventionRequest, "s", fmt.Sprint("p", i))
+		e.Data = json.RawMessage(`{"question":"` + strings.Repeat("é", 500_000) + `","options":["8080","9090"]}`)
+		s.Add(e)
+	}
+	st := s.State(start)
+	text, err := json.Marshal(st)
+	if err != nil || len(text) > 300_000 {
+		t.Fatalf("%d bytes: %v", len(text), err)
+	}
+	var asked struct {
+		Question string
+		Options  []string
+		Clipped  bool
+	}
+	if err := json.Unmarshal(st.Waiting[0].Data, &asked); err != nil || !asked.Clipped || len(asked.Options) != 2 || !strings.HasSuffix(asked.Question, "é…") {
+		t.Errorf("%+v: %v", asked, err)
+	}
+}
+
+func TestAnswers(t *testing.T) {
+	asks := func(seconds int, id int64, spec string) event.Event {
+		return at(seconds, id, event.InterventionRequest, "s", spec)
+	}
+	answers := func(seconds int, id int64, spec, data string) event.Event {
+		e := at(seconds, id, event.InterventionAnswered, "s", spec)
+		e.Data = json.RawMessage(data)
+		return e
+	}
+	for name, c := range map[string]struct {
+		events []event.Event
+		want   string
+	}{
+		"two of one spec":           {[]event.Event{asks(1, 1, "p"), asks(2, 2, "p")}, "[1 2]"},
+		"by id":                     {[]event.Event{asks(1, 1, "p"), asks(2, 2, "p"), answers(3, 3, "p", `{"request":1}`)}, "[2]"},
+		"by id as text":             {[]event.Event{asks(1, 1, "p"), answers(3, 3, "p", `{"request":"1"}`)}, "[]"},
+		"by id without the spec":    {[]event.Event{asks(1, 1, "p"), answers(3, 3, "", `{"request":1}`)}, "[]"},
+		"without a spec":            {[]event.Event{asks(1, 1, ""), asks(2, 2, ""), answers(3, 3, "", `{"request":2}`)}, "[1]"},
+		"an answer that comes late": {[]event.Event{answers(0, 3, "p", `{"request":1}`), asks(1, 1, "p")}, "[]"},
+		"all before it":             {[]event.Event{asks(1, 1, "p"), asks(2, 2, "p"), answers(3, 3, "p", `{}`), asks(4, 4, "p")}, "[4]"},
+		"of another spec":           {[]event.Event{asks(1, 1, "p"), answers(3, 3, "q", `{}`)}, "[1]"},
+		"no JSON that it knows":     {[]event.Event{asks(1, 1, "p"), answers(3, 3, "p", `[1]`)}, "[]"},
+		"the spec goes on":          {[]event.Event{asks(1, 1, "p"), at(2, 2, event.SpecStarted, "s", "p")}, "[]"},
+		"the spec had gone on":      {[]event.Event{asks(3, 1, "p"), at(2, 2, event.SpecStarted, "s", "p")}, "[1]"},
+	} {
+		s := NewSummary(nil)
+		for _, e := range c.events {
+			s.Add(e)
+		}
+		ids := []int64{}
+		for _, w := range s.State(start).Waiting {
+			ids = append(ids, w.ID)
+		}
+		if got := fmt.Sprint(ids); got != c.want {
+			t.Errorf("%s: %s wait, want %s", name, got, c.want)
+		}
+	}
+}
+
+// Liveness follows the database's clock.
+func TestWrongClocks(t *testing.T) {
+	heartbeat := func(session string, at, stored time.Duration) event.Event {
+		return event.Event{ID: int64(at + stored), Kind: event.SessionHeartbeat, At: start.Add(at), Session: session, Stored: start.Add(stored)}
+	}
+	now := 3 * time.Hour
+	s := NewSummary(nil)
+	for i := range 10 {
+		ago := now - time.Duration(i)*15*time.Second
+		s.Add(heartbeat("right", ago, ago+time.Millisecond))
+		s.Add(heartbeat("ahead and alive", ago+time.Hour, ago))
+		s.Add(heartbeat("ahead and dead", ago-30*time.Minute+time.Hour, ago-30*time.Minute))
+		s.Add(heartbeat("behind and alive", ago-time.Hour, ago))
+		s.Add(heartbeat("behind and dead", ago-90*time.Minute, ago-30*time.Minute))
+		s.Add(heartbeat("kept in an outage", ago-time.Hour, now))
+		s.Add(heartbeat("imported", ago-48*time.Hour, now))
+		s.Add(heartbeat("written for a test", ago-20*time.Minute, now))
+	}
+	s.Add(heartbeat("kept in an outage", now-2*time.Hour, now-2*time.Hour))
+	s.Add(heartbeat("put right", now-time.Minute, now-2*time.Minute-time.Hour))
+	s.Add(heartbeat("put right", now-time.Second, now-time.Second))
+	want := map[string]string{
+		"right": "running 0", "ahead and alive": "running 3600", "ahead and dead": "done 3600", "behind and alive": "running -3600",
+		"behind and dead": "done -3600", "kept in an outage": "done 0", "imported": "done 0", "written for a test": "done 0", "put right": "running 0",
+	}
+	for _, row := range s.State(start.Add(now)).Sessions {
+		if got := fmt.Sprintf("%s %g", row.Status, row.ClockAhead); got != want[row.Session] {
+			t.Errorf("%s: %s, want %s (last seen %s)", row.Session, got, want[row.Session], row.LastSeen.Sub(start))
+		}
+		if row.LastSeen.After(start.Add(now)) {
+			t.Errorf("%s was seen in the future", row.Session)
+		}
+	}
+}
+
 func TestSummaryIsBounded(t *testing.T) {
 	s := NewSummary(nil)
 	for i := range 3 * maxSessions {
@@ -140,5 +257,37 @@ func TestSummaryIsBounded(t *testing.T) {
 	last := fmt.Sprint("s", 3*maxSessions-1)
 	if got := s.State(start).Sessions; len(got) != listed || got[0].Session != last {
 		t.Errorf("%d sessions listed, first %+v", len(got), got[0])
+	}
+}
+
+// A limit of usage ends a spec and is no failure of it: until it is lifted, and
+// until the spec is tried again.
+func TestLimitIsNoFailure(t *testing.T) {
+	at := func(m int) time.Time { return start.Add(time.Duration(m) * time.Minute) }
+	s := NewSummary(nil)
+	events := []event.Event{
+		{ID: 1, Kind: event.SpecFailed, Session: "night", Spec: "a", At: at(0), Data: []byte(`{"reason":"exit code"}`)},
+		{ID: 2, Kind: event.SpecFailed, Session: "night", Spec: "b", At: at(1), Data: []byte(`{"reason":"usage limit","resetsAt":"` + at(60).Format(time.RFC3339) + `"}`)},
+		{ID: 3, Kind: event.SpecFailed, Session: "night", Spec: "c", At: at(2), Data: []byte(`{"reason":"usage limit"}`)},
+	}
+	for _, i := range []int{2, 0, 1, 2} { // in any order, and twice
+		s.Note(events[i])
+	}
+	st := s.State(at(3))
+	if st.Specs.Failed != 1 || st.Specs.Limited != 2 || st.Sessions[0].FailureStreak != 1 {
+		t.Errorf("%+v, streak %d", st.Specs, st.Sessions[0].FailureStreak)
+	}
+	if !st.Sessions[0].Limited {
+		t.Error("not limited")
+	}
+	if until := st.Sessions[0].LimitedUntil; until == nil || !until.Equal(at(60)) {
+		t.Errorf("until %v", until)
+	}
+	if st := s.State(at(61)).Sessions[0]; st.LimitedUntil != nil || !st.Limited { // c's knows no end
+		t.Errorf("limited: %t, until %v", st.Limited, st.LimitedUntil)
+	}
+	s.Note(event.Event{ID: 4, Kind: event.SpecStarted, Session: "night", Spec: "b", At: at(4)})
+	if st := s.State(at(5)); st.Specs.Limited != 1 || st.Sessions[0].LimitedUntil != nil || st.Sessions[0].Limited {
+		t.Errorf("%+v, until %v", st.Specs, st.Sessions[0].LimitedUntil)
 	}
 }

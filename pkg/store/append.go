@@ -33,49 +33,70 @@ const (
 // unnest keeps the statement's text the same for any number of events, so
 // that it is prepared once; the order keeps ids in the order of the input.
 const insertSQL = `
-INSERT INTO events (kind, at, session, spec, data, key)
+INSERT INTO @.events (kind, at, session, spec, data, key)
 SELECT kind, coalesce(at, now()), session, spec, data::jsonb, key
 FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS e (kind, at, session, spec, data, key, n)
 ORDER BY n
 ON CONFLICT (key) WHERE key IS NOT NULL DO NOTHING
 RETURNING id, key`
 
+// writeTimeout bounds how long a writer waits for others.
+const writeTimeout = 10 * time.Second
+
+// writing runs f on a connection of the pool that writes. After a lost
+// connection it is run again only if nothing of it can have been written.
+func writing[T any](ctx context.Context, s *Store, f func(*pgx.Conn) (T, error)) (T, error) {
+	return using(ctx, s, s.writes, pgconn.SafeToRetry, f)
+}
+
+// begin starts a transaction of the pool that writes.
+func (s *Store) begin(ctx context.Context) (pgx.Tx, error) {
+	tx, err := s.writes.Begin(ctx)
+	if errors.Is(err, errPooler) {
+		tx, err = s.writes.Begin(ctx) // the next connection is made for a pooler
+	}
+	return tx, err
+}
+
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// Append writes the events, all or none, and returns their ids in the same
-// order. An event whose key is stored already is not written again; its id is
-// that of the stored one. A refused event comes back as *BatchError (or as a
-// bare *event.FieldError when it was the only one), a fault of the set-up as
-// *Problem.
-func (s *Store) Append(ctx context.Context, events []event.Event) ([]int64, error) {
+// Append writes the events, all or none. An event whose key is stored already
+// is not written again; its id is that of the stored one. A refused event comes back as *BatchError (or as a
+// bare *event.FieldError when it was the only one), a fault of the set-up or of
+// the moment as *Problem. It waits for at most writeTimeout: another
+// transaction may hold one of the keys.
+func (s *Store) Append(ctx context.Context, events []event.Event) (event.Receipt, error) {
 	if len(events) == 0 {
-		return []int64{}, nil
+		return event.Receipt{IDs: []int64{}}, nil
 	}
 	now := time.Now()
 	for i := range events {
 		if err := events[i].Validate(now); err != nil {
-			return nil, inBatch(int64(i), len(events), err)
+			return event.Receipt{}, inBatch(int64(i), len(events), err)
 		}
 	}
-	ids, err := retry(ctx, func() ([]int64, error) { return insert(ctx, s.pool, events) })
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	receipt, err := retry(ctx, func() (event.Receipt, error) {
+		return writing(ctx, s, func(conn *pgx.Conn) (event.Receipt, error) { return s.insert(ctx, conn, events) })
+	})
 	if isFieldError(err) && len(events) > 1 {
 		err = s.blame(ctx, events, err)
 	}
-	return ids, err
+	return receipt, err
 }
 
 // AppendAll writes what next returns until it returns io.EOF, in one
 // transaction: all or none. It holds one chunk in memory. It returns how many
-// events it took.
-func (s *Store) AppendAll(ctx context.Context, next func() (event.Event, error)) (int64, error) {
-	tx, err := s.pool.Begin(ctx)
+// events it took, and how many of these were stored before, under the same key.
+func (s *Store) AppendAll(ctx context.Context, next func() (event.Event, error)) (taken, known int64, err error) {
+	tx, err := s.begin(ctx)
 	if err != nil {
-		return 0, explain(err)
+		return 0, 0, s.explain(err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after a commit it does nothing
-	var taken int64
 	for done := false; !done; {
 		var chunk []event.Event
 		for size := 0; len(chunk) < chunkEvents && size < chunkBytes; {
@@ -85,10 +106,10 @@ func (s *Store) AppendAll(ctx context.Context, next func() (event.Event, error))
 				break
 			}
 			if err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			if err := e.Validate(time.Now()); err != nil {
-				return 0, &BatchError{taken + int64(len(chunk)), err}
+				return 0, 0, &BatchError{taken + int64(len(chunk)), err}
 			}
 			chunk = append(chunk, e)
 			size += len(e.Data) + len(e.Session) + len(e.Spec) + len(e.Key)
@@ -96,7 +117,8 @@ func (s *Store) AppendAll(ctx context.Context, next func() (event.Event, error))
 		if len(chunk) == 0 {
 			break
 		}
-		if _, err := insert(ctx, tx, chunk); err != nil {
+		receipt, err := s.insert(ctx, tx, chunk)
+		if err != nil {
 			if isFieldError(err) {
 				err = s.blame(ctx, chunk, err)
 				var batch *BatchError
@@ -106,11 +128,12 @@ func (s *Store) AppendAll(ctx context.Context, next func() (event.Event, error))
 					err = &BatchError{taken, err} // the only one of its chunk
 				}
 			}
-			return 0, err
+			return 0, 0, err
 		}
 		taken += int64(len(chunk))
+		known += int64(receipt.Known)
 	}
-	return taken, explain(tx.Commit(ctx))
+	return taken, known, s.explain(tx.Commit(ctx))
 }
 
 func isFieldError(err error) bool {
@@ -130,15 +153,16 @@ func inBatch(index int64, size int, err error) error {
 func retry[T any](ctx context.Context, attempt func() (T, error)) (T, error) {
 	return backoff.Retry(ctx, func() (T, error) {
 		result, err := attempt()
+		var known *Problem
 		var pg *pgconn.PgError
-		if err != nil && !(errors.As(err, &pg) && (pg.Code == "40P01" || pg.Code == "40001")) {
+		if err != nil && !(errors.As(err, &known) && errors.As(known.cause, &pg) && (pg.Code == "40P01" || pg.Code == "40001")) {
 			return result, backoff.Permanent(err)
 		}
 		return result, err
 	}, backoff.WithMaxTries(10))
 }
 
-func insert(ctx context.Context, q querier, events []event.Event) ([]int64, error) {
+func (s *Store) insert(ctx context.Context, q querier, events []event.Event) (event.Receipt, error) {
 	n := len(events)
 	kinds, sessions, specs, data := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	times, keys := make([]*time.Time, n), make([]*string, n)
@@ -159,13 +183,13 @@ func insert(ctx context.Context, q querier, events []event.Event) ([]int64, erro
 		ID  int64
 		Key *string
 	}
-	rows, err := q.Query(ctx, insertSQL, kinds, times, sessions, specs, data, keys)
+	rows, err := q.Query(ctx, s.sql(insertSQL), kinds, times, sessions, specs, data, keys)
 	if err != nil {
-		return nil, explain(err)
+		return event.Receipt{}, s.explain(err)
 	}
 	inserted, err := pgx.CollectRows(rows, pgx.RowToStructByPos[written])
 	if err != nil {
-		return nil, explain(err)
+		return event.Receipt{}, s.explain(err)
 	}
 	// Walk both lists: what is missing from the second was stored before.
 	ids := make([]int64, n)
@@ -179,20 +203,20 @@ func insert(ctx context.Context, q querier, events []event.Event) ([]int64, erro
 			continue
 		}
 		if key == nil {
-			return nil, fmt.Errorf("event %d was not written and has no key: a trigger or rule on the table removed it", i+1)
+			return event.Receipt{}, fmt.Errorf("event %d was not written and has no key: a trigger or rule on the table removed it", i+1)
 		}
 		missing = append(missing, *key)
 	}
 	if len(missing) == 0 {
-		return ids, nil
+		return event.Receipt{IDs: ids}, nil
 	}
-	rows, err = q.Query(ctx, `SELECT id, key FROM events WHERE key = ANY($1)`, missing)
+	rows, err = q.Query(ctx, s.sql(`SELECT id, key FROM @.events WHERE key = ANY($1)`), missing)
 	if err != nil {
-		return nil, explain(err)
+		return event.Receipt{}, s.explain(err)
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[written])
 	if err != nil {
-		return nil, explain(err)
+		return event.Receipt{}, s.explain(err)
 	}
 	for _, row := range found {
 		stored[*row.Key] = row.ID
@@ -202,7 +226,7 @@ func insert(ctx context.Context, q querier, events []event.Event) ([]int64, erro
 			ids[i] = stored[*key]
 		}
 	}
-	return ids, nil
+	return event.Receipt{IDs: ids, Known: len(missing)}, nil
 }
 
 func same(a, b *string) bool {
@@ -217,13 +241,13 @@ func (s *Store) blame(ctx context.Context, events []event.Event, refusal error) 
 		if outage != nil {
 			return true
 		}
-		tx, err := s.pool.Begin(ctx)
+		tx, err := s.begin(ctx)
 		if err != nil {
-			outage = explain(err)
+			outage = s.explain(err)
 			return true
 		}
 		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing of it is meant to stay
-		_, err = insert(ctx, tx, events[:last+1])
+		_, err = s.insert(ctx, tx, events[:last+1])
 		if isFieldError(err) {
 			refusal = err
 			return true

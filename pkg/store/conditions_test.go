@@ -80,14 +80,25 @@ func TestConditions(t *testing.T) {
 func TestConditionsAreThoseOfTheState(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := fresh(t)
-	exec(t, conn, `INSERT INTO events (kind, at, session, spec)
-		SELECT (array['spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered', 'intervention_request', 'session_heartbeat'])[1 + (n * 7919 % 31) % 6],
-		       date_trunc('second', now()) - interval '1 second' * (n * 104729 % 50), 's' || n % 7, 'p' || n % 11 FROM generate_series(1, 200) n`)
-	st, err := s.State(t.Context())
+	exec(t, conn, `INSERT INTO events (kind, at, session, spec, data)
+		SELECT (array['spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered', 'intervention_request', 'session_heartbeat', 'intervention_answered', 'claude.cost'])[1 + (n * 7919 % 31) % 8],
+		       date_trunc('second', now()) - interval '1 second' * (n * 104729 % 50), 's' || n % 7, 'p' || n % 11,
+		       CASE n % 3 WHEN 0 THEN '{}' ELSE jsonb_build_object('request', n - 7 * (n % 5)) END FROM generate_series(1, 300) n
+		UNION ALL SELECT 'spec_started', now() - interval '1 hour' + interval '1 second' * n, 'idle', 'p' || n, '{}' FROM generate_series(1, 8) n
+		UNION ALL SELECT 'session_heartbeat', now() - interval '1 second' * (n * 13), 'idle', 'p' || n, jsonb_build_object('silentSeconds', 100 * n + 0.5, 'cpuSeconds', 0.29) FROM generate_series(1, 7) n
+		UNION ALL SELECT 'session_heartbeat', now() - interval '1 minute' * n, 'idle', 'p' || n, jsonb_build_object('silentSeconds', 0) FROM generate_series(1, 3) n
+		UNION ALL SELECT 'claude.usage', now() - interval '30 seconds', 'idle', 'p2', '{}'
+		UNION ALL SELECT 'intervention_request', now() - interval '30 seconds', 'idle', 'p3', '{}'
+		UNION ALL SELECT 'spec_started', now() - interval '1 hour', 'whole', 'p' || n, '{}' FROM generate_series(1, 2) n
+		UNION ALL SELECT 'session_heartbeat', now(), 'whole', '', '{"silentSeconds": 700}'
+		UNION ALL SELECT 'spec_started', now() - interval '1 hour', 'asks', 'p', '{}'
+		UNION ALL SELECT 'session_heartbeat', now(), 'asks', 'p', '{"silentSeconds": 700}'
+		UNION ALL SELECT 'intervention_request', now() - interval '30 seconds', 'asks', '', '{}'`)
+	st, err := stateOf(t, s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := store.Filter{From: st.At.Add(-time.Hour), To: st.At, Limit: event.MaxPage}
+	f := store.Filter{From: st.At.Add(-2 * time.Hour), To: st.At, Limit: event.MaxPage}
 	same := func(name string, read func(*store.Store, context.Context, store.Filter) ([]store.Condition, error), line func(store.Condition) string, want []string) {
 		t.Helper()
 		found, err := read(s, t.Context(), f)
@@ -104,13 +115,20 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 			t.Errorf("%s: %q, the state has %q", name, got, want)
 		}
 	}
-	var timedOut, waiting, silent, failing []string
-	for _, w := range st.Waiting {
-		waiting = append(waiting, fmt.Sprint(w.Session, w.Spec, w.At))
+	var timedOut, waiting, silent, failing, idle []string
+	oldest := map[string]bool{}
+	for _, w := range st.Waiting { // oldest first
+		if name := w.Session + "/" + w.Spec; !oldest[name] {
+			oldest[name] = true
+			waiting = append(waiting, fmt.Sprint(w.Session, w.Spec, w.At))
+		}
 	}
 	youngest := map[string]time.Time{} // of a session's open specs
 	for _, o := range st.Running {     // oldest first
 		youngest[o.Session] = o.Since
+		if o.LastWork != nil {
+			idle = append(idle, fmt.Sprint(o.Session, o.Spec, o.LastWork))
+		}
 	}
 	for _, session := range st.Sessions {
 		timedOut = append(timedOut, slices.Repeat([]string{session.Session}, session.Specs.TimedOut)...)
@@ -127,5 +145,17 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 	same("timed out", (*store.Store).TimedOut, func(c store.Condition) string { return c.Session }, timedOut)
 	same("waiting", (*store.Store).Waiting, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Spec, c.Since) }, waiting)
 	same("silent", (*store.Store).Silent, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Since) }, silent)
+	same("idle", (*store.Store).Idle, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Spec, &c.Since) }, idle)
 	same("failing", (*store.Store).Failing, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Events) }, failing)
+}
+
+// The end of a spec by a limit of usage is none of the failures in a row.
+func TestLimitIsNoCondition(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 'night', 'a', '{}'), ('spec_failed', 'night', 'b', '{"reason": "usage limit"}'), ('spec_failed', 'limited', 'c', '{"reason": "usage limit"}')`)
+	found, err := s.Failing(t.Context(), store.Filter{From: time.Now().Add(-time.Hour), To: time.Now().Add(time.Hour), Limit: 10})
+	if err != nil || len(found) != 1 || found[0].Session != "night" || found[0].Events != 1 {
+		t.Errorf("%+v: %v", found, err)
+	}
 }

@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // pruneBatch bounds how many rows one transaction locks and removes.
@@ -10,23 +13,48 @@ const pruneBatch = 10_000
 
 // Prune removes the events that are older than the given time and returns how
 // many; their counts are kept. It works in batches, so it may be interrupted
-// and repeated. progress, unless nil, hears the running total.
+// and repeated. It leaves a note of the time, so that a cursor whose last row
+// is gone is not taken for one of another history. The rollups are brought on
+// first, and hold what the table holds: what is removed is taken out of them.
+// In the end the space is made free for new events, where this user may do so.
+// progress, unless nil, is called with the running total after each batch.
 func (s *Store) Prune(ctx context.Context, before time.Time, progress func(total int64)) (int64, error) {
-	var total int64
+	for more := true; more; {
+		var err error
+		if _, more, err = s.RollUp(ctx); err != nil && !errors.Is(err, ErrNotAllowed) {
+			return 0, err
+		}
+	}
+	total, err := s.remove(ctx, before, progress)
+	if err == nil && total > 0 {
+		_, err = writing(ctx, s, func(conn *pgx.Conn) (struct{}, error) {
+			// Another session may hold the table: autovacuum will come later.
+			_, err := conn.Exec(ctx, s.sql(`VACUUM (SKIP_LOCKED) @.events`))
+			return struct{}{}, err
+		})
+	}
+	return total, err
+}
+
+func (s *Store) remove(ctx context.Context, before time.Time, progress func(total int64)) (total int64, err error) {
 	for {
-		var n int64
-		err := s.pool.QueryRow(ctx, `
-			WITH gone AS (
-			    DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < $1 ORDER BY at, id LIMIT $2) RETURNING kind
-			), counted AS (
-			    SELECT kind, count(*) AS n FROM gone GROUP BY kind ORDER BY kind
-			), kept AS (
-			    INSERT INTO specwatch_pruned (kind, events) SELECT kind, n FROM counted
-			    ON CONFLICT (kind) DO UPDATE SET events = specwatch_pruned.events + excluded.events
-			)
-			SELECT coalesce(sum(n), 0)::bigint FROM counted`, before, pruneBatch).Scan(&n)
+		n, err := writing(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
+			err = conn.QueryRow(ctx, s.sql(`
+				WITH gone AS (
+				    DELETE FROM @.events WHERE id IN (SELECT id FROM @.events WHERE at < $1 ORDER BY at, id LIMIT $2) RETURNING kind
+				), counted AS (
+				    SELECT coalesce(kind, '') AS kind, count(*) AS n FROM gone GROUP BY 1 ORDER BY 1
+				), noted AS (
+				    UPDATE @.specwatch_meta SET pruned_before = greatest(pruned_before, $1), pruned = pruned + (SELECT coalesce(sum(n), 0) FROM counted)
+				), kept AS (
+				    INSERT INTO @.specwatch_pruned AS p (kind, events) SELECT kind, n FROM counted
+				    ON CONFLICT (kind) DO UPDATE SET events = p.events + excluded.events
+				)
+				SELECT coalesce(sum(n), 0)::bigint FROM counted`), before, pruneBatch).Scan(&n)
+			return n, err
+		})
 		if err != nil {
-			return total, explain(err)
+			return total, err
 		}
 		total += n
 		if n == 0 {

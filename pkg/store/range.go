@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -31,64 +30,30 @@ func (f Filter) args() []any {
 }
 
 // named is the filter but for its range, over the arguments of Filter.args.
-const named = `(cardinality($3::text[]) = 0 OR kind = ANY($3)) AND (cardinality($4::text[]) = 0 OR session = ANY($4)) AND (cardinality($5::text[]) = 0 OR spec = ANY($5))`
+// The kind "other" stands for all custom ones.
+const (
+	named     = namedKind + ` AND ` + namedSpec
+	namedKind = `(cardinality($3::text[]) = 0 OR kind = ANY($3) OR 'other' = ANY($3) AND position('.' IN kind) > 0)`
+	namedSpec = `(cardinality($4::text[]) = 0 OR session = ANY($4)) AND (cardinality($5::text[]) = 0 OR spec = ANY($5))`
+)
 
 // Range returns the newest events of the range, newest first, at most
 // f.Limit.
 func (s *Store) Range(ctx context.Context, f Filter) ([]event.Event, error) {
 	return collect(ctx, s, `
-		SELECT id::bigint, kind::text, at, session::text, coalesce(spec, '')::text, coalesce(data::text, '{}')
-		FROM events WHERE at BETWEEN $1 AND $2 AND `+named+`
+		SELECT `+columnSQL+`
+		FROM @.events e WHERE at BETWEEN $1 AND $2 AND `+named+`
 		ORDER BY at DESC, id DESC LIMIT $6`, append(f.args(), f.Limit),
 		func(row pgx.CollectableRow) (e event.Event, err error) {
 			var data string
-			err = row.Scan(&e.ID, &e.Kind, &e.At, &e.Session, &e.Spec, &data)
-			e.At, e.Data = e.At.UTC(), json.RawMessage(data)
+			var stored *time.Time
+			err = row.Scan(&e.ID, &e.Kind, &e.At, &e.Session, &e.Spec, &data, nil, &stored)
+			e.At, e.Data = e.At.UTC(), event.Readable(data)
+			if stored != nil {
+				e.Stored = stored.UTC()
+			}
 			return e, err
 		})
-}
-
-// Count is how many events of a kind fell in the bucket that begins at At.
-type Count struct {
-	At   time.Time
-	Kind event.Kind
-	N    int64
-}
-
-// Counts returns the events of the range in buckets of the given step, oldest
-// first; empty buckets are left out. Buckets are aligned to 1970.
-func (s *Store) Counts(ctx context.Context, f Filter, step time.Duration) ([]Count, error) {
-	// date_bin would say it better, but PostgreSQL 13 lacks it.
-	return collect(ctx, s, `
-		SELECT to_timestamp(floor(extract(epoch FROM at)::float8 / $6::float8) * $6::float8) AS bucket, kind::text, count(*)
-		FROM events WHERE at BETWEEN $1 AND $2 AND `+named+`
-		GROUP BY 1, 2 ORDER BY 1, 2`, append(f.args(), max(step, time.Millisecond).Seconds()),
-		func(row pgx.CollectableRow) (c Count, err error) {
-			err = row.Scan(&c.At, &c.Kind, &c.N)
-			c.At = c.At.UTC()
-			return c, err
-		})
-}
-
-// Outcomes counts what happened to specs in a range.
-type Outcomes struct {
-	Started, Completed, Failed, TimedOut int64
-}
-
-// Outcomes counts starts and ends of specs in the range.
-func (s *Store) Outcomes(ctx context.Context, f Filter) (Outcomes, error) {
-	found, err := collect(ctx, s, `
-		SELECT count(*) FILTER (WHERE kind = 'spec_started'), count(*) FILTER (WHERE kind = 'spec_completed'),
-		       count(*) FILTER (WHERE kind = 'spec_failed'), count(*) FILTER (WHERE kind = 'timeout_triggered')
-		FROM events WHERE at BETWEEN $1 AND $2 AND `+named, f.args(),
-		func(row pgx.CollectableRow) (o Outcomes, err error) {
-			err = row.Scan(&o.Started, &o.Completed, &o.Failed, &o.TimedOut)
-			return o, err
-		})
-	if err != nil {
-		return Outcomes{}, err
-	}
-	return found[0], nil
 }
 
 // Attempt is one try at a spec, from its start to what ended it.
@@ -107,103 +72,159 @@ const (
 	Completed Outcome = "completed"
 	Failed    Outcome = "failed"
 	TimedOut  Outcome = "timed out"
+	Limited   Outcome = "usage limit"
 	Abandoned Outcome = "abandoned" // started again before it ended
-	Waiting   Outcome = "waiting"   // asked for a person; on timelines only
+	Silent    Outcome = "silent"    // not ended, and its session is not heard from
 )
 
-var outcomes = map[event.Kind]Outcome{
-	event.SpecStarted: Running, event.SpecCompleted: Completed, event.SpecFailed: Failed,
-	event.TimeoutTriggered: TimedOut, event.InterventionRequest: Waiting,
-}
+// Limit stands for the end of a spec by a limit of usage, which is no failure.
+const Limit = event.Kind(event.LimitReason)
+
+// boundSQL is the kind of an event e that starts or ends a spec.
+const boundSQL = `CASE WHEN ` + limitSQL + ` THEN '` + string(Limit) + `' ELSE e.kind::text END`
+
+// Outcomes of attempts by what ended them.
+var outcomes = map[event.Kind]Outcome{event.SpecCompleted: Completed, event.SpecFailed: Failed, event.TimeoutTriggered: TimedOut, Limit: Limited, event.SpecStarted: Abandoned}
+
+// OutcomeOf is the outcome of an attempt that an event of this kind ends; ""
+// says that it ends none.
+func OutcomeOf(kind event.Kind) Outcome { return outcomes[kind] }
 
 // Durations returns the attempts that started in the range, newest first, at
 // most f.Limit. Ends count whenever they came; kinds in the filter do not.
 func (s *Store) Durations(ctx context.Context, f Filter) ([]Attempt, error) {
 	f.Kinds = nil
 	return collect(ctx, s, `
-		SELECT session::text, coalesce(spec, '')::text, at, ended, next FROM (
-		    SELECT id, session, spec, kind, at, lead(at) OVER w AS ended, lead(kind::text) OVER w AS next
-		    FROM events
-		    WHERE at >= $1 AND kind IN ('spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered') AND `+named+`
-		    WINDOW w AS (PARTITION BY session, spec ORDER BY at, id)
-		) e WHERE kind = 'spec_started' AND at <= $2
-		ORDER BY at DESC, id DESC LIMIT $6`, append(f.args(), f.Limit),
+		SELECT s.session, s.spec, s.at, n.at, n.kind
+		FROM (SELECT id, session, spec, at FROM @.events WHERE at BETWEEN $1 AND $2 AND kind = 'spec_started' AND `+named+` ORDER BY at DESC, id DESC LIMIT $6) s
+		LEFT JOIN LATERAL (
+		    SELECT e.at, `+boundSQL+` AS kind FROM @.events e
+		    WHERE e.session = s.session AND e.spec = s.spec AND e.kind IN (`+bounds+`) AND e.kind IN (`+told+`) AND (e.at, e.id) > (s.at, s.id)
+		    ORDER BY e.at, e.id LIMIT 1
+		) n ON true
+		ORDER BY s.at DESC, s.id DESC`, append(f.args(), f.Limit),
 		func(row pgx.CollectableRow) (a Attempt, err error) {
 			var next *event.Kind
 			err = row.Scan(&a.Session, &a.Spec, &a.Started, &a.Ended, &next)
 			a.Started = a.Started.UTC()
-			switch {
-			case next == nil:
+			if next == nil {
 				a.Outcome = Running
-			case *next == event.SpecStarted:
-				a.Outcome, a.Ended = Abandoned, nil
-			default:
-				a.Outcome = outcomes[*next]
+			} else if a.Outcome = OutcomeOf(*next); a.Outcome == Abandoned {
+				a.Ended = nil
+			} else {
 				*a.Ended = a.Ended.UTC()
 			}
 			return a, err
 		})
 }
 
-// Change is the moment from which a spec is in a new state.
+// Change is an event that may change what a timeline shows of a spec.
 type Change struct {
+	ID            int64
 	Session, Spec string
 	At            time.Time
-	Outcome       Outcome
+	Kind          event.Kind // or Limit
+	Request       int64      // of an answer: the request that it names; 0: none
 }
 
-// Timeline returns the changes of the range, oldest first, preceded for each
-// spec by the state in which the range found it, at f.From. Of many specs it
-// returns the f.Limit that changed last.
-func (s *Store) Timeline(ctx context.Context, f Filter) ([]Change, error) {
+// told are the kinds that change what a timeline shows, as the index
+// specwatch_events_timeline has them.
+const told = bounds + `, 'intervention_request', 'intervention_answered'`
+
+// Timeline returns the starts, ends, requests and answers of the range, oldest
+// first. Of a spec that was open or waiting when the range began it returns
+// the latest of each kind before it, too. Of many specs it returns those that
+// changed last, at most f.Limit; specs is how many there are.
+func (s *Store) Timeline(ctx context.Context, f Filter) (changes []Change, specs int64, err error) {
 	f.Kinds = nil
-	const told = `kind IN ('spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered', 'intervention_request')`
-	return collect(ctx, s, `
-		WITH inside AS (
-		    SELECT id, session, spec, kind, at FROM events WHERE at BETWEEN $1 AND $2 AND `+told+` AND `+named+`
-		), before AS (
-		    SELECT DISTINCT ON (session, spec) id, session, spec, kind, $1::timestamptz AS at FROM events
-		    WHERE at < $1 AND at >= $1 - $6::interval AND `+told+` AND `+named+`
-		    ORDER BY session, spec, events.at DESC, id DESC
-		), changes AS (
-		    SELECT * FROM inside UNION ALL SELECT * FROM before WHERE kind IN ('spec_started', 'intervention_request')
-		), latest AS (
-		    SELECT session, spec FROM changes GROUP BY 1, 2 ORDER BY max(at) DESC, max(id) DESC LIMIT $7
-		)
-		SELECT session::text, coalesce(spec, '')::text, at, kind::text
-		FROM changes JOIN latest USING (session, spec) ORDER BY at, id`, append(f.args(), state.Horizon, f.Limit),
-		func(row pgx.CollectableRow) (c Change, err error) {
-			var kind event.Kind
-			err = row.Scan(&c.Session, &c.Spec, &c.At, &kind)
-			c.At, c.Outcome = c.At.UTC(), outcomes[kind]
+	const ofSpec = `FROM @.events e WHERE e.session = s.session AND e.spec = s.spec AND e.kind IN (` + told + `) AND `
+	const before = `e.at < $1 AND e.at >= $1::timestamptz - $6::interval`
+	const wasOpen = `coalesce((SELECT e.kind ` + ofSpec + before + ` AND e.kind <> 'intervention_answered' ORDER BY e.at DESC, e.id DESC LIMIT 1) IN ('spec_started', 'intervention_request'), false)`
+	changes, err = rolled(ctx, s, func(tx pgx.Tx, seen string) (found []Change, err error) {
+		args := append(f.args(), state.Horizon, f.Limit)
+		// The specs that changed, and when they last did.
+		changed := `SELECT session, spec, max(at) AS changed FROM @.events WHERE at <= $2 AND at >= $1::timestamptz - $6::interval AND kind IN (` + told + `) AND ` + named + ` GROUP BY 1, 2`
+		if seen != "" {
+			args = append(args, seen)
+			changed = `SELECT session, spec, max(changed) AS changed FROM (
+				    SELECT session, spec, changed FROM @.specwatch_names WHERE first <= $2 AND changed >= $1::timestamptz - $6::interval
+				    UNION ALL
+				    SELECT session, spec, at FROM (` + unseenSQL("session, spec, at, kind", "$8") + `) e WHERE at <= $2 AND at >= $1::timestamptz - $6::interval AND kind IN (` + told + `)
+				) e WHERE cardinality($3::text[]) = 0 AND ` + namedSpec + ` GROUP BY 1, 2`
+		}
+		return rowsOf(ctx, s, tx, `
+			WITH changed AS (`+changed+`), touched AS (
+			    SELECT s.session, s.spec, CASE WHEN s.changed <= $2 THEN s.changed ELSE (SELECT e.at `+ofSpec+`e.at <= $2 AND e.at >= $1::timestamptz - $6::interval ORDER BY e.at DESC, e.id DESC LIMIT 1) END AS at
+			    FROM changed s
+			), latest AS MATERIALIZED (
+			    SELECT session, spec, count(*) OVER () AS specs FROM touched s WHERE CASE WHEN at < $1 THEN `+wasOpen+` ELSE at IS NOT NULL END
+			    ORDER BY at DESC, session, spec LIMIT $7
+			)
+			SELECT e.id::bigint, s.session, s.spec, `+atSQL+`, `+boundSQL+`,
+			       coalesce(CASE WHEN e.kind = 'intervention_answered' AND e.data ->> 'request' ~ '^[0-9]{1,18}$' THEN e.data ->> 'request' END::bigint, 0), s.specs
+			FROM (SELECT *, `+wasOpen+` AS was_open FROM latest s) s, LATERAL (
+			    SELECT e.id, e.at, e.kind, e.data `+ofSpec+`e.at BETWEEN $1 AND $2
+			    UNION ALL
+			    (SELECT DISTINCT ON (e.kind) e.id, e.at, e.kind, e.data `+ofSpec+before+` AND s.was_open ORDER BY e.kind, e.at DESC, e.id DESC)
+			) e ORDER BY e.at, e.id`, args, func(row pgx.CollectableRow) (c Change, err error) {
+			err = row.Scan(&c.ID, &c.Session, &c.Spec, &c.At, &c.Kind, &c.Request, &specs)
+			c.At = c.At.UTC()
 			return c, err
 		})
+	})
+	return changes, specs, err
 }
 
 // maxNames bounds the lists that fill a person's menus.
 const maxNames = 1_000
 
-// Sessions lists the sessions of the range, last heard first, at most 1,000.
-func (s *Store) Sessions(ctx context.Context, f Filter) ([]string, error) {
-	return s.names(ctx, f, "session")
+// Sessions lists the sessions of the range whose names contain text, last
+// heard first, at most 1,000 of the total.
+func (s *Store) Sessions(ctx context.Context, f Filter, text string) (names []string, total int64, err error) {
+	return s.names(ctx, f, "session", text)
 }
 
-// Specs lists the specs of the range, last touched first, at most 1,000.
-func (s *Store) Specs(ctx context.Context, f Filter) ([]string, error) {
-	return s.names(ctx, f, "spec")
+// Specs lists the specs of the range whose names contain text, last touched
+// first, at most 1,000 of the total.
+func (s *Store) Specs(ctx context.Context, f Filter, text string) (names []string, total int64, err error) {
+	return s.names(ctx, f, "spec", text)
 }
 
-func (s *Store) names(ctx context.Context, f Filter, column string) ([]string, error) {
-	return collect(ctx, s, `
-		SELECT `+column+`::text FROM events WHERE at BETWEEN $1 AND $2 AND `+column+` <> '' AND `+named+`
-		GROUP BY 1 ORDER BY max(at) DESC, 1 LIMIT $6`, append(f.args(), maxNames), pgx.RowTo[string])
+// names costs what the sessions and specs are many, or, where the filter has
+// kinds, what the events of the range are.
+func (s *Store) names(ctx context.Context, f Filter, column, text string) (names []string, total int64, err error) {
+	wanted := column + ` <> '' AND position(lower($7) IN lower(` + column + `)) > 0 AND `
+	names, err = rolled(ctx, s, func(tx pgx.Tx, seen string) ([]string, error) {
+		args := append(f.args(), maxNames, text)
+		heard := `SELECT session, spec, at FROM @.events WHERE at BETWEEN $1 AND $2 AND ` + wanted + named
+		if seen != "" && len(f.Kinds) == 0 {
+			args = append(args, seen)
+			heard = `
+				SELECT session, spec, CASE WHEN last <= $2 THEN last ELSE (
+				    SELECT e.at FROM @.events e WHERE e.session = n.session AND e.spec = n.spec AND e.at BETWEEN $1 AND $2 ORDER BY e.at DESC LIMIT 1
+				) END AS at FROM @.specwatch_names n WHERE first <= $2 AND last >= $1 AND ` + wanted + namedSpec + ` AND cardinality($3::text[]) = 0
+				UNION ALL
+				SELECT session, spec, at FROM (` + unseenSQL("session, spec, at", "$8") + `) e WHERE at BETWEEN $1 AND $2 AND ` + wanted + namedSpec
+		}
+		return rowsOf(ctx, s, tx, `SELECT `+column+`::text, count(*) OVER () FROM (`+heard+`) e WHERE at IS NOT NULL GROUP BY 1 ORDER BY max(at) DESC, 1 LIMIT $6`, args, func(row pgx.CollectableRow) (name string, err error) {
+			err = row.Scan(&name, &total)
+			return name, err
+		})
+	})
+	return names, total, err
 }
 
 func collect[T any](ctx context.Context, s *Store, sql string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
-	rows, err := s.pool.Query(ctx, sql, args...)
+	return reading(ctx, s, func(conn *pgx.Conn) ([]T, error) { return rowsOf(ctx, s, conn, sql, args, scan) })
+}
+
+// rowsOf asks a question whose best plan depends on its arguments, such as
+// whether it names sessions: a prepared statement would soon get one plan for
+// all of them.
+func rowsOf[T any](ctx context.Context, s *Store, q querier, sql string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
+	rows, err := q.Query(ctx, s.sql(sql), append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
 	if err != nil {
-		return nil, explain(err)
+		return nil, err
 	}
-	found, err := pgx.CollectRows(rows, scan)
-	return found, explain(err)
+	return pgx.CollectRows(rows, scan)
 }

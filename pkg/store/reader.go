@@ -7,45 +7,100 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/state"
 )
 
-// Reader is one connection of its own, which can sleep until a writer rings.
-// It is not safe for concurrent use.
+// Hearing says how a reader learns of new events.
+type Hearing int
+
+const (
+	// ByLooking: no notifications come here. On a standby and behind a pooler
+	// LISTEN does not work.
+	ByLooking Hearing = iota
+	// BySome: inserts notify, but for those of two-phase commits, which the
+	// server allows: a transaction that has notified cannot be prepared.
+	BySome
+	// ByAll: every insert notifies.
+	ByAll
+)
+
+// Reader is one connection of its own, on which notifications arrive. It is
+// not safe for concurrent use.
 type Reader struct {
-	store *Store
-	conn  *pgx.Conn
-	bell  int64
-	rings bool // whether LISTEN works here
+	store   *Store
+	conn    *pgx.Conn
+	bell    int64
+	hearing Hearing
+	notes   int    // notifications since the last Wait
+	last    moment // of the last Since
 }
+
+// The server ends a reader's session that is silent for this long, and with
+// it the advisory lock for which inserts notify: a process that is frozen, or
+// cut off, cannot give it back.
+const idleSession = 30 * time.Second
 
 // NewReader connects. It listens before anything is read, so that no event
 // falls between the two.
 func (s *Store) NewReader(ctx context.Context) (*Reader, error) {
-	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
-	if err != nil {
-		return nil, explain(err)
+	r := &Reader{store: s}
+	prepare := func(c *pgx.ConnConfig) {
+		// Notifications are hints: they are counted and not kept.
+		c.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) { r.notes++ }
+		// Not the pool's: a cancel request for a wait that has ended could
+		// hit the next statement.
+		c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+			return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
+		}
 	}
-	r := &Reader{store: s, conn: conn}
+	conn, err := s.connect(ctx, prepare)
+	// What lies idle in the pools may be all that this user may have.
+	for try := 0; isCrowded(err) && try < maxCrowded && ctx.Err() == nil; try++ {
+		s.crowded(s.narrow.Load())
+		select {
+		case <-ctx.Done():
+		case <-time.After(crowdedPause):
+		}
+		conn, err = s.connect(ctx, prepare)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.conn = conn
 	var standby bool
-	if err := conn.QueryRow(ctx, `SELECT bell, pg_is_in_recovery() FROM specwatch_meta`).Scan(&r.bell, &standby); err != nil {
+	var version, prepared int
+	err = conn.QueryRow(ctx, s.sql(`
+		SELECT bell, pg_is_in_recovery(), current_setting('server_version_num')::int, current_setting('max_prepared_transactions')::int FROM @.specwatch_meta`)).
+		Scan(&r.bell, &standby, &version, &prepared)
+	if err == nil && !standby && !s.Pooled() {
+		r.hearing = ByAll
+		if prepared > 0 {
+			r.hearing = BySome
+		}
+		err = r.listen(ctx, version)
+	}
+	if err != nil {
 		r.Close()
 		return nil, explain(err)
-	}
-	// A standby takes neither LISTEN nor advisory locks of the primary.
-	if r.rings = !standby; r.rings {
-		if _, err := conn.Exec(ctx, fmt.Sprintf("LISTEN specwatch_%d", r.bell)); err != nil {
-			r.Close()
-			return nil, explain(err)
-		}
 	}
 	return r, nil
 }
 
-// Close ends the connection, and with it the lock of a sleeper.
+func (r *Reader) listen(ctx context.Context, version int) error {
+	limits := fmt.Sprintf(`SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '%dms'`, idleSession.Milliseconds())
+	if version >= 14_00_00 {
+		limits += fmt.Sprintf(`; SET idle_session_timeout = '%dms'`, idleSession.Milliseconds())
+	}
+	_, err := r.conn.PgConn().Exec(ctx, fmt.Sprintf(`%s; LISTEN specwatch_%d`, limits, r.bell)).ReadAll()
+	return err
+}
+
+// Close ends the connection, and with it the lock.
 func (r *Reader) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -54,134 +109,249 @@ func (r *Reader) Close() {
 
 // Since reads as Store.Since does, on this connection.
 func (r *Reader) Since(ctx context.Context, c cursor.Cursor, limit int) (Page, error) {
-	return r.store.since(ctx, r.conn, query{cursor: c, limit: limit})
+	page, err := r.store.since(ctx, r.conn, query{cursor: c, limit: limit})
+	r.last = page.moment
+	return page, r.explain(err)
 }
 
-// Load sums up what is stored and returns the cursor that has seen just that.
-func (r *Reader) Load(ctx context.Context) (*state.Summary, cursor.Cursor, time.Time, error) {
-	return r.store.load(ctx, r.conn)
+// Unchanged reports whether no transaction has committed since the last Since,
+// which would then bring nothing, and returns the database's clock. It costs a
+// tenth of Since.
+func (r *Reader) Unchanged(ctx context.Context) (same bool, at time.Time, err error) {
+	var now moment
+	err = r.conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text, pg_is_in_recovery(), pg_postmaster_start_time(), clock_timestamp()`).
+		Scan(&now.snapshot, &now.standby, &now.started, &at)
+	return now.snapshot == r.last.snapshot && now.standby == r.last.standby && now.started.Equal(r.last.started), at.UTC(), r.explain(err)
 }
 
-// Rings reports whether writers can wake this reader; if not, it has to look
-// for itself.
-func (r *Reader) Rings() bool { return r.rings }
+// Here returns where the table stands: a page without events.
+func (r *Reader) Here(ctx context.Context) (Page, error) {
+	page, err := r.store.here(ctx, r.conn)
+	return page, r.explain(err)
+}
 
-// Sleepy asks writers to ring from now on. A transaction that inserted before
-// does not know: the reader must go on reading until its cursor's To.Xmin has
-// reached the returned xid, and may then Wait.
-func (r *Reader) Sleepy(ctx context.Context) (uint64, error) {
-	// Two statements: the xid must be younger than the lock. A snapshot's
-	// xmax would not do: transactions that run may have that xid and more.
-	if _, err := r.conn.Exec(ctx, `SELECT pg_advisory_lock_shared($1)`, r.bell); err != nil {
-		return 0, explain(err)
+// explain is explain, and knows that the connection is lost whatever pgx says.
+func (r *Reader) explain(err error) error { return explain(ifClosed(r.conn, err)) }
+
+// Hearing says how this reader learns of new events.
+func (r *Reader) Hearing() Hearing { return r.hearing }
+
+// ErrHeld is the answer of EnableNotify while somebody holds the advisory lock
+// for themselves.
+var ErrHeld = errors.New("another session holds the advisory lock of the events table exclusively")
+
+const (
+	lockTries = 10
+	lockPause = time.Millisecond
+)
+
+// EnableNotify takes the shared advisory lock, so that inserts notify from now
+// on. A transaction that inserted before does not: the reader must go on
+// reading until a page's Xmin has reached the returned xid, and may then Wait.
+// It waits for nobody: a writer holds the lock for a moment only, and whoever
+// holds it for longer is not to hold up the reader.
+func (r *Reader) EnableNotify(ctx context.Context) (uint64, error) {
+	for try := 0; ; try++ {
+		var locked bool
+		if err := r.conn.QueryRow(ctx, `SELECT pg_try_advisory_lock_shared($1)`, r.bell).Scan(&locked); err != nil {
+			return 0, explain(err)
+		}
+		if locked {
+			break
+		}
+		if try == lockTries {
+			return 0, ErrHeld
+		}
+		select {
+		case <-ctx.Done():
+			return 0, explain(ctx.Err())
+		case <-time.After(lockPause):
+		}
 	}
+	// A second statement: the xid must be younger than the lock. A snapshot's
+	// xmax would not do: transactions that run may have that xid and more.
 	var xid uint64
 	err := r.conn.QueryRow(ctx, `SELECT pg_current_xact_id()::text::bigint`).Scan(&xid)
 	return xid, explain(err)
 }
 
-// Awake tells writers that they need not ring.
-func (r *Reader) Awake(ctx context.Context) error {
+// DisableNotify gives the lock back.
+func (r *Reader) DisableNotify(ctx context.Context) error {
 	_, err := r.conn.Exec(ctx, `SELECT pg_advisory_unlock_shared($1)`, r.bell)
 	return explain(err)
 }
 
-// Wait sleeps until a writer rings (true), or until ctx ends (false). Any
-// other end is an error: the connection is lost.
-func (r *Reader) Wait(ctx context.Context) (bool, error) {
-	_, err := r.conn.WaitForNotification(ctx)
+// Wait waits for a notification, or until ctx ends, and returns how many came
+// since the last Wait, those during other statements included. An error means
+// that the connection is lost.
+func (r *Reader) Wait(ctx context.Context) (notes int, err error) {
+	if r.notes == 0 {
+		err = r.conn.PgConn().WaitForNotification(ctx)
+	}
+	notes, r.notes = r.notes, 0
+	switch {
+	case err == nil, ctx.Err() != nil && !r.conn.IsClosed():
+		return notes, nil
+	case ctx.Err() != nil:
+		err = errClosed // and not that the wait was ended
+	}
+	return notes, explain(err)
+}
+
+// here is a page of the time to come: the cursor without an event.
+func (s *Store) here(ctx context.Context, conn *pgx.Conn) (Page, error) {
+	return s.since(ctx, conn, query{from: time.Now().Add(1000 * time.Hour), limit: 1})
+}
+
+// Load sums up what is stored, as of the cursor of the page that it returns. It
+// begins with the summary that was kept last, where that is recent; else it
+// reads what is stored of the last week.
+func (s *Store) Load(ctx context.Context) (*state.Summary, Page, error) {
+	type loaded struct {
+		*state.Summary
+		Page
+	}
+	load := func(conn *pgx.Conn) (l loaded, err error) {
+		l.Summary, l.Page, err = s.kept(ctx, conn)
+		if err == nil && l.Summary == nil {
+			l.Summary, l.Page, err = s.load(ctx, conn)
+		}
+		return l, err
+	}
+	// It takes long, so it has a connection of its own, which is closed at once
+	// when the caller gives up: Close waits for those of the pools.
+	var found loaded
+	conn, err := s.connect(ctx, func(c *pgx.ConnConfig) {
+		c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+			return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
+		}
+	})
 	switch {
 	case err == nil:
-		// One look answers all the rings that have arrived by now. With an
-		// ended context pgx hands out what it holds and waits for nothing.
-		ended, end := context.WithCancel(ctx)
-		for end(); err == nil; {
-			_, err = r.conn.WaitForNotification(ended)
-		}
-		return true, nil
-	case ctx.Err() != nil && !r.conn.IsClosed():
-		return false, nil
+		found, err = load(conn)
+		err = explain(ifClosed(conn, err))
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		conn.Close(closing) //nolint:errcheck // nothing is left to say
+	case isCrowded(err):
+		found, err = reading(ctx, s, load)
 	}
-	return false, explain(err)
+	return found.Summary, found.Page, err
 }
 
-// State sums up what is stored now.
-func (s *Store) State(ctx context.Context) (state.State, error) {
-	conn, err := s.pool.Acquire(ctx)
+// load reads, as of one cursor, what a summary adds up, the latest event of each
+// kind in each spec, what heartbeats tell of work, the latest requests and
+// answers, and the failures since each session's last completion: all that a
+// summary remembers.
+func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summary, page Page, err error) {
+	page, err = s.here(ctx, conn)
 	if err != nil {
-		return state.State{}, explain(err)
+		return nil, page, err
 	}
-	defer conn.Release()
-	summary, _, now, err := s.load(ctx, conn.Conn())
-	if err != nil {
-		return state.State{}, err
-	}
-	return summary.State(now), nil
-}
-
-// load reads, by one snapshot, the counts, the latest event of each kind in
-// each spec, and the failures since each session's last completion: all that
-// a summary remembers.
-func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summary, at cursor.Cursor, now time.Time, err error) {
+	// The transaction below sees more: count only what the cursor has seen.
+	seen := page.Cursor.To.String()
+	// One snapshot, so that prune moves nothing from the rows to its counts
+	// in between.
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		first, err := s.since(ctx, conn, query{from: time.Now().Add(1000 * time.Hour), limit: 1})
+		totals, err := s.totals(ctx, tx, seen)
 		if err != nil {
 			return err
 		}
-		at, now = first.Cursor, first.At
-		// On a standby the cursor lies behind the snapshot of this
-		// transaction: count only what it has seen, or it comes twice.
-		seen := first.Cursor.To.String()
-		totals := map[event.Kind]int64{}
-		rows, err := tx.Query(ctx, `
-			SELECT kind, sum(n)::bigint FROM (
-			    SELECT kind::text, count(*) AS n FROM events WHERE xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot) GROUP BY 1
-			    UNION ALL SELECT kind, events FROM specwatch_pruned
-			) counted GROUP BY kind`, seen)
-		if err != nil {
-			return err
-		}
-		var kind event.Kind
-		var n int64
-		if _, err := pgx.ForEachRow(rows, []any{&kind, &n}, func() error {
-			totals[kind] = n
-			return nil
-		}); err != nil {
-			return err
-		}
-		summary = state.NewSummary(totals)
+		summary = state.NewSummary(nil)
 		// Heartbeats name the session only; what spec they carry is left out
 		// so that one row answers for all of them. A session's rows come
 		// together: a summary that is full lets whole sessions go.
-		rows, err = tx.Query(ctx, `
+		rows, err := tx.Query(ctx, s.sql(`
 			WITH seen AS NOT MATERIALIZED (
-			    SELECT id::bigint, kind::text, at, session::text, CASE WHEN kind = 'session_heartbeat' THEN '' ELSE coalesce(spec, '') END::text AS spec, data
-			    FROM events WHERE at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot))
+			    SELECT e.id::bigint, coalesce(e.kind, '')::text AS kind, `+atSQL+` AS at, coalesce(e.session, '')::text AS session, CASE WHEN e.kind = 'session_heartbeat' THEN '' ELSE coalesce(e.spec, '') END::text AS spec,
+			           CASE WHEN e.kind IN ('intervention_request', 'intervention_answered') OR `+limitSQL+` THEN e.data::text ELSE '{}' END AS data, e.stored
+			    FROM @.events e WHERE e.at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot))
+			), telling AS NOT MATERIALIZED (
+			    SELECT e.id::bigint, 'session_heartbeat' AS kind, `+atSQL+` AS at, coalesce(e.session, '')::text AS session, coalesce(e.spec, '')::text AS spec, e.data::text AS data, e.stored, `+workSQL+`
+			    FROM @.events e WHERE e.at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot)) AND `+tellsWork+`
 			)
-			(SELECT DISTINCT ON (session, spec, kind) id, kind, at, session, spec, CASE WHEN kind = 'intervention_request' THEN data::text ELSE '{}' END AS data
-			 FROM seen ORDER BY session, spec, kind, at DESC, id DESC)
+			(SELECT DISTINCT ON (session, spec, kind) id, kind, at, session, spec, data, stored
+			 FROM seen WHERE kind NOT IN ('intervention_request', 'intervention_answered') AND position('.' in kind) = 0 ORDER BY session, spec, kind, at DESC, id DESC)
 			UNION ALL
-			(SELECT id, kind, at, session, spec, '{}' FROM (
+			(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, stored FROM seen WHERE position('.' in kind) > 0 ORDER BY session, spec, least(at, stored) DESC, id DESC)
+			UNION ALL -- the last heartbeat of each spec that tells of work, and the one that tells of the last work
+			(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, stored FROM telling ORDER BY session, spec, heard DESC)
+			UNION ALL
+			(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, stored FROM telling ORDER BY session, spec, worked DESC)
+			UNION ALL -- what a session was last heard by, and where its clock is nearest to the database's
+			(SELECT DISTINCT ON (session, kind = 'session_heartbeat') id, kind, at, session, spec, data, stored FROM seen WHERE kind <> 'intervention_answered' ORDER BY session, kind = 'session_heartbeat', least(at, stored) DESC, id DESC)
+			UNION ALL
+			(SELECT DISTINCT ON (session) id, kind, at, session, spec, data, stored FROM seen WHERE kind = 'session_heartbeat' AND stored IS NOT NULL ORDER BY session, stored)
+			UNION ALL
+			(SELECT DISTINCT ON (session) id, kind, at, session, spec, data, stored FROM seen WHERE kind = 'session_heartbeat' AND stored IS NOT NULL ORDER BY session, stored DESC)
+			UNION ALL
+			(SELECT DISTINCT ON (session) id, kind, at, session, spec, data, stored FROM seen WHERE kind <> 'intervention_answered' AND stored IS NOT NULL ORDER BY session, abs(extract(epoch FROM at - stored)), at - stored)
+			UNION ALL
+			(SELECT id, kind, at, session, spec, data, stored FROM (
+			    SELECT *, row_number() OVER (PARTITION BY session, kind, CASE WHEN kind = 'intervention_request' THEN spec END ORDER BY at DESC, id DESC) AS n
+			    FROM seen WHERE kind IN ('intervention_request', 'intervention_answered')
+			 ) e WHERE n <= $4)
+			UNION ALL
+			(SELECT id, kind, at, session, spec, data, stored FROM (
 			    SELECT *, row_number() OVER newest AS n, count(*) FILTER (WHERE kind = 'spec_completed') OVER newest AS completed
-			    FROM seen WHERE kind IN ('spec_completed', 'spec_failed', 'timeout_triggered')
+			    FROM seen WHERE kind IN ('spec_completed', 'spec_failed', 'timeout_triggered') AND NOT (kind = 'spec_failed' AND data <> '{}')
 			    WINDOW newest AS (PARTITION BY session ORDER BY at DESC, id DESC)
 			 ) e WHERE completed = 0 AND n <= $3)
-			ORDER BY session`, seen, now.Add(-state.Horizon), state.MaxStreak)
+			ORDER BY session`), seen, page.At.Add(-state.Horizon), state.MaxStreak, state.MaxRequests)
 		if err != nil {
 			return err
 		}
 		var e event.Event
 		var data string
-		_, err = pgx.ForEachRow(rows, []any{&e.ID, &e.Kind, &e.At, &e.Session, &e.Spec, &data}, func() error {
-			e.Data = []byte(data)
+		var stored *time.Time
+		_, err = pgx.ForEachRow(rows, []any{&e.ID, &e.Kind, &e.At, &e.Session, &e.Spec, &data, &stored}, func() error {
+			e.Data, e.Stored = event.Readable(data), time.Time{}
+			if stored != nil {
+				e.Stored = *stored
+			}
 			summary.Note(e)
 			return nil
 		})
+		summary.SetTotals(totals)
 		return err
 	})
-	var known *Problem
-	if err != nil && !errors.As(err, &known) {
-		err = explain(err)
+	return summary, page, err
+}
+
+// totals counts the events of a snapshot, and those that prune removed, by
+// kind, and sums up the usage. Events that were removed before anybody read
+// them count, too; their usage does not.
+func (s *Store) totals(ctx context.Context, tx pgx.Tx, seen string) (totals state.Totals, err error) {
+	rolled, err := s.rolledUp(ctx, tx)
+	if err != nil {
+		return totals, err
 	}
-	return summary, at, now, err
+	args := []any{seen}
+	counted := `SELECT kind::text, count(*) AS n FROM @.events WHERE xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot) GROUP BY 1`
+	if rolled != "" {
+		// The transaction may see more than the snapshot.
+		args = append(args, rolled)
+		counted = `SELECT kind, events AS n FROM @.specwatch_counts WHERE seconds = 86400
+			UNION ALL SELECT kind, 1 FROM (` + unseenSQL("kind", "$2") + `) e
+			UNION ALL SELECT kind, -1 FROM (` + unseenSQL("kind", "$1") + `) e`
+	}
+	rows, err := tx.Query(ctx, s.sql(`
+		SELECT coalesce(kind, ''), sum(n)::bigint FROM (
+		    `+counted+`
+		    UNION ALL SELECT kind, events FROM @.specwatch_pruned
+		) counted GROUP BY kind`), args...)
+	if err != nil {
+		return totals, err
+	}
+	totals.Events = map[event.Kind]int64{}
+	var kind event.Kind
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&kind, &n}, func() error {
+		totals.Events[kind.Counted()] += n
+		return nil
+	})
+	if err == nil {
+		totals.Usage, err = s.used(ctx, tx, seen)
+	}
+	return totals, err
 }

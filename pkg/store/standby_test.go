@@ -16,7 +16,7 @@ func TestLateCommitOnStandby(t *testing.T) {
 	primary := postgrestest.Cluster(t, nil)
 	standby := postgrestest.Standby(t, primary)
 	config := store.Config{URL: primary.URL()}
-	if _, err := store.Migrate(t.Context(), config, store.MigrateOptions{}); err != nil {
+	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	writer := open(t, config)

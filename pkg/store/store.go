@@ -3,50 +3,62 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
+	"io/fs"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/specwatch/specwatch/pkg/event"
+	"golang.org/x/sync/semaphore"
 )
 
 // Config says where the events are.
 type Config struct {
 	URL      string      // a PostgreSQL URL or keyword/value string; libpq's PG… variables and passfile fill what it leaves out
-	Schema   string      // empty: the connection's current schema
-	MaxConns int32       // of the pool; 0: four
+	Schema   string      // empty: found by the connection's search_path
+	MaxConns int32       // of the pool that reads, unless the URL says pool_max_conns; 0: four
 	TLS      *tls.Config // replaces what the URL says of TLS; for certificates that are not in files
 }
 
-const connectTimeout = 10 * time.Second
+const (
+	connectTimeout = 10 * time.Second
+	readConns      = 4 // of the pool that reads, unless the config says otherwise
+	writeConns     = 4 // at most; fewer where the pool that reads has fewer
+	cancelAllowed  = 3 * time.Second
+)
 
+// pool reads the config. Its errors repeat nothing of the URL, which may hold
+// a password.
 func (c Config) pool() (*pgxpool.Config, error) {
-	pool, err := pgxpool.ParseConfig(c.URL)
-	if err != nil {
-		// pgx's text repeats the URL with its password masked; of a text that
-		// it could not take apart it cannot know what is a password.
-		return nil, errors.New("the database URL cannot be read; it looks like postgres://user@host:5432/database?sslmode=require")
+	if strings.ContainsAny(c.Schema, `'%$\`+"\x00") {
+		return nil, errors.New("the schema's name contains one of ' % $ \\, which Specwatch does not take; name another schema")
+	}
+	pool, err := pgxpool.ParseConfig(strings.TrimSpace(c.URL))
+	if err != nil || misplaced(c.URL) {
+		return nil, errors.New("the database URL cannot be read" + unreadable(err) + "; it looks like postgres://user@host:5432/database?sslmode=require, with every @ : / ? # % of a password written as %40 %3A %2F %3F %23 %25")
 	}
 	conn := pool.ConnConfig
-	if c.Schema != "" {
-		conn.RuntimeParams["search_path"] = pgx.Identifier{c.Schema}.Sanitize()
-	}
 	if conn.RuntimeParams["application_name"] == "" {
 		conn.RuntimeParams["application_name"] = "specwatch"
 	}
+	// Without it a database in another encoding answers in its own.
+	conn.RuntimeParams["client_encoding"] = "UTF8"
 	if conn.ConnectTimeout == 0 {
 		conn.ConnectTimeout = connectTimeout
 	}
+	// Notifications are hints. They are counted by the reader and not kept.
+	conn.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
 	if c.TLS != nil {
 		conn.TLSConfig = c.TLS.Clone()
 		conn.TLSConfig.ServerName = conn.Host
@@ -58,21 +70,47 @@ func (c Config) pool() (*pgxpool.Config, error) {
 			f.TLSConfig.ServerName = f.Host
 		}
 	}
-	pool.MaxConns = 4
-	if c.MaxConns > 0 {
-		pool.MaxConns = c.MaxConns
+	if !strings.Contains(c.URL, "pool_max_conns") { // the person who runs it knows the limits
+		pool.MaxConns = cmp.Or(c.MaxConns, readConns)
 	}
 	return pool, nil
 }
 
-// Store is a pool of connections to one events table. It is safe for
-// concurrent use.
-type Store struct {
-	pool *pgxpool.Pool
+// misplaced reports whether a URL has an @ that is not the one before its host:
+// what follows one in a password would be taken for the host or the database,
+// and named in errors.
+func misplaced(address string) bool {
+	_, rest, isURL := strings.Cut(address, "://")
+	end := strings.IndexAny(rest+"/", "/?#")
+	return isURL && (strings.Count(rest[:end], "@") > 1 || strings.Contains(rest[end:], "@"))
+}
 
-	mu       sync.Mutex
-	identity identity // of the server that answered last
-	epoch    uint64
+// unreadable names what of a URL is wrong, where that cannot be a password.
+func unreadable(err error) string {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return ": the file " + path.Path + " cannot be opened (" + path.Err.Error() + ")"
+	}
+	return ""
+}
+
+// Store holds connections to one events table. Reading and writing have pools
+// of their own, so that writers which wait for a lock do not hold up readers.
+// It is safe for concurrent use.
+type Store struct {
+	schema string // empty: found by search_path
+	config *pgxpool.Config
+	reads  *pgxpool.Pool
+	writes *pgxpool.Pool
+	pooler atomic.Bool // a pooler sits in between
+	narrow atomic.Pointer[narrow]
+
+	// Of every read, with the schema written out.
+	sinceSQL, historySQL string
+
+	mu      sync.Mutex
+	checked origin  // the server and table that was found to be sound last
+	replica replica // what the standby that answered last had replayed
 }
 
 // Open returns a store that connects when it is first used: the database need
@@ -82,142 +120,274 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
+	s := &Store{schema: c.Schema, config: config}
+	s.sinceSQL, s.historySQL = s.sql(sinceSQL), s.sql(historySQL)
+	// A caller that gives up cancels its statement on the server, too: one
+	// that waits for a lock would go on waiting there.
+	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		if s.pooler.Load() {
+			return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
+		}
+		conn.CustomData()[sendsCancel] = true
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelAllowed}
+	}
+	config.BeforeConnect = func(_ context.Context, conn *pgx.ConnConfig) error {
+		s.adapt(conn)
+		return nil
+	}
+	config.AfterConnect = s.greet
+	if s.reads, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, err
 	}
-	return &Store{pool: pool}, nil
+	writes := config.Copy()
+	writes.MaxConns = min(writeConns, config.MaxConns)
+	// A write may not be repeated, so its connection is tried before.
+	writes.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
+	if s.writes, err = pgxpool.NewWithConfig(ctx, writes); err != nil {
+		s.reads.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 // Close ends the store's connections.
-func (s *Store) Close() { s.pool.Close() }
-
-// Problem is a fault of the set-up that a person can mend.
-type Problem struct {
-	Code   string // one of the codes below
-	Detail string // what is wrong and what to do about it
-	cause  error
+func (s *Store) Close() {
+	s.reads.Close()
+	s.writes.Close()
 }
 
-// Codes of problems.
+// sendsCancel marks a connection whose statements are ended by cancel requests.
+const sendsCancel = "specwatch sends cancel requests"
+
+// errPooler ends a connection that was made before the pooler was noticed.
+var errPooler = errors.New("a connection pooler was found; connecting again without prepared statements and cancel requests")
+
+// adapt prepares a connection for a pooler once one was found: a transaction
+// pooler gives each transaction another server connection, where statements
+// that were prepared before are unknown or belong to somebody else.
+func (s *Store) adapt(conn *pgx.ConnConfig) {
+	if !s.pooler.Load() {
+		return
+	}
+	if conn.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		conn.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+	// PgBouncer before 1.19 may end at a cancel request, "bad client state". It
+	// ends the statement's session when its client leaves, too. pgx sends one
+	// whenever it closes a busy connection, by another connection.
+	var connected atomic.Bool
+	dial := conn.DialFunc
+	conn.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if connected.Load() {
+			return nil, errNoCancel
+		}
+		return dial(ctx, network, address)
+	}
+	conn.AfterConnect = func(context.Context, *pgconn.PgConn) error {
+		connected.Store(true)
+		return nil
+	}
+}
+
+var errNoCancel = errors.New("no cancel requests are sent through a connection pooler")
+
+// greet finds out whether a pooler is in between: it gives its clients process
+// ids of its own, which are not those of the server processes.
+func (s *Store) greet(ctx context.Context, conn *pgx.Conn) error {
+	if s.pooler.Load() {
+		if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement || conn.PgConn().CustomData()[sendsCancel] != nil {
+			return errPooler // it was being made when the pooler was noticed
+		}
+		return nil
+	}
+	results, err := conn.PgConn().Exec(ctx, "SELECT pg_backend_pid()").ReadAll()
+	if err != nil {
+		return err
+	}
+	if string(results[0].Rows[0][0]) == strconv.FormatUint(uint64(conn.PgConn().PID()), 10) {
+		return nil
+	}
+	s.pooler.Store(true)
+	return errPooler
+}
+
+// PoolerNote tells a person what a connection pooler changes.
+const PoolerNote = "A connection pooler is in between, where PostgreSQL's notifications do not arrive: live events are looked for every 10 to 100 ms. Connect to PostgreSQL directly to have them announced."
+
+// Pooled reports whether a connection pooler is in between. It is known once
+// the store has connected.
+func (s *Store) Pooled() bool { return s.pooler.Load() }
+
+// connect makes a connection outside the pools.
+func (s *Store) connect(ctx context.Context, change func(*pgx.ConnConfig)) (*pgx.Conn, error) {
+	for {
+		config := s.config.ConnConfig.Copy()
+		s.adapt(config)
+		change(config)
+		conn, err := pgx.ConnectConfig(ctx, config)
+		if err != nil {
+			return nil, explain(err)
+		}
+		if err = s.greet(ctx, conn); err == nil {
+			return conn, nil
+		}
+		conn.Close(ctx) //nolint:errcheck // it is of no use
+		if !errors.Is(err, errPooler) {
+			return nil, explain(err)
+		}
+	}
+}
+
+// reading runs f on a connection of the pool that reads. A connection that
+// was lost while it lay idle, or in mid-read, is replaced once: reads may be
+// repeated.
+func reading[T any](ctx context.Context, s *Store, f func(*pgx.Conn) (T, error)) (T, error) {
+	return using(ctx, s, s.reads, func(error) bool { return true }, f)
+}
+
+// using runs f on a connection of the pool, again after a lost connection if
+// it may. Errors are explained.
+func using[T any](ctx context.Context, s *Store, pool *pgxpool.Pool, again func(error) bool, f func(*pgx.Conn) (T, error)) (T, error) {
+	lost, crowded := 0, 0
+	for {
+		narrow := s.narrow.Load()
+		switch {
+		case narrow == nil:
+		case time.Now().After(narrow.until):
+			s.narrow.CompareAndSwap(narrow, nil)
+			narrow = nil
+		default:
+			pool = s.reads
+		}
+		result, err := once(ctx, pool, narrow, f)
+		switch {
+		case err == nil:
+			return result, nil
+		case ctx.Err() != nil:
+			// The statement was cancelled because of it.
+			return result, explain(ctx.Err())
+		case errors.Is(err, errPooler):
+			// Once: the next connection is made for a pooler.
+		case lost < maxLost && isLost(err) && again(err):
+			// The others of the pool have probably gone the same way.
+			lost++
+			pool.Reset()
+		case crowded < maxCrowded && isCrowded(err):
+			s.crowded(narrow)
+			crowded++
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Duration(crowded) * crowdedPause):
+			}
+		default:
+			return result, s.explain(err)
+		}
+	}
+}
+
 const (
-	NoConnection = "no_connection"
-	NoTable      = "no_table"
-	NoRights     = "no_rights"
-	ReadOnly     = "read_only"
-	SchemaOld    = "schema_old"
-	SchemaNew    = "schema_new"
-	Restored     = "restored"
+	maxLost      = 2
+	maxCrowded   = 20
+	crowdedPause = 20 * time.Millisecond
 )
 
-func (p *Problem) Error() string { return p.Detail }
-func (p *Problem) Unwrap() error { return p.cause }
-
-func problem(code string, cause error, format string, args ...any) *Problem {
-	return &Problem{Code: code, Detail: fmt.Sprintf(format, args...), cause: cause}
+// narrow is what is left when PostgreSQL refuses more connections to this
+// user: everybody takes turns at those that there are. One pool serves all
+// then, since what lies idle in one cannot be had by the other.
+type narrow struct {
+	turns *semaphore.Weighted
+	size  int64
+	until time.Time // then a wider way is tried: the limit, or what others use of it, may have changed
 }
 
-var errRestored = problem(Restored, nil, "the events were restored from another database cluster, so their transaction ids mean nothing here; run: specwatch migrate")
+const narrowFor = time.Minute
 
-// explain turns the errors of PostgreSQL that a person or a writer can do
-// something about into *Problem or *event.FieldError.
-func explain(err error) error {
-	var pg *pgconn.PgError
-	var connect *pgconn.ConnectError
-	var network net.Error
-	switch {
-	case err == nil, errors.Is(err, context.Canceled):
-		return err
-	case errors.As(err, &pg):
-		return explainPg(pg)
-	case errors.As(err, &connect):
-		return problem(NoConnection, err, "cannot connect to PostgreSQL at %s as %s: %s; check address, database name, user and TLS mode, and that the server is up",
-			connect.Config.Host, connect.Config.User, reason(connect))
-	case errors.As(err, &network), pgconn.SafeToRetry(err):
-		return problem(NoConnection, err, "the connection to PostgreSQL was lost; check that the server is up and can be reached")
+// crowded makes the way narrower than it was for the caller who was refused.
+func (s *Store) crowded(was *narrow) {
+	size := int64(s.reads.Stat().TotalConns())
+	if was != nil {
+		size = was.size / 2
+	}
+	size = max(1, size)
+	s.narrow.CompareAndSwap(was, &narrow{turns: semaphore.NewWeighted(size), size: size, until: time.Now().Add(narrowFor)})
+	s.writes.Reset()
+	if was != nil {
+		s.reads.Reset() // there may be more than turns now
+	}
+}
+
+func once[T any](ctx context.Context, pool *pgxpool.Pool, n *narrow, f func(*pgx.Conn) (T, error)) (result T, err error) {
+	if n != nil {
+		if err := n.turns.Acquire(ctx, 1); err != nil {
+			return result, err
+		}
+		defer n.turns.Release(1)
+	}
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return result, err
+	}
+	defer conn.Release()
+	result, err = f(conn.Conn())
+	return result, ifClosed(conn.Conn(), err)
+}
+
+// errClosed marks an error after which the connection is closed: whatever it
+// says, such as that a message was cut off, the connection was lost.
+var errClosed = errors.New("the connection is closed")
+
+func ifClosed(conn *pgx.Conn, err error) error {
+	if err != nil && conn.IsClosed() {
+		return errors.Join(err, errClosed)
 	}
 	return err
-}
-
-// reason is the last part of a connect error: pgx lists every address that it
-// tried.
-func reason(err error) string {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return pg.Message
-	}
-	text := err.Error()
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	last := lines[len(lines)-1]
-	if i := strings.LastIndex(last, "): "); i >= 0 {
-		last = last[i+3:]
-	}
-	return last
-}
-
-func explainPg(pg *pgconn.PgError) error {
-	field := func(name, detail string) error { return &event.FieldError{Field: name, Detail: detail} }
-	switch pg.Code {
-	case "23514": // check_violation
-		switch pg.ConstraintName {
-		case "specwatch_kind":
-			return field("kind", "is not known to the database")
-		case "specwatch_at":
-			return field("at", "lies before 1970 or more than an hour ahead of the database's clock")
-		case "specwatch_session", "specwatch_spec", "specwatch_key":
-			return field(strings.TrimPrefix(pg.ConstraintName, "specwatch_"), fmt.Sprintf("is empty or has more than %d bytes", event.MaxNameBytes))
-		case "specwatch_data":
-			return field("data", fmt.Sprintf("has more than %d bytes as PostgreSQL prints it", event.MaxDataBytes))
-		}
-	case "23502": // not_null_violation
-		return field(pg.ColumnName, "must not be null")
-	case "22P02", "22P05", "22003", "54001", "54000", "22021":
-		// Of what the writers of this package send, only data reaches
-		// PostgreSQL unread: odd escapes, numbers out of range, depth.
-		return field("data", "is not accepted by PostgreSQL: "+pg.Message)
-	case "42P01", "3F000", "42703", "42883": // undefined table, schema, column, function
-		return problem(NoTable, pg, "there is no events table of Specwatch in this schema (%s); run: specwatch migrate", pg.Message)
-	case "42501": // insufficient_privilege
-		return problem(NoRights, pg, "the database user lacks a right (%s); grant it specwatch_reader to read or specwatch_writer to write", pg.Message)
-	case "25006": // read_only_sql_transaction
-		return problem(ReadOnly, pg, "this PostgreSQL server takes no writes (a standby, or default_transaction_read_only); connect to the primary")
-	case "57P01", "57P02", "57P03", "53300": // shut down, crash, starting up, too many connections
-		return problem(NoConnection, pg, "PostgreSQL is not available right now: %s", pg.Message)
-	}
-	return pg
 }
 
 // Ready reports whether events can be read here. The error is a *Problem
 // where a person can mend it.
 func (s *Store) Ready(ctx context.Context) error {
-	conn, err := s.pool.Acquire(ctx)
-	if err != nil {
-		return explain(err)
-	}
-	defer conn.Release()
+	_, err := reading(ctx, s, func(conn *pgx.Conn) (struct{}, error) { return struct{}{}, s.ready(ctx, conn) })
+	return err
+}
+
+func (s *Store) ready(ctx context.Context, conn *pgx.Conn) error {
 	var schema *string
-	var table, readable bool
 	var user string
-	err = conn.QueryRow(ctx, `
-		SELECT current_schema(), current_user, to_regclass('events') IS NOT NULL AND to_regclass('specwatch_migrations') IS NOT NULL AND to_regclass('specwatch_meta') IS NOT NULL,
-		       coalesce(has_table_privilege(to_regclass('events'), 'SELECT')
-		            AND has_table_privilege(to_regclass('specwatch_meta'), 'SELECT')
-		            AND has_table_privilege(to_regclass('specwatch_pruned'), 'SELECT')
-		            AND has_table_privilege(to_regclass('specwatch_migrations'), 'SELECT'), false)`).
-		Scan(&schema, &user, &table, &readable)
+	var usable bool
+	err := conn.QueryRow(ctx, `
+		SELECT current_user::text, s.name, coalesce((SELECT has_schema_privilege(n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = s.name), false)
+		FROM (SELECT CASE WHEN $1 = '' THEN current_schema()::text ELSE (SELECT nspname::text FROM pg_namespace WHERE nspname = $1) END AS name) s`, s.schema).
+		Scan(&user, &schema, &usable)
+	identifier := pgx.Identifier{user}.Sanitize()
 	switch {
 	case err != nil:
-		return explain(err)
+		return err
+	case schema == nil && s.schema != "":
+		return problem(NoTable, nil, "the schema %q does not exist; run: specwatch migrate, or name the schema that holds the events", s.schema)
 	case schema == nil:
-		return problem(NoTable, nil, "the schema does not exist, or user %q may not use it; run: specwatch migrate, and grant the role specwatch_reader to that user", user)
+		return problem(NoTable, nil, "the search_path of user %q names no schema that exists and that it may use; name one with --schema, or run as an administrator: GRANT specwatch_reader TO %s", user, identifier)
+	case !usable:
+		return problem(NoRights, nil, "user %q lacks the right USAGE on schema %q; run as an administrator: GRANT specwatch_reader TO %s", user, *schema, identifier)
+	}
+	var table, readable bool
+	err = conn.QueryRow(ctx, s.sql(`
+		SELECT to_regclass('@.events') IS NOT NULL AND to_regclass('@.specwatch_migrations') IS NOT NULL AND to_regclass('@.specwatch_meta') IS NOT NULL,
+		       coalesce(has_table_privilege(to_regclass('@.events'), 'SELECT')
+		            AND has_table_privilege(to_regclass('@.specwatch_meta'), 'SELECT')
+		            AND has_table_privilege(to_regclass('@.specwatch_pruned'), 'SELECT')
+		            AND has_table_privilege(to_regclass('@.specwatch_migrations'), 'SELECT'), false)`)).
+		Scan(&table, &readable)
+	switch {
+	case err != nil:
+		return err
 	case !table:
 		return problem(NoTable, nil, "there is no events table of Specwatch in schema %q; run: specwatch migrate, or name the schema that holds it", *schema)
 	case !readable:
-		return problem(NoRights, nil, "user %q may not read the events in schema %q; run as an administrator: GRANT specwatch_reader TO %s", user, *schema, pgx.Identifier{user}.Sanitize())
+		return problem(NoRights, nil, "user %q may not read the events in schema %q; run as an administrator: GRANT specwatch_reader TO %s", user, *schema, identifier)
 	}
 	var version int64
-	if err := conn.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM specwatch_migrations WHERE is_applied`).Scan(&version); err != nil {
-		return explain(err)
+	if err := conn.QueryRow(ctx, s.sql(`SELECT coalesce(max(version_id), 0) FROM @.specwatch_migrations WHERE is_applied`)).Scan(&version); err != nil {
+		return err
 	}
 	switch want := latestMigration(); {
 	case version < want:
@@ -225,6 +395,6 @@ func (s *Store) Ready(ctx context.Context) error {
 	case version > want:
 		return problem(SchemaNew, nil, "the schema has version %d and this Specwatch knows %d at most; update Specwatch", version, want)
 	}
-	_, err = s.since(ctx, conn.Conn(), query{limit: 1})
+	_, err = s.since(ctx, conn, query{limit: 1})
 	return err
 }

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ func fresh(t testing.TB) (*store.Store, *pgx.Conn, store.Config) {
 	t.Helper()
 	address, schema := postgrestest.Schema(t)
 	config := store.Config{URL: address, Schema: schema, MaxConns: 8}
-	if _, err := store.Migrate(t.Context(), config, store.MigrateOptions{}); err != nil {
+	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	return open(t, config), connect(t, address), config
@@ -44,6 +45,16 @@ func open(t testing.TB, config store.Config) *store.Store {
 	}
 	t.Cleanup(s.Close)
 	return s
+}
+
+// stateOf is the state of all that is stored.
+func stateOf(t testing.TB, s *store.Store) (state.State, error) {
+	t.Helper()
+	summary, page, err := s.Load(t.Context())
+	if err != nil {
+		return state.State{}, err
+	}
+	return summary.State(page.At), nil
 }
 
 func connect(t testing.TB, address string) *pgx.Conn {
@@ -217,11 +228,12 @@ func TestPagingInsideOneTarget(t *testing.T) {
 		}
 		more = page.More
 	}
-	if len(order) != 25 || order[0] != "0" || order[24] != "24" {
-		t.Fatalf("the target: %q", order)
+	// First the target, in order; what committed meanwhile follows on it.
+	if len(order) != 27 || order[0] != "0" || order[24] != "24" || order[25] != "late" || order[26] != "new" {
+		t.Fatalf("%q", order)
 	}
-	if got, _ := drain(t, s, c, 4); specs(got) != "late new" {
-		t.Fatalf("after the target: %q", specs(got))
+	if got, _ := drain(t, s, c, 4); len(got) != 0 {
+		t.Fatalf("after all: %q", specs(got))
 	}
 }
 
@@ -229,17 +241,17 @@ func TestHistoryPages(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := fresh(t)
 	exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'spec_started', 's', n::text, now() - n * interval '1 minute' FROM generate_series(0, 9) n`)
-	exec(t, conn, `UPDATE events SET xid = NULL WHERE spec = '3'`) // as an adopted row
+	exec(t, conn, `UPDATE events SET xid = NULL WHERE spec = '3'`) // as a row of before there was a xid
 	page, err := s.SinceTime(t.Context(), time.Now().Add(-6*time.Minute-30*time.Second), 3)
 	if err != nil {
 		t.Fatal(err)
 	}
 	exec(t, conn, insert, "new")
 	rest, c := drain(t, s, page.Cursor, 3)
-	if got := specs(page.Events) + " " + specs(rest); got != "6 5 4 3 2 1 0" {
+	if got := specs(page.Events) + " " + specs(rest); got != "6 5 4 3 2 1 0 new" {
 		t.Fatalf("history: %q", got)
 	}
-	if got, _ := drain(t, s, c, 3); specs(got) != "new" {
+	if got, _ := drain(t, s, c, 3); len(got) != 0 {
 		t.Fatalf("after history: %q", specs(got))
 	}
 	if got, _ := drain(t, s, cursor.Cursor{}, 100); specs(got) != "4 3 2 1 0 new" {
@@ -260,9 +272,9 @@ func TestTheNewestEventsHoweverOld(t *testing.T) {
 		t.Fatalf("the first page: %q, %v", specs(page.Events), err)
 	}
 	exec(t, conn, insert, "new")
-	if rest, c := drain(t, s, page.Cursor, 3); specs(rest) != "0" {
+	if rest, c := drain(t, s, page.Cursor, 3); specs(rest) != "0 new" {
 		t.Fatalf("the rest: %q", specs(rest))
-	} else if got, _ := drain(t, s, c, 3); specs(got) != "new" {
+	} else if got, _ := drain(t, s, c, 3); len(got) != 0 {
 		t.Fatalf("after them: %q", specs(got))
 	}
 	if page, err = s.SinceLast(t.Context(), 100, 100); err != nil || len(page.Events) != 11 {
@@ -302,12 +314,13 @@ func TestAppend(t *testing.T) {
 		{Kind: event.SpecStarted, Session: "s", Spec: "a again", Key: "k1"},
 		{Kind: event.SessionHeartbeat, Session: "s", Key: "k2"},
 	}
-	ids, err := s.Append(t.Context(), events)
-	if err != nil || len(ids) != 4 || ids[0] != ids[2] || ids[0] >= ids[1] || ids[1] >= ids[3] {
-		t.Fatalf("ids %v: %v", ids, err)
+	first, err := s.Append(t.Context(), events)
+	ids := first.IDs
+	if err != nil || first.Known != 1 || len(ids) != 4 || ids[0] != ids[2] || ids[0] >= ids[1] || ids[1] >= ids[3] {
+		t.Fatalf("%+v: %v", first, err)
 	}
 	again, err := s.Append(t.Context(), events[2:])
-	if err != nil || again[0] != ids[0] || again[1] != ids[3] {
+	if err != nil || again.Known != 2 || again.IDs[0] != ids[0] || again.IDs[1] != ids[3] {
 		t.Fatalf("ids %v the first time, %v the second: %v", ids, again, err)
 	}
 	got, _ := drain(t, s, c, 10)
@@ -381,18 +394,18 @@ func TestAppendAll(t *testing.T) {
 		}
 	}
 	wrong := errors.New("line 7001 is wrong")
-	if _, err := s.AppendAll(t.Context(), feed(7_000, wrong, 0)); !errors.Is(err, wrong) {
+	if _, _, err := s.AppendAll(t.Context(), feed(7_000, wrong, 0)); !errors.Is(err, wrong) {
 		t.Fatalf("a bad line: %v", err)
 	}
 	var batch *store.BatchError
-	if _, err := s.AppendAll(t.Context(), feed(7_000, io.EOF, 6_001)); !errors.As(err, &batch) || batch.Index != 6_000 {
+	if _, _, err := s.AppendAll(t.Context(), feed(7_000, io.EOF, 6_001)); !errors.As(err, &batch) || batch.Index != 6_000 {
 		t.Fatalf("an event that PostgreSQL refuses: %v", err)
 	}
 	if got, _ := drain(t, s, c, 5_000); len(got) != 0 {
 		t.Fatalf("%d events of failed bulks were stored", len(got))
 	}
-	if n, err := s.AppendAll(t.Context(), feed(12_345, io.EOF, 0)); n != 12_345 || err != nil {
-		t.Fatalf("%d: %v", n, err)
+	if n, known, err := s.AppendAll(t.Context(), feed(12_345, io.EOF, 0)); n != 12_345 || known != 0 || err != nil {
+		t.Fatalf("%d, %d: %v", n, known, err)
 	}
 	got, _ := drain(t, s, c, 5_000)
 	for i, e := range got {
@@ -443,11 +456,61 @@ func TestConstraintsFollowTheLimits(t *testing.T) {
 	}
 }
 
+// Writers commit at once and late, and undo whole transactions and parts of
+// them, while a reader turns small pages: it gets what is stored, once each,
+// and nothing that was undone.
 func TestConcurrentWritersArriveOnce(t *testing.T) {
 	t.Parallel()
 	s, conn, config := fresh(t)
 	c := now(t, s)
 	const writers, each = 8, 400
+	var stored, undone atomic.Int64
+	write := func(conn *pgx.Conn, i int, spec string) error {
+		ctx := context.Background()
+		if i%10 < 6 {
+			_, err := conn.Exec(ctx, insert, spec)
+			stored.Add(1)
+			return err
+		}
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback(ctx) //nolint:errcheck // after a commit it does nothing
+		if _, err := tx.Exec(ctx, insert, spec); err != nil {
+			return err
+		}
+		switch i % 10 {
+		case 6: // late
+			_, err = tx.Exec(ctx, "SELECT pg_sleep(0.003)")
+		case 7: // undone, after others have committed
+			undone.Add(1)
+			if _, err = tx.Exec(ctx, "SELECT pg_sleep(0.003)"); err == nil {
+				err = tx.Rollback(ctx)
+			}
+			return err
+		case 8: // undone by the database
+			undone.Add(1)
+			if _, err = tx.Exec(ctx, `INSERT INTO events (kind, session) VALUES ('no such kind', 's')`); err == nil {
+				return errors.New("an unknown kind was stored")
+			}
+			return nil
+		case 9: // undone in part
+			undone.Add(1)
+			_, err = tx.Exec(ctx, "SAVEPOINT part")
+			if err == nil {
+				_, err = tx.Exec(ctx, insert, "undone")
+			}
+			if err == nil {
+				_, err = tx.Exec(ctx, "ROLLBACK TO part")
+			}
+		}
+		if err != nil {
+			return err
+		}
+		stored.Add(1)
+		return tx.Commit(ctx)
+	}
 	var wg sync.WaitGroup
 	for w := range writers {
 		wg.Go(func() {
@@ -458,11 +521,7 @@ func TestConcurrentWritersArriveOnce(t *testing.T) {
 			}
 			defer conn.Close(context.Background())
 			for i := range each {
-				sql := insert
-				if i%10 == 9 { // some transactions stay open for a while, some are undone
-					sql = `WITH w AS MATERIALIZED (SELECT pg_sleep(0.003)) INSERT INTO events (kind, session, spec) SELECT 'spec_started', 's', $1 FROM w`
-				}
-				if _, err := conn.Exec(context.Background(), sql, fmt.Sprintf("%d/%d", w, i)); err != nil {
+				if err := write(conn, i, fmt.Sprintf("%d/%d", w, i)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -470,7 +529,7 @@ func TestConcurrentWritersArriveOnce(t *testing.T) {
 	}
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
-	got := map[int64]bool{}
+	got := map[int64]string{}
 	for last := false; !last; {
 		select {
 		case <-done:
@@ -480,23 +539,29 @@ func TestConcurrentWritersArriveOnce(t *testing.T) {
 		var page []event.Event
 		page, c = drain(t, s, c, 37)
 		for _, e := range page {
-			if got[e.ID] {
+			if _, twice := got[e.ID]; twice {
 				t.Fatalf("event %d twice", e.ID)
 			}
-			got[e.ID] = true
+			got[e.ID] = e.Spec
 		}
 	}
-	var rows []int64
-	if err := conn.QueryRow(t.Context(), "SELECT array_agg(id) FROM events").Scan(&rows); err != nil {
+	rows, err := conn.Query(t.Context(), "SELECT id, spec FROM events")
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range rows {
-		if !got[id] {
-			t.Errorf("event %d was lost", id)
+	var id, n int64
+	var spec string
+	_, err = pgx.ForEachRow(rows, []any{&id, &spec}, func() error {
+		if n++; got[id] != spec {
+			t.Errorf("event %d is %q in the table and %q to the reader", id, spec, got[id])
 		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(rows) != writers*each || len(got) != len(rows) {
-		t.Errorf("%d rows, %d events", len(rows), len(got))
+	if n != stored.Load() || int64(len(got)) != n || undone.Load() != writers*each*3/10 {
+		t.Errorf("%d committed and %d undone; %d rows, %d events", stored.Load(), undone.Load(), n, len(got))
 	}
 }
 
@@ -508,7 +573,8 @@ func TestCursorOfAnotherDatabase(t *testing.T) {
 		t.Fatalf("another schema's cursor: %v", err)
 	}
 	c := now(t, a)
-	ahead := cursor.At(c.Epoch, cursor.Snapshot{Xmin: c.To.Xmax + 1_000_000, Xmax: c.To.Xmax + 1_000_000})
+	far := cursor.Snapshot{Xmin: c.To.Xmax + 1_000_000, Xmax: c.To.Xmax + 1_000_000}
+	ahead := cursor.Cursor{Epoch: c.Epoch, From: far, To: far}
 	if _, err := a.Since(t.Context(), ahead, 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("a cursor from the future: %v", err)
 	}
@@ -535,7 +601,7 @@ func TestRestored(t *testing.T) {
 	if err := other.Ready(t.Context()); !errors.As(err, &problem) || problem.Code != store.Restored {
 		t.Fatalf("unrepaired: %v", err)
 	}
-	report, err := store.Migrate(t.Context(), config, store.MigrateOptions{})
+	report, err := store.Migrate(t.Context(), config, nil)
 	if err != nil || report.Repaired != 2 {
 		t.Fatalf("%+v: %v", report, err)
 	}
@@ -566,14 +632,14 @@ func TestMigrateTwiceAndAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			if _, err := store.Migrate(context.Background(), config, store.MigrateOptions{}); err != nil {
+			if _, err := store.Migrate(context.Background(), config, nil); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	report, err := store.Migrate(t.Context(), config, store.MigrateOptions{})
-	if err != nil || report.Applied != 0 || report.Version != 1 || report.Schema != config.Schema {
+	report, err := store.Migrate(t.Context(), config, nil)
+	if err != nil || report.Applied != 0 || report.Version != 5 || report.Schema != config.Schema {
 		t.Fatalf("%+v: %v", report, err)
 	}
 	if err := open(t, config).Ready(t.Context()); err != nil {
@@ -581,57 +647,11 @@ func TestMigrateTwiceAndAtOnce(t *testing.T) {
 	}
 }
 
-func TestAdopt(t *testing.T) {
+func TestMigrateLeavesAnotherEventsTable(t *testing.T) {
 	t.Parallel()
 	address, schema := postgrestest.Schema(t)
-	conn := connect(t, address)
-	exec(t, conn, `CREATE TABLE journal (id integer PRIMARY KEY, kind varchar(40), at timestamptz, session text, note text)`)
-	exec(t, conn, `INSERT INTO journal SELECT n, 'spec_started', now() - interval '1 minute', 'old', 'x' FROM generate_series(1, 3) n`)
-	var before, after uint32
-	if err := conn.QueryRow(t.Context(), `SELECT pg_relation_filenode('journal')`).Scan(&before); err != nil {
-		t.Fatal(err)
-	}
-	config := store.Config{URL: address, Schema: schema}
-	for range 2 { // repeating is safe
-		if _, err := store.Migrate(t.Context(), config, store.MigrateOptions{Adopt: "journal"}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := conn.QueryRow(t.Context(), `SELECT pg_relation_filenode('events')`).Scan(&after); err != nil || before != after {
-		t.Fatalf("the table was rewritten: %d, %d: %v", before, after, err)
-	}
-	s := open(t, config)
-	c := now(t, s)
-	if got, _ := drain(t, s, cursor.Cursor{}, 10); len(got) != 3 {
-		t.Fatalf("history has %d of 3 rows", len(got))
-	}
-	if got, _ := drain(t, s, c, 10); len(got) != 0 {
-		t.Fatalf("old rows count as seen, got %q", specs(got))
-	}
-	exec(t, conn, `INSERT INTO journal (id, kind, at, session, note) VALUES (1000, 'spec_failed', now(), 'old writer', 'y')`)
-	exec(t, conn, insert, "new writer")
-	got, _ := drain(t, s, c, 10)
-	if len(got) != 2 || got[0].Session != "old writer" || got[1].ID != 4 {
-		t.Fatalf("%+v", got)
-	}
-
-	for sql, want := range map[string]string{
-		`CREATE TABLE wrong (id bigint PRIMARY KEY, kind text, at timestamp, session text)`: "its column at is timestamp without time zone",
-		`CREATE TABLE wrong (id bigint PRIMARY KEY, kind text, at timestamptz)`:             "lacks the column session",
-		`CREATE TABLE wrong (id bigint NOT NULL, kind text, at timestamptz, session text)`:  "unique index",
-		`CREATE VIEW wrong AS SELECT 1`: "not an ordinary table",
-	} {
-		address, schema := postgrestest.Schema(t)
-		conn := connect(t, address)
-		exec(t, conn, sql)
-		_, err := store.Migrate(t.Context(), store.Config{URL: address, Schema: schema}, store.MigrateOptions{Adopt: "wrong"})
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", sql, err)
-		}
-	}
-	address, schema = postgrestest.Schema(t)
 	exec(t, connect(t, address), `CREATE TABLE events (title text)`)
-	if _, err := store.Migrate(t.Context(), store.Config{URL: address, Schema: schema}, store.MigrateOptions{}); err == nil || !strings.Contains(err.Error(), "--adopt") {
+	if _, err := store.Migrate(t.Context(), store.Config{URL: address, Schema: schema}, nil); err == nil || !strings.Contains(err.Error(), "specwatch mirror "+schema+".events") {
 		t.Errorf("somebody else's events table: %v", err)
 	}
 }
@@ -667,7 +687,7 @@ func TestRoles(t *testing.T) {
 	if err := s.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.State(t.Context()); err != nil {
+	if _, err := stateOf(t, s); err != nil {
 		t.Error(err)
 	}
 	r, err := s.NewReader(t.Context())
@@ -675,7 +695,7 @@ func TestRoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if _, err := r.Sleepy(t.Context()); err != nil {
+	if _, err := r.EnableNotify(t.Context()); err != nil {
 		t.Error(err)
 	}
 	_, err = s.Append(t.Context(), one)
@@ -695,8 +715,8 @@ func TestRoles(t *testing.T) {
 	refused("a writer removes", err)
 }
 
-// Writers ring for a sleeper, and for nobody else.
-func TestBell(t *testing.T) {
+// Inserts notify while a reader asks for it, and only then.
+func TestNotify(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := fresh(t)
 	r, err := s.NewReader(t.Context())
@@ -708,38 +728,42 @@ func TestBell(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		if rung, err := r.Wait(ctx); rung || err != nil {
-			t.Fatalf("%s: %t, %v", what, rung, err)
+		if notes, err := r.Wait(ctx); notes > 0 || err != nil {
+			t.Fatalf("%s: %d, %v", what, notes, err)
 		}
 	}
-	exec(t, conn, insert, "nobody sleeps")
-	quiet("nobody sleeps")
+	exec(t, conn, insert, "nobody asks")
+	quiet("nobody asks")
 	exec(t, conn, "BEGIN")
-	exec(t, conn, insert, "before the bell was asked for")
-	ask, err := r.Sleepy(t.Context())
+	exec(t, conn, insert, "before the lock was taken")
+	ask, err := r.EnableNotify(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	page, err := r.Since(t.Context(), cursor.Cursor{}, 10)
-	if err != nil || page.Cursor.To.Xmin >= ask {
-		t.Fatalf("xmin %d, asked at %d: the open writer is not waited for: %v", page.Cursor.To.Xmin, ask, err)
+	if err != nil || page.Xmin >= ask {
+		t.Fatalf("xmin %d, asked at %d: the open writer is not waited for: %v", page.Xmin, ask, err)
 	}
 	exec(t, conn, "COMMIT")
 	quiet("that writer could not know")
-	if page, err = r.Since(t.Context(), page.Cursor, 10); err != nil || len(page.Events) != 1 || page.Cursor.To.Xmin < ask {
+	if page, err = r.Since(t.Context(), page.Cursor, 10); err != nil || len(page.Events) != 1 {
 		t.Fatalf("%+v: %v", page, err)
 	}
-	exec(t, conn, "BEGIN ISOLATION LEVEL REPEATABLE READ")
-	exec(t, conn, insert, "rings")
-	exec(t, conn, "COMMIT")
-	if rung, err := r.Wait(t.Context()); !rung || err != nil {
-		t.Fatalf("%t, %v", rung, err)
+	// Transactions of other tests are waited for, too.
+	for page.Xmin < ask {
+		if page, err = r.Since(t.Context(), page.Cursor, 10); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := r.Awake(t.Context()); err != nil {
+	exec(t, conn, insert, "notifies")
+	if notes, err := r.Wait(t.Context()); notes == 0 || err != nil {
+		t.Fatalf("%d, %v", notes, err)
+	}
+	if err := r.DisableNotify(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, conn, insert, "awake again")
-	quiet("awake again")
+	exec(t, conn, insert, "nobody asks any more")
+	quiet("nobody asks any more")
 }
 
 func TestRangeQuestions(t *testing.T) {
@@ -771,8 +795,8 @@ func TestRangeQuestions(t *testing.T) {
 	}
 	counts, err := s.Counts(t.Context(), f, 5*time.Minute)
 	if want := fmt.Sprint([]store.Count{
-		{start, event.SpecCompleted, 1}, {start, event.SpecStarted, 2},
-		{start.Add(5 * time.Minute), event.InterventionRequest, 1}, {start.Add(5 * time.Minute), event.SpecStarted, 2}, {start.Add(5 * time.Minute), event.TimeoutTriggered, 1},
+		{start, event.SpecCompleted, 1, 0}, {start, event.SpecStarted, 2, 0},
+		{start.Add(5 * time.Minute), event.InterventionRequest, 1, 0}, {start.Add(5 * time.Minute), event.SpecStarted, 2, 0}, {start.Add(5 * time.Minute), event.TimeoutTriggered, 1, 0},
 	}); err != nil || fmt.Sprint(counts) != want {
 		t.Errorf("counts: %v, want %v: %v", counts, want, err)
 	}
@@ -792,20 +816,59 @@ func TestRangeQuestions(t *testing.T) {
 	if got, want := strings.Join(lines, ", "), "c failed 1h2m0s, b timed out 2m0s, b abandoned, a completed 2m0s"; err != nil || got != want {
 		t.Errorf("durations: %s, want %s: %v", got, want, err)
 	}
-	changes, err := s.Timeline(t.Context(), f)
+	changes, lanes, err := s.Timeline(t.Context(), f)
 	lines = nil
 	for _, c := range changes {
-		lines = append(lines, fmt.Sprintf("%s %s %d", c.Spec, c.Outcome, int(c.At.Sub(start).Minutes())))
+		lines = append(lines, fmt.Sprintf("%s %s %d", c.Spec, c.Kind, int(c.At.Sub(start).Minutes())))
 	}
-	if got, want := strings.Join(lines, ", "), "before running 0, a running 1, a completed 3, b running 4, b running 5, b waiting 6, b timed out 7, c running 8"; err != nil || got != want {
-		t.Errorf("timeline: %s, want %s: %v", got, want, err)
+	if got, want := strings.Join(lines, ", "), "before spec_started -30, a spec_started 1, a spec_completed 3, b spec_started 4, b spec_started 5, b intervention_request 6, b timeout_triggered 7, c spec_started 8"; err != nil || got != want || lanes != 4 {
+		t.Errorf("timeline: %s of %d, want %s: %v", got, lanes, want, err)
 	}
-	names, err := s.Specs(t.Context(), f)
-	if err != nil || strings.Join(names, " ") != "c b a" {
-		t.Errorf("specs: %q, %v", names, err)
+	few := f
+	few.Limit = 1
+	if changes, lanes, err = s.Timeline(t.Context(), few); err != nil || len(changes) != 1 || changes[0].Spec != "c" || lanes != 4 {
+		t.Errorf("the timeline of one spec: %v of %d, %v", changes, lanes, err)
 	}
-	if names, err = s.Sessions(t.Context(), f); err != nil || strings.Join(names, " ") != "night" {
-		t.Errorf("sessions: %q, %v", names, err)
+	if n, err := s.Total(t.Context(), f); err != nil || n != 7 {
+		t.Errorf("total: %d, %v", n, err)
+	}
+	names, total, err := s.Specs(t.Context(), f, "")
+	if err != nil || strings.Join(names, " ") != "c b a" || total != 3 {
+		t.Errorf("specs: %q of %d, %v", names, total, err)
+	}
+	for text, want := range map[string]string{"": "night", "IG": "night", "%": "", "nigt": ""} {
+		if names, _, err = s.Sessions(t.Context(), f, text); err != nil || strings.Join(names, " ") != want {
+			t.Errorf("sessions like %q: %q, %v", text, names, err)
+		}
+	}
+}
+
+// The sessions that somebody names are summed up as the summary does it, and
+// however old they are.
+func TestStateOfNamedSessions(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	exec(t, conn, `INSERT INTO events (kind, at, session, spec) VALUES
+		('spec_started', now() - interval '1 minute', 'new', 'a'), ('intervention_request', now() - interval '1 minute', 'new', 'a'), ('session_heartbeat', now(), 'new', ''),
+		('spec_failed', now() - interval '30 days', 'old', 'a'), ('spec_failed', now() - interval '29 days', 'old', 'b'), ('session_heartbeat', now() - interval '30 days', 'old', 'a'),
+		('spec_started', now(), 'other', 'a')`)
+	all, err := stateOf(t, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := s.StateOf(t.Context(), []string{"old", "new", "none"})
+	if err != nil || len(st.Sessions) != 2 || st.SessionsTotal != 2 || st.SessionsRunning != 1 || st.FailureStreak != 2 || st.WaitingTotal != 1 {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	for _, one := range all.Sessions {
+		if named := st.Sessions[0]; one.Session == "new" && (named.Session != "new" || named.Specs != one.Specs || named.Waiting != one.Waiting || named.Status != one.Status ||
+			!named.LastSeen.Equal(one.LastSeen) || !named.LastHeartbeat.Equal(*one.LastHeartbeat)) {
+			t.Errorf("%+v, the summary has %+v", named, one)
+		}
+	}
+	old := st.Sessions[1]
+	if old.Status != state.Done || old.Specs.Failed != 2 || old.FailureStreak != 2 || old.LastHeartbeat == nil || time.Since(old.LastSeen) < 28*24*time.Hour {
+		t.Errorf("%+v", old)
 	}
 }
 
@@ -816,7 +879,7 @@ func TestStateAndPrune(t *testing.T) {
 		('spec_started', now() - interval '10 days', 'old', 'x'),
 		('spec_started', now() - interval '2 minutes', 'night', 'a'), ('spec_completed', now() - interval '1 minute', 'night', 'a'),
 		('spec_started', now(), 'night', 'b'), ('intervention_request', now(), 'night', 'b'), ('session_heartbeat', now(), 'night', 'b')`)
-	st, err := s.State(t.Context())
+	st, err := stateOf(t, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -828,7 +891,7 @@ func TestStateAndPrune(t *testing.T) {
 	if err != nil || n != 1 {
 		t.Fatalf("%d: %v", n, err)
 	}
-	if st, err = s.State(t.Context()); err != nil || st.Totals[event.SpecStarted] != 3 {
+	if st, err = stateOf(t, s); err != nil || st.Totals[event.SpecStarted] != 3 {
 		t.Fatalf("a counter fell: %+v, %v", st.Totals, err)
 	}
 }
@@ -837,11 +900,21 @@ func TestStateAndPrune(t *testing.T) {
 func TestLoadedStateIsTheFold(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := fresh(t)
-	exec(t, conn, `INSERT INTO events (kind, at, session, spec)
-		SELECT (array['spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered', 'intervention_request', 'session_heartbeat'])[1 + (n * 7919 % 31) % 6],
-		       date_trunc('second', now()) - interval '1 second' * (n * 104729 % 500), 's' || n % 7, 'p' || n % 11 FROM generate_series(1, 3000) n
-		UNION ALL SELECT CASE n % 2 WHEN 0 THEN 'spec_failed' ELSE 'timeout_triggered' END, now(), 's0', 'p' || n % 3 FROM generate_series(1, 150) n
-		UNION ALL SELECT 'spec_failed', now() - interval '2 hours' + interval '1 minute' * n, 'never', 'p' FROM generate_series(1, 5) n`)
+	exec(t, conn, `INSERT INTO events (kind, at, session, spec, data)
+		SELECT (array['spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered', 'intervention_request', 'session_heartbeat', 'intervention_answered', 'claude.cost'])[1 + (n * 7919 % 31) % 8],
+		       date_trunc('second', now()) - interval '1 second' * (n * 104729 % 500), 's' || n % 7, 'p' || n % 11,
+		       CASE n % 3 WHEN 0 THEN '{}' ELSE jsonb_build_object('request', n - 7 * (n % 5)) END
+		       || CASE n % 4 WHEN 0 THEN '{}' WHEN 1 THEN jsonb_build_object('silentSeconds', n % 77 * 1.5, 'cpuSeconds', n % 5 * 0.1) WHEN 2 THEN '{"doing": "Bash"}'
+		          ELSE (array['{"silentSeconds": 1e400}', '{"silentSeconds": -5, "cpuSeconds": "1"}', '{"silentSeconds": 1e-400, "doing": 3}', '{"silentSeconds": "7", "cpuSeconds": 9}', '{"SilentSeconds": 3}'])[1 + n % 5]::jsonb END
+		       || (array['{}', '{"reason": "exit code"}', '{"reason": "usage limit", "resetsAt": "2099-01-01T17:00:00Z"}', '{"reason": "usage limit", "resetsAt": "soon"}', '{"Reason": "usage limit"}', '{"reason": ["usage limit"]}'])[1 + n % 6]::jsonb
+		       || CASE n % 5 WHEN 0 THEN '{}' ELSE jsonb_build_object('usage', jsonb_build_object('inputTokens', n * 13, 'output_tokens', n * 0.5, 'costUsd', 0.1 / n)) END FROM generate_series(1, 3000) n
+		UNION ALL SELECT 'claude.usage', now() - interval '1 minute' * n, 's1', 'odd', (array['{"usage": {"inputTokens": 1e400, "costUsd": 1e-400}}', '{"usage": {"inputTokens": "12", "outputTokens": -3, "costUsd": null}}',
+		          '{"usage": [1]}', '{"usage": 7, "Usage": {"costUsd": 1}}', '{"usage": {"costUsd": 0.0000000005, "cost_usd": 0.0000000015, "cachedInputTokens": 2.5}}', '[{"usage": {"costUsd": 1}}]'])[n]::jsonb FROM generate_series(1, 6) n
+		UNION ALL SELECT 'claude.usage', now() - interval '1 day' * n, 's2', 'days', '{"usage": {"outputTokens": 1}}' FROM generate_series(0, 20) n
+		UNION ALL SELECT 'spec_started', now() - interval '1 minute', 's' || n, 'p' || m, '{}' FROM generate_series(0, 6) n, generate_series(0, 9) m
+		UNION ALL SELECT 'session_heartbeat', now(), 's' || n, 'p' || m, jsonb_build_object('silentSeconds', m) FROM generate_series(0, 4) n, generate_series(0, 9, 2) m
+		UNION ALL SELECT CASE n % 2 WHEN 0 THEN 'spec_failed' ELSE 'timeout_triggered' END, now(), 's0', 'p' || n % 3, '{}' FROM generate_series(1, 150) n
+		UNION ALL SELECT 'spec_failed', now() - interval '2 hours' + interval '1 minute' * n, 'never', 'p', '{}' FROM generate_series(1, 5) n`)
 	events, err := s.Range(t.Context(), store.Filter{From: event.Earliest, To: time.Now().Add(time.Hour), Limit: 10_000})
 	if err != nil {
 		t.Fatal(err)
@@ -850,16 +923,31 @@ func TestLoadedStateIsTheFold(t *testing.T) {
 	for _, e := range events {
 		folded.Add(e)
 	}
-	got, err := s.State(t.Context())
+	got, err := stateOf(t, s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := folded.State(got.At); !reflect.DeepEqual(got, want) {
 		t.Fatalf("loaded\n%+v\nfolded\n%+v", got, want)
 	}
+	var working int
+	for _, open := range got.Running {
+		if open.LastWork != nil {
+			working++
+		}
+	}
+	if got.Specs.Limited == 0 || got.Specs.Failed == 0 {
+		t.Errorf("%+v", got.Specs)
+	}
+	if working == 0 || working == len(got.Running) {
+		t.Errorf("%d of %d running specs tell of their work", working, len(got.Running))
+	}
 	streaks := map[string]int{}
 	for _, session := range got.Sessions {
 		streaks[session.Session] = session.FailureStreak
+		if session.Session == "s2" && (session.Usage == nil || session.Usage.OutputTokens < 8 || session.Usage.Cost == 0) {
+			t.Errorf("usage %+v", session.Usage)
+		}
 	}
 	if streaks["s0"] != state.MaxStreak || streaks["never"] != 5 {
 		t.Errorf("streaks %v", streaks)
@@ -898,7 +986,7 @@ func TestProblems(t *testing.T) {
 	}
 
 	config := store.Config{URL: address, Schema: schema}
-	if _, err := store.Migrate(t.Context(), config, store.MigrateOptions{}); err != nil {
+	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	conn := connect(t, address)

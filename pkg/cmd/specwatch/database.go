@@ -3,19 +3,21 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"io"
+	"maps"
+	"net"
+	"net/netip"
 	"net/url"
 	"os"
-	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/specwatch/specwatch/pkg/runner"
+	"github.com/specwatch/specwatch/pkg/outbox"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -24,17 +26,21 @@ const (
 	envSchema      = "SPECWATCH_SCHEMA"
 )
 
-// database holds the flags that name it.
-type database struct{ url, schema string }
+// variable reads an environment variable without surrounding white space: files
+// and secrets often end with a newline.
+func variable(name string) string { return strings.TrimSpace(os.Getenv(name)) }
 
-// config is where the events are: the flags, else the environment.
+// database has the flags that name the database or gateway.
+type database struct{ url, schema, gateway string }
+
+// config returns the database that the flags or the environment name.
 func (d *database) config() (store.Config, error) {
 	if d.url != "" && carriesPassword(d.url) {
 		return store.Config{}, wrongUse{errors.New("--database-url carries a password, which every user of this machine could read; put it into " + envDatabaseURL + ", PGPASSWORD or a password file")}
 	}
-	c := store.Config{URL: cmp.Or(d.url, os.Getenv(envDatabaseURL)), Schema: cmp.Or(d.schema, os.Getenv(envSchema))}
+	c := store.Config{URL: cmp.Or(d.url, variable(envDatabaseURL)), Schema: cmp.Or(d.schema, variable(envSchema))}
 	if c.URL == "" {
-		return c, wrongUse{errors.New("no database: set " + envDatabaseURL + " or give --database-url, such as postgres://user@host:5432/database")}
+		return c, wrongUse{errors.New("no database: set " + envDatabaseURL + " or give --database-url, such as postgres://user@host:5432/database; programs that cannot reach it set " + envGateway)}
 	}
 	return c, nil
 }
@@ -53,8 +59,8 @@ func (d *database) open(ctx context.Context) (*store.Store, store.Config, error)
 
 var passwordKeyword = regexp.MustCompile(`(?i)(^|\s)(ssl)?password\s*=`)
 
-// carriesPassword looks at a URL or a keyword/value string. In a URL that
-// cannot be taken apart, anything might be one.
+// carriesPassword reports whether a URL or keyword/value string contains a
+// password. A URL that cannot be parsed may contain one.
 func carriesPassword(text string) bool {
 	if !strings.Contains(text, "://") {
 		return passwordKeyword.MatchString(text)
@@ -68,26 +74,57 @@ func carriesPassword(text string) bool {
 	return set || q.Has("password") || q.Has("sslpassword")
 }
 
-// spool is where unwritten events of this database wait. Its name is a digest
-// of what tells one database from another, the password not among it. Without
-// a place, events cannot be kept, and the person is told.
-func spool(c store.Config, stderr io.Writer) runner.Spool {
-	state, err := runner.StateDir()
+// box is where unwritten events of this database are kept. Different URLs of the
+// same database have the same box; the password does not matter. If there is no
+// directory for it, events cannot be kept, and the user is told.
+func box(c store.Config, stderr io.Writer) outbox.Box {
+	state, err := outbox.StateDir()
 	if err != nil {
 		say(stderr, err.Error())
-		return runner.Spool{}
+		return outbox.Box{}
 	}
 	conn, err := pgx.ParseConfig(c.URL)
 	if err != nil {
-		return runner.Spool{} // store.Open has refused it before
+		return outbox.Box{} // store.Open has already refused it
 	}
-	hash := sha256.New()
-	enc := func(parts ...string) {
-		for _, part := range parts {
-			hash.Write([]byte(part + "\x00"))
+	return outbox.Open(state, "postgres", hosts(conn), conn.Database, conn.User, schemaOf(c, conn))
+}
+
+// hosts returns the servers of the URL in a canonical order.
+func hosts(conn *pgx.ConnConfig) string {
+	found := map[string]bool{}
+	add := func(host string, port uint16) {
+		found[net.JoinHostPort(canonicalHost(host), strconv.Itoa(int(port)))] = true
+	}
+	add(conn.Host, conn.Port)
+	for _, other := range conn.Fallbacks {
+		add(other.Host, other.Port)
+	}
+	return strings.Join(slices.Sorted(maps.Keys(found)), ",")
+}
+
+// canonicalHost returns one name for a host: this machine has several.
+func canonicalHost(host string) string {
+	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return "localhost"
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if ip = ip.Unmap(); ip.IsLoopback() || ip.IsUnspecified() {
+			return "localhost"
 		}
+		return ip.String()
 	}
-	enc(conn.Host, conn.Database, conn.User, conn.RuntimeParams["search_path"], c.Schema)
-	hash.Write([]byte{byte(conn.Port >> 8), byte(conn.Port)})
-	return runner.Spool{Dir: filepath.Join(state, "unwritten", hex.EncodeToString(hash.Sum(nil)[:12]))}
+	return host
+}
+
+var searchPath = regexp.MustCompile(`(?:-c\s*|--)search_path=(\S+)`)
+
+// schemaOf returns the requested schema; empty: that of the connection.
+func schemaOf(c store.Config, conn *pgx.ConnConfig) string {
+	schema := cmp.Or(c.Schema, conn.RuntimeParams["search_path"])
+	if found := searchPath.FindStringSubmatch(conn.RuntimeParams["options"]); schema == "" && found != nil {
+		schema = found[1]
+	}
+	return strings.Trim(schema, `"`)
 }

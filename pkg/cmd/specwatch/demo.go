@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/specwatch/specwatch/pkg/demo"
+	"github.com/specwatch/specwatch/pkg/gateway"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -15,21 +16,25 @@ func newDemo(db *database) *cobra.Command {
 	config := demo.Config{}
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Start everything, with real commands as specs, until Ctrl-C",
-		Long: `Starts a PostgreSQL of its own (unless a database is named), the gateway with
-its page, and real commands as specs: some complete, one fails, one runs out of
-time, one asks for an intervention. Ends on Ctrl-C and keeps its data.`,
+		Short: "Start a database, the gateway and real commands as specs, until Ctrl-C",
+		Long: `Starts a PostgreSQL server (unless you name a database), the gateway with its page,
+and real commands as specs: some complete, one fails, one runs out of time, one asks
+a question. It ends on Ctrl-C and keeps its data.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.Flags().StringVar(&config.Dir, "dir", ".specwatch/demo", "`directory` of its data")
-	cmd.Flags().StringVar(&config.Listen, "listen", "127.0.0.1:8001", "`address` of the page; a free port is taken when this one is not")
+	cmd.Flags().StringVar(&config.Dir, "dir", ".specwatch/demo", "`directory` for the data of the demo")
+	cmd.Flags().StringVar(&config.Listen, "listen", "127.0.0.1:8001", "`address` of the page, host:port; another port is used if this one is taken")
 	cmd.RunE = does(func(cmd *cobra.Command, _ []string) error {
-		if db.url != "" || os.Getenv(envDatabaseURL) != "" {
+		if db.url != "" || variable(envDatabaseURL) != "" {
 			where, err := db.config()
 			if err != nil {
 				return err
 			}
 			config.DatabaseURL = where.URL
+		}
+		options, err := serverOptions(gateway.Options{}).Check(config.Listen)
+		if err != nil {
+			return wrongUse{err}
 		}
 		self, err := os.Executable()
 		if err != nil {
@@ -39,18 +44,18 @@ time, one asks for an intervention. Ends on Ctrl-C and keeps its data.`,
 		defer cancel()
 		schema := db.schema
 		if schema == "" {
-			schema = os.Getenv(envSchema)
+			schema = variable(envSchema)
 		}
 		config.Executable, config.Out = self, cmd.OutOrStdout()
 		config.Environment = func(url string) []string {
 			return append(os.Environ(), envDatabaseURL+"="+url, envSchema+"="+schema)
 		}
 		config.Migrate = func(ctx context.Context, url string) error {
-			_, err := store.Migrate(ctx, store.Config{URL: url, Schema: schema}, store.MigrateOptions{})
+			_, err := store.Migrate(ctx, store.Config{URL: url, Schema: schema}, nil)
 			return err
 		}
 		config.Serve = func(ctx context.Context, url string, at net.Listener) error {
-			return serve(ctx, store.Config{URL: url, Schema: schema}, at)
+			return serve(ctx, store.Config{URL: url, Schema: schema}, at, options)
 		}
 		return demo.Run(ctx, config)
 	})

@@ -10,52 +10,68 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/outbox"
 	"github.com/specwatch/specwatch/pkg/runner"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
 func newEmit(db *database) *cobra.Command {
 	var session, spec, data, key, at, from string
+	var format outputFormat
 	cmd := &cobra.Command{
 		Use:   "emit KIND | emit --from FILE|-",
 		Short: "Write one event, or many from a file of JSON Lines",
-		Long: `Writes one event, or many from a file of JSON Lines.
+		Long: `Writes one event and prints its id, or writes many from a file of JSON Lines and
+prints how many were stored and how many were known already.
 
-KIND is one of ` + kinds() + `.
-Inside a command that "specwatch run" started, session and spec are known.
+KIND is one of ` + kinds() + `,
+or a name of your own with a dot, such as claude.cost. Inside a command that
+"specwatch run" started, --session and --spec are set.
 
---from reads one event per line, such as
+--from reads one event from each line, such as
   {"kind":"spec_started","session":"night","spec":"login","key":"a-1"}
-and writes all of them or, when a line is wrong, none. A line may carry kind,
-at, session, spec, data and key; an event whose key is stored already is not
-stored again.`,
+and writes all of them or, when a line is wrong, none. A line may have the fields
+kind, at, session, spec, data and key. An event whose key is stored already is
+not stored again.
+
+While the database is away, one event, or a file of up to ` + strconv.Itoa(few) + ` events, is kept on
+disk. The next specwatch run, emit or flush writes what is kept.
+
+--output json prints {"ids":[…],"stored":N,"known":N,"kept":N}; the ids of a large
+file are left out.`,
 		Example: `  specwatch emit intervention_request --session night --spec login --data '{"question":"Which port?"}'
-  specwatch emit --from events.jsonl`,
+  specwatch emit --from events.jsonl --output json`,
+		ValidArgsFunction: completeKinds,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
 			case len(args) == 0 && from == "":
-				return errors.New("name the kind of event, one of " + kinds() + ", or give --from")
+				return errors.New("name the kind of event, one of " + kinds() + ", or read a file with --from")
 			case len(args) > 0 && from != "":
 				return errors.New("KIND and --from exclude each other: each line of the file has its own kind")
 			case len(args) > 1:
-				return fmt.Errorf("one KIND at a time, but there is more: %q", args[1:])
+				return fmt.Errorf("name one KIND; these arguments are too many: %q", args[1:])
 			}
 			return nil
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&session, "session", "", "run of the loop (default: $"+runner.EnvSession+")")
-	flags.StringVar(&spec, "spec", "", "unit of work (default: $"+runner.EnvSpec+")")
+	flags.StringVar(&session, "session", "", "`name` of the session, one run of the loop (default: $"+runner.EnvSession+")")
+	flags.StringVar(&spec, "spec", "", "`name` of the spec, one unit of work (default: $"+runner.EnvSpec+")")
 	flags.StringVar(&data, "data", "", "any `JSON`")
-	flags.StringVar(&key, "key", "", "the same key is stored once")
-	flags.StringVar(&at, "at", "", "RFC 3339 `time` (default: the database's clock)")
-	flags.StringVar(&from, "from", "", "JSON Lines `file`, or - for standard input")
+	flags.StringVar(&key, "key", "", "idempotency `key`: events with the same key are stored once")
+	flags.StringVar(&at, "at", "", "RFC 3339 `time` of the event (default: the database's clock)")
+	flags.StringVar(&from, "from", "", "`file` of JSON Lines, or - for standard input")
+	format.addTo(cmd)
+	completeNames(db, cmd)
+	_ = cmd.MarkFlagFilename("from", "jsonl", "ndjson")
 	cmd.RunE = does(func(cmd *cobra.Command, args []string) error {
 		if from != "" {
 			for _, own := range []string{"session", "spec", "data", "key", "at"} {
@@ -63,100 +79,214 @@ stored again.`,
 					return wrongUsef("--%s and --from exclude each other: each line of the file has its own", own)
 				}
 			}
-			return emitAll(cmd, db, from)
+			return emitAll(cmd, db, from, format)
 		}
 		e := event.Event{
 			Kind: event.Kind(args[0]), Key: key, Data: json.RawMessage(data),
 			Session: cmp.Or(session, os.Getenv(runner.EnvSession)),
 		}
-		// A session that is named belongs to another run than the spec that
-		// this process is part of.
+		// The spec of the environment is of its own session, not of one that a
+		// flag names.
 		if e.Spec = spec; !flags.Changed("spec") && !flags.Changed("session") {
 			e.Spec = os.Getenv(runner.EnvSpec)
 		}
 		if at != "" {
 			t, err := event.ParseTime(at)
 			if err != nil {
-				return wrongUsef("at: %w", err)
+				return wrongUsef("--at: %w", err)
 			}
 			e.At = t
 		}
-		if err := e.Validate(time.Now()); err != nil {
-			return wrongUse{err}
+		if err := validate(e); err != nil {
+			return err
 		}
-		st, ctx, done, err := toEmit(cmd, db)
+		if e.Spec == "" && e.Kind != event.SessionHeartbeat && e.Kind.Known() {
+			advise(cmd.ErrOrStderr(), "the event belongs to no spec; name one with --spec")
+		}
+		to, ctx, done, err := toEmit(cmd, db)
 		if err != nil {
 			return err
 		}
 		defer done()
-		ids, err := st.Append(ctx, []event.Event{e})
+		result, err := emitFew(ctx, cmd, to, []event.Event{e})
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(cmd.OutOrStdout(), ids[0])
+		if format == outputJSON {
+			return printJSON(cmd, result)
+		}
+		if len(result.IDs) > 0 {
+			fmt.Fprintln(cmd.OutOrStdout(), result.IDs[0])
+		}
+		if result.Known > 0 {
+			advise(cmd.ErrOrStderr(), "an event with this key was stored before; nothing was written")
+		}
 		return nil
 	})
 	return cmd
 }
 
-func kinds() string {
+// validate checks an event from flags; its errors name the flags.
+func validate(e event.Event) error {
+	err := e.Validate(time.Now())
+	var field *event.FieldError
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &field):
+		return wrongUse{err}
+	case field.Field == "kind":
+		return wrongUsef("%w%s", err, didYouMean(string(e.Kind), kindNames()...))
+	case field.Field == "session" && e.Session == "":
+		return wrongUsef("name the session with --session or %s", runner.EnvSession)
+	}
+	return wrongUse{err}
+}
+
+// emitted is the result of an emit.
+type emitted struct {
+	IDs    []int64 `json:"ids,omitempty"`
+	Stored int64   `json:"stored"`
+	Known  int64   `json:"known"` // stored before, under the same key
+	Kept   int64   `json:"kept"`  // on disk, while the database is away
+}
+
+func (e emitted) print(cmd *cobra.Command, format outputFormat) error {
+	if format == outputJSON {
+		return printJSON(cmd, e)
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%d events stored, %d known already\n", e.Stored, e.Known)
+	return err
+}
+
+func kindNames() []string {
 	names := make([]string, len(event.Kinds))
 	for i, k := range event.Kinds {
 		names[i] = string(k)
 	}
-	return strings.Join(names, ", ")
+	return names
 }
 
-// toEmit opens the database and writes what earlier runs could not.
-func toEmit(cmd *cobra.Command, db *database) (*store.Store, context.Context, func(), error) {
+func kinds() string { return strings.Join(kindNames(), ", ") }
+
+// toEmit opens the destination, with a context that ends with a signal.
+func toEmit(cmd *cobra.Command, db *database) (*destination, context.Context, func(), error) {
+	keepWriting()
 	ctx, cancel := untilSignal(cmd.Context())
-	st, config, err := db.open(ctx)
+	to, err := db.destination(ctx, cmd.ErrOrStderr())
 	if err != nil {
 		cancel()
 		return nil, nil, nil, err
 	}
-	done := func() { st.Close(); cancel() }
-	stderr := cmd.ErrOrStderr()
-	tell := func(text string) { say(stderr, text) }
-	if err := spool(config, stderr).Send(ctx, st, tell); err != nil {
-		done()
-		return nil, nil, nil, err
-	}
-	return st, ctx, done, nil
+	return to, ctx, func() { to.close(); cancel() }, nil
 }
 
-func emitAll(cmd *cobra.Command, db *database, from string) error {
-	input := cmd.InOrStdin()
-	if from != "-" {
-		file, err := os.Open(from)
-		if err != nil {
-			return wrongUse{err}
-		}
-		defer file.Close()
-		input = file
+// emitFew writes events that fit in memory. During an outage they are kept on disk,
+// which is reported and counts as success. If the destination has never answered,
+// the settings may be wrong, and it is an error.
+func emitFew(ctx context.Context, cmd *cobra.Command, to *destination, events []event.Event) (emitted, error) {
+	receipt, kept, err := to.put(ctx, events, func(text string) { say(cmd.ErrOrStderr(), text) })
+	if err != nil {
+		return emitted{}, err
 	}
-	st, ctx, done, err := toEmit(cmd, db)
+	runner.Note(events...)
+	if kept == nil {
+		return emitted{IDs: receipt.IDs, Stored: int64(len(events) - receipt.Known), Known: int64(receipt.Known)}, nil
+	}
+	what := "the event is"
+	if len(events) > 1 {
+		what = fmt.Sprintf("%d events are", len(events))
+	}
+	later := fmt.Errorf("%w; %s kept on disk, and the next specwatch run, emit or flush writes what is kept", kept, what)
+	if !away(kept) || !to.box.Reached() {
+		return emitted{}, later
+	}
+	say(cmd.ErrOrStderr(), later.Error())
+	return emitted{Kept: int64(len(events))}, nil
+}
+
+// few is how many events of a file are kept in an outage.
+const few = outbox.QueueBound
+
+func emitAll(cmd *cobra.Command, db *database, from string, format outputFormat) error {
+	input, size, err := openLines(cmd, from)
+	if err != nil {
+		return err
+	}
+	defer input.Close()
+	to, ctx, done, err := toEmit(cmd, db)
 	if err != nil {
 		return err
 	}
 	defer done()
 	lines := lines{input: bufio.NewReaderSize(input, maxLine)}
-	n, err := st.AppendAll(ctx, lines.next)
+	first, more, err := lines.few()
+	switch {
+	case err != nil:
+		return err
+	case len(first) == 0:
+		return emitted{}.print(cmd, format)
+	case !more:
+		result, err := emitFew(ctx, cmd, to, first)
+		if err != nil || result.Kept > 0 && format == outputText {
+			return lines.explain(err)
+		}
+		return result.print(cmd, format)
+	}
+	if _, err := to.box.Send(ctx, to, func(text string) { say(cmd.ErrOrStderr(), text) }); err != nil {
+		return err
+	}
+	shown := newProgress(cmd.ErrOrStderr(), "events read")
+	defer shown.end()
+	given := 0
+	taken, known, err := to.all(ctx, func() (event.Event, error) {
+		if given < len(first) {
+			given++
+			return first[given-1], nil
+		}
+		shown.show(lines.events, share(lines.bytes, size))
+		return lines.next()
+	})
+	if err != nil {
+		return lines.explain(err)
+	}
+	shown.end()
+	return emitted{Stored: taken - known, Known: known}.print(cmd, format)
+}
+
+// openLines opens what --from names. The size is 0 where it is not known.
+func openLines(cmd *cobra.Command, from string) (input io.ReadCloser, size int64, err error) {
+	if from == "-" {
+		stdin := cmd.InOrStdin()
+		if file, ok := stdin.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+			advise(cmd.ErrOrStderr(), "reading events from the terminal, one on each line; end with Ctrl-D")
+		}
+		return io.NopCloser(stdin), 0, nil
+	}
+	file, err := os.Open(from)
+	if err != nil {
+		return nil, 0, wrongUse{err}
+	}
+	if info, err := file.Stat(); err == nil && info.Mode().IsRegular() {
+		size = info.Size()
+	}
+	return file, size, nil
+}
+
+// explain names the line of an event that was refused.
+func (l *lines) explain(err error) error {
 	var batch *store.BatchError
 	var field *event.FieldError
 	switch {
 	case errors.As(err, &batch):
-		return fmt.Errorf("line %d: %w; nothing was written", lines.of(batch.Index), batch.Err)
-	case errors.As(err, &field): // the database refused the last event that was read
-		return fmt.Errorf("line %d: %w; nothing was written", lines.read, field)
-	case err != nil:
-		return err
+		return fmt.Errorf("line %d: %w; nothing was written", l.of(batch.Index), batch.Err)
+	case errors.As(err, &field): // the destination refused the last event that was read
+		return fmt.Errorf("line %d: %w; nothing was written", l.last(), field)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%d events\n", n)
-	return nil
+	return err
 }
 
-// maxLine holds the largest event, even with every character of its names
+// maxLine is the length of the largest event, with every character of its names
 // escaped.
 const maxLine = event.MaxDataBytes + 6*3*event.MaxNameBytes + 1024
 
@@ -164,8 +294,26 @@ const maxLine = event.MaxDataBytes + 6*3*event.MaxNameBytes + 1024
 type lines struct {
 	input  *bufio.Reader
 	read   int64   // lines
-	events int64   // of which events
+	bytes  int64   // of them
+	events int64   // of the lines that hold one
 	blank  []int64 // for each empty line, how many events came before it
+}
+
+// few reads as many events as are kept in an outage. more reports whether
+// there may be others.
+func (l *lines) few() (events []event.Event, more bool, err error) {
+	for size := 0; len(events) < few && size < event.MaxBatchBytes/2; {
+		e, err := l.next()
+		if errors.Is(err, io.EOF) {
+			return events, false, nil
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		events = append(events, e)
+		size += len(e.Data)
+	}
+	return events, true, nil
 }
 
 func (l *lines) next() (event.Event, error) {
@@ -173,6 +321,7 @@ func (l *lines) next() (event.Event, error) {
 		line, err := l.input.ReadSlice('\n')
 		if len(line) > 0 {
 			l.read++
+			l.bytes += int64(len(line))
 		}
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
@@ -196,9 +345,12 @@ func (l *lines) next() (event.Event, error) {
 }
 
 func (l *lines) wrong(err error) error {
-	// The text alone: AppendAll's caller must not take it for the database's.
+	// Only the text: it must not look like an error of the database.
 	return fmt.Errorf("line %d: %s; nothing was written", l.read, err.Error())
 }
+
+// last returns the number of the line that brought the last event.
+func (l *lines) last() int64 { return l.of(l.events - 1) }
 
 // of returns the number of the line that brought the event with this index.
 func (l *lines) of(index int64) int64 {

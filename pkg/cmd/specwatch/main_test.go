@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		executable = filepath.Join(dir, "specwatch")
+		// Under nohup it is ignored, and so it would be by what the tests
+		// start. What is caught here is at its default there.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 		args := []string{"build", "-o", executable}
 		if race {
 			args = append(args, "-race")
@@ -229,8 +232,12 @@ func TestExitCodesAndErrors(t *testing.T) {
 		says string
 	}{
 		{"no command", known.url, "", 2, "--help"},
-		{"unknown command", known.url, "sevre", 2, "sevre"},
-		{"unknown flag", known.url, "emit --knid x", 2, "--knid"},
+		{"unknown command", known.url, "sevre", 2, "did you mean serve?"},
+		{"unlike any command", known.url, "frobnicate", 2, "specwatch --help lists the commands"},
+		{"unknown flag", known.url, "emit spec_started --sesion s", 2, "did you mean --session?"},
+		{"unlike any flag", known.url, "emit --frobnicate x", 2, "specwatch emit --help lists the flags"},
+		{"kind with a letter too few", known.url, "emit spec_startd --session s", 2, "did you mean spec_started?"},
+		{"output with a letter too few", known.url, "status --output jsn", 2, "did you mean json?"},
 		{"no database", "", "emit spec_started --session s", 2, "SPECWATCH_DATABASE_URL"},
 		{"no URL", "postgres://u:hunter2@[::1/x", "emit spec_started --session s", 2, "cannot be read"},
 		{"password in the flag", "", "migrate --database-url postgres://u:hunter2@h/d", 2, "SPECWATCH_DATABASE_URL"},
@@ -245,7 +252,7 @@ func TestExitCodesAndErrors(t *testing.T) {
 		{"not migrated, tail", bare, "tail", 1, "specwatch migrate"},
 		{"no kind", known.url, "emit", 2, "spec_started"},
 		{"unknown kind", known.url, "emit spec_began --session s", 2, "kind"},
-		{"no session", known.url, "emit spec_started", 2, "session"},
+		{"no session", known.url, "emit spec_started", 2, "name the session with --session"},
 		{"data is no JSON", known.url, "emit spec_started --session s --data {", 2, "data"},
 		{"data that only PostgreSQL refuses", known.url, `emit spec_started --session s --data {"a":1e999999}`, 1, "data"},
 		{"time without zone", known.url, "emit spec_started --session s --at 2026-01-01T00:00:00", 2, "at"},
@@ -255,14 +262,14 @@ func TestExitCodesAndErrors(t *testing.T) {
 		{"session and file", known.url, "emit --session s --from x", 2, "--session"},
 		{"no such file", known.url, "emit --from /no/such/file", 2, "/no/such/file"},
 		{"run nothing", known.url, "run --spec s", 2, "COMMAND"},
-		{"run without spec", known.url, "run -- true", 2, "spec"},
+		{"run without spec", known.url, "run -- true", 2, "run --spec login -- true"},
+		{"spec behind the command", known.url, "run true --spec s", 2, "before the command"},
 		{"negative timeout", known.url, "run --spec s --timeout -1s -- true", 2, "--timeout"},
 		{"no heartbeat", known.url, "run --spec s --heartbeat 0s -- true", 2, "--heartbeat"},
 		{"garbage cursor", known.url, "tail --since yesterday", 2, "--since"},
 		{"no age", known.url, "prune", 2, "--older-than"},
 		{"odd age", known.url, "prune --older-than 3w", 2, "30d"},
 		{"negative age", known.url, "prune --older-than -1h", 2, "30d"},
-		{"no table to adopt", known.url, "migrate --adopt nothing", 1, "nothing"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -352,9 +359,9 @@ func TestEmitFrom(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the keys make it safe to repeat
-		if out := a.mustRun(t, "emit", "--from", file); out != "12000 events\n" {
-			t.Errorf("says %q", out)
+	for _, says := range []string{"12000 events stored, 0 known already\n", "0 events stored, 12000 known already\n"} { // the keys make it safe to repeat
+		if out := a.mustRun(t, "emit", "--from", file); out != says {
+			t.Errorf("says %q, expected %q", out, says)
 		}
 	}
 	rows := a.rows(t)
@@ -417,27 +424,27 @@ func TestRunPassesEverythingOn(t *testing.T) {
 		t.Errorf("events: %s", got)
 	}
 	last := a.rows(t)[2]
-	if last.Session != "night" || last.Spec != "login" || last.Data["exit_code"] != 42.0 || last.Data["duration_seconds"] == nil {
+	if last.Session != "night" || last.Spec != "login" || last.Data["exitCode"] != 42.0 || last.Data["durationSeconds"] == nil {
 		t.Errorf("last: %+v", last)
 	}
 }
 
 func TestRunWithoutDashes(t *testing.T) {
 	a := migrated(t)
-	a.mustRun(t, "run", "--spec", "s", "sh", "-c", "exit 0", "--spec")
+	code, _, errs := a.run(t, "run", "--spec", "s", "sh", "-c", "exit 0", "--spec")
 	rows := a.rows(t)
 	if len(rows) != 3 || rows[2].Kind != "spec_completed" || rows[2].Spec != "s" {
 		t.Fatalf("rows: %+v", rows)
 	}
 	host, _ := os.Hostname()
-	if !strings.HasPrefix(rows[2].Session, host+"-20") {
-		t.Errorf("session: %s", rows[2].Session)
+	if code != 0 || !strings.HasPrefix(rows[2].Session, host+"-20") || !strings.Contains(errs, rows[2].Session) || strings.Count(errs, "\n") != 1 {
+		t.Errorf("exit code %d, session %s, says %q", code, rows[2].Session, errs)
 	}
 }
 
 func TestRunTimeout(t *testing.T) {
 	a := migrated(t)
-	code, _, errs := a.run(t, "run", "--spec", "s", "--timeout", "200ms", "--grace", "200ms", "--", "sh", "-c", `trap "" TERM; while :; do sleep 1; done`)
+	code, _, errs := a.run(t, "run", "--session", "night", "--spec", "s", "--timeout", "200ms", "--grace", "200ms", "--", "sh", "-c", `trap "" TERM; while :; do sleep 1; done`)
 	if code != 124 || errs != "" {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
@@ -448,7 +455,7 @@ func TestRunTimeout(t *testing.T) {
 
 func TestRunCannotStart(t *testing.T) {
 	a := migrated(t)
-	code, _, errs := a.run(t, "run", "--spec", "s", "--", "/no/such/program")
+	code, _, errs := a.run(t, "run", "--session", "night", "--spec", "s", "--", "/no/such/program")
 	if code != 127 || !strings.HasPrefix(errs, "specwatch: the command could not be started") {
 		t.Errorf("exit code %d: %s", code, errs)
 	}
@@ -572,6 +579,20 @@ func TestOutages(t *testing.T) {
 		}
 	})
 
+	t.Run("of a hook", func(t *testing.T) {
+		before := len(a.rows(t))
+		input := agentFixture(t, "claude-hooks.jsonl")[2]
+		stop(t, server)
+		a.hooked(t, input, "claude-code")
+		a.hooked(t, input, "claude-code")
+		if files := a.kept(); len(files) != 2 {
+			t.Errorf("kept: %v", files)
+		}
+		restart(t, server)
+		a.hooked(t, input, "claude-code")
+		until(t, "the next hook writes what is kept", func() bool { return len(a.rows(t)) == before+3 && len(a.kept()) == 0 })
+	})
+
 	t.Run("from start to end", func(t *testing.T) {
 		before := len(a.rows(t))
 		stop(t, server)
@@ -602,19 +623,22 @@ func TestOutages(t *testing.T) {
 				t.Errorf("%s carries the database's URL", file)
 			}
 		}
-		if code, _, errs := a.run(t, "emit", "spec_started", "--session", "s"); code != 1 || strings.Count(errs, "\n") != 1 {
-			t.Errorf("exit code %d: %s", code, errs)
+		// So is a single event: an outage is no failure, for it will be written.
+		code, out, errs := a.run(t, "emit", "intervention_request", "--session", "s", "--data", `{"question":"which?"}`)
+		if code != 0 || out != "" || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, "kept") || len(a.kept()) != 3 {
+			t.Errorf("exit code %d: %s%s", code, out, errs)
 		}
 		restart(t, server)
 		// Another database gets nothing of it.
 		other := a
 		other.url = strings.Replace(a.url, "/postgres?", "/template1?", 1)
-		if code, _, _ := other.run(t, "emit", "spec_started", "--session", "s"); code != 1 || len(a.kept()) != 2 {
+		other.state = a.state
+		if code, _, _ := other.run(t, "flush"); code != 0 || len(a.kept()) != 3 {
 			t.Errorf("exit code %d, kept %v", code, a.kept())
 		}
 		a.mustRun(t, "emit", "session_heartbeat", "--session", "after")
 		rows := a.rows(t)
-		if len(rows) != before+7 || rows[len(rows)-1].Session != "after" {
+		if len(rows) != before+8 || rows[len(rows)-1].Session != "after" {
 			t.Errorf("rows: %+v", rows[before:])
 		}
 		if files := a.kept(); len(files) != 0 {
@@ -637,6 +661,51 @@ func TestOutages(t *testing.T) {
 		}
 		if files := a.kept(); len(files) != 0 {
 			t.Errorf("still kept: %v", files)
+		}
+	})
+
+	t.Run("flush finds it again by any spelling", func(t *testing.T) {
+		before := len(a.rows(t))
+		url, err := pgx.ParseConfig(a.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spellings := []string{
+			fmt.Sprintf("postgresql://%s:%s@LOCALHOST:%d/%s?sslmode=disable&application_name=x", url.User, url.Password, url.Port, url.Database),
+			fmt.Sprintf("host=127.0.0.1 port=%d user=%s password=%s dbname=%s sslmode=prefer", url.Port, url.User, url.Password, url.Database),
+			fmt.Sprintf("postgres://127.0.0.1:%d/%s?user=%s&password=%s", url.Port, url.Database, url.User, url.Password),
+		}
+		stop(t, server)
+		b := a
+		for _, b.url = range append(spellings, a.url) {
+			if code, _, errs := b.run(t, "emit", "session_heartbeat", "--session", "spelt"); code != 0 {
+				t.Errorf("exit code %d: %s", code, errs)
+			}
+		}
+		if code, _, errs := a.run(t, "flush"); code != 1 || !strings.Contains(errs, "cannot connect") {
+			t.Errorf("exit code %d: %s", code, errs)
+		}
+		restart(t, server)
+		b.url = spellings[1]
+		if out := b.mustRun(t, "flush"); out != "4 events written\n" || len(a.rows(t)) != before+4 || len(a.kept()) != 0 {
+			t.Errorf("says %q, kept %v", out, a.kept())
+		}
+		if out := a.mustRun(t, "flush"); out != "0 events written\n" {
+			t.Errorf("says %q", out)
+		}
+	})
+
+	t.Run("a file of events is kept", func(t *testing.T) {
+		before := len(a.rows(t))
+		stop(t, server)
+		lines := `{"kind":"spec_started","session":"s","key":"bulk-1"}` + "\n" + `{"kind":"spec_failed","session":"s"}`
+		if p := a.start(t, strings.NewReader(lines), "emit", "--from", "-"); p.code(t) != 0 || !strings.Contains(p.err.String(), "2 events are kept") {
+			t.Errorf("says %s", &p.err)
+		}
+		restart(t, server)
+		a.mustRun(t, "flush")
+		if rows := a.rows(t)[before:]; len(rows) != 2 || *rows[0].Key != "bulk-1" || rows[1].Kind != "spec_failed" {
+			t.Errorf("rows: %+v", rows)
 		}
 	})
 
@@ -749,6 +818,26 @@ func TestOneLine(t *testing.T) {
 	} {
 		if got := oneLine(text); got != want {
 			t.Errorf("%q: %q, expected %q", text, got, want)
+		}
+	}
+}
+
+// Files and secrets that fill variables end with a newline; a file that is
+// missing is named as what it is.
+func TestVariablesWithNewlinesAndMissingFiles(t *testing.T) {
+	t.Parallel()
+	url, schema := postgrestest.Schema(t)
+	a := place(t, url+"\r\n")
+	a.env = []string{envSchema + "=" + schema + "\n"}
+	a.mustRun(t, "migrate")
+	a.mustRun(t, "emit", "spec_started", "--session", "s")
+	if rows := (at{url: url}).rows(t); len(rows) != 1 {
+		t.Errorf("%d events", len(rows))
+	}
+	for name, query := range map[string]string{"root": "sslmode=verify-full&sslrootcert=/no/such/ca.pem", "client": "sslmode=require&sslcert=/no/such/cert.pem&sslkey=/no/such/key.pem"} {
+		code, _, errs := place(t, "postgres://me@127.0.0.1:1/d?"+query).run(t, "migrate")
+		if code == 0 || !strings.Contains(errs, "/no/such/") || !strings.Contains(errs, "no such file") {
+			t.Errorf("%s: %d, %s", name, code, errs)
 		}
 	}
 }

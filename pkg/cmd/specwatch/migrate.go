@@ -9,10 +9,9 @@ import (
 )
 
 func newMigrate(db *database) *cobra.Command {
-	var options store.MigrateOptions
 	cmd := &cobra.Command{
 		Use:   "migrate",
-		Short: "Create or upgrade the schema; safe to repeat and to run from two places at once",
+		Short: "Create or upgrade the tables; safe to repeat and to run twice at once",
 		Args:  cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
 			config, err := db.config()
@@ -21,7 +20,7 @@ func newMigrate(db *database) *cobra.Command {
 			}
 			ctx, cancel := untilSignal(cmd.Context())
 			defer cancel()
-			report, err := store.Migrate(ctx, config, options)
+			report, err := store.Migrate(ctx, config, func(note string) { say(cmd.ErrOrStderr(), note) })
 			if err != nil {
 				return err
 			}
@@ -30,12 +29,14 @@ func newMigrate(db *database) *cobra.Command {
 				fmt.Fprintln(out, "note:", oneLine(notice))
 			}
 			if report.Repaired > 0 {
-				fmt.Fprintf(out, "%d events of another cluster repaired; cursors start afresh\n", report.Repaired)
+				fmt.Fprintf(out, "%d events of another database cluster repaired; readers start again\n", report.Repaired)
+			}
+			if report.Returned != "" {
+				fmt.Fprintf(out, "table %s, which version 0.2 had renamed to events, has its name back and is mirrored; readers start again\n", report.Returned)
 			}
 			fmt.Fprintf(out, "schema %s has version %d (%d migrations applied now)\n", report.Schema, report.Version, report.Applied)
 			return nil
 		}),
 	}
-	cmd.Flags().StringVar(&options.Adopt, "adopt", "", "make an existing `table` (name or schema.name) the events table, without rewriting it")
 	return cmd
 }

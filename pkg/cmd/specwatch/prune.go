@@ -14,12 +14,15 @@ func newPrune(db *database) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "prune --older-than AGE",
 		Short:   "Remove old events",
-		Long:    "Removes events that are older than AGE. Totals keep counting them. It may be interrupted and repeated.",
+		Long:    "Removes events that are older than AGE, in batches. Totals still count them. You can interrupt and repeat it.",
 		Example: "  specwatch prune --older-than 30d",
 		Args:    cobra.NoArgs,
 	}
-	cmd.Flags().StringVar(&olderThan, "older-than", "", "`age`, such as 30d, 36h or 1d12h (required)")
+	cmd.Flags().StringVar(&olderThan, "older-than", "", "`age` of the events to remove, such as 30d, 36h or 1d12h (required)")
 	cmd.RunE = does(func(cmd *cobra.Command, _ []string) error {
+		if olderThan == "" {
+			return wrongUsef("say which events to remove: --older-than 30d")
+		}
 		age, err := parseAge(olderThan)
 		if err != nil {
 			return wrongUsef("--older-than: %w", err)
@@ -31,10 +34,13 @@ func newPrune(db *database) *cobra.Command {
 			return err
 		}
 		defer st.Close()
-		n, err := st.Prune(ctx, time.Now().Add(-age), nil)
+		shown := newProgress(cmd.ErrOrStderr(), "events removed")
+		defer shown.end()
+		n, err := st.Prune(ctx, time.Now().Add(-age), func(total int64) { shown.show(total, -1) })
 		if err != nil {
 			return err
 		}
+		shown.end()
 		fmt.Fprintf(cmd.OutOrStdout(), "%d events removed\n", n)
 		return nil
 	})
@@ -54,7 +60,7 @@ func parseAge(text string) (time.Duration, error) {
 	}
 	switch age := time.Duration(n)*24*time.Hour + more; {
 	case err != nil, more < 0:
-		return 0, fmt.Errorf("%q is no age; write it as 30d, 36h or 1d12h", text)
+		return 0, fmt.Errorf("%q is not an age; write it as 30d, 36h or 1d12h", text)
 	case n > maxDays, age <= 0:
 		return 0, fmt.Errorf("%q must be more than 0 and less than %dd; write it as 30d, 36h or 1d12h", text, maxDays)
 	default:

@@ -6,11 +6,15 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/specwatch/specwatch/pkg/outbox"
 	"github.com/specwatch/specwatch/pkg/runner"
 )
 
@@ -19,18 +23,26 @@ func newRun(db *database) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run --spec SPEC [flags] -- COMMAND [ARGUMENT…]",
 		Short: "Run a command as a spec, and pass its exit code on",
-		Long: `Runs a command as a spec: writes when it started, that it is alive, and
-whether it completed, failed or ran out of time. Passes standard input, output
-and error, signals and the exit code on: 128 + the signal that ended the
-command, 124 when it ran out of time, 126 or 127 when it could not be started.
+		Long: `Runs a command as a spec. It writes an event when the command starts, heartbeats
+while it runs, and an event when it completes, fails or runs out of time, with the
+last lines of its output. Standard input, output and error, signals and the exit
+code are passed on. The exit code is 128 plus the number of the signal that ended
+the command, 124 when it ran out of time, 126 or 127 when it could not be started.
 
-The database never delays or ends the command: while it is away, events wait.
-What cannot be written within --flush-timeout of the command's end is kept in
-a file, and the next specwatch run or emit for the same database writes it.
+On a terminal, keys, colours, the size, Ctrl-C and Ctrl-Z reach the command, and
+programs with a full screen work. Heartbeats contain how much the command printed,
+how long it has printed nothing, and the CPU time that it used. A command that
+prints a JSON result with an error has failed, whatever its exit code is.
 
-The command finds ` + runner.EnvSession + ` and ` + runner.EnvSpec + ` in its environment, so
-that "specwatch emit intervention_request" inside it needs no flags. It runs in
-a process group of its own and cannot read from the terminal.`,
+The database never delays or ends the command. Each event is on disk before it is
+sent. What cannot be written within --flush-timeout after the end of the command
+stays on disk, and the next specwatch run, emit or flush for the same database
+writes it.
+
+The command has ` + runner.EnvSession + ` and ` + runner.EnvSpec + ` in its environment, so
+"specwatch emit intervention_request" needs no flags in it. If it writes the end of
+its spec with "specwatch emit", run writes no other end. Without --session, what one
+shell runs in one folder is one session, until an hour passes without a run.`,
 		Example: `  specwatch run --spec login --timeout 30m -- claude -p "implement specs/login.md"`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -42,47 +54,87 @@ a process group of its own and cannot read from the terminal.`,
 	flags := cmd.Flags()
 	// What follows the command's name is the command's, with or without "--".
 	flags.SetInterspersed(false)
-	flags.StringVar(&config.Spec, "spec", "", "unit of work (required)")
-	flags.StringVar(&config.Session, "session", "", "run of the loop (default: $"+runner.EnvSession+", else host name and time)")
+	flags.StringVar(&config.Spec, "spec", "", "`name` of the spec, one unit of work (required)")
+	flags.StringVar(&config.Session, "session", "", "`name` of the session, one run of the loop (default: $"+runner.EnvSession+", else one for this shell and folder)")
+	completeNames(db, cmd)
 	flags.DurationVar(&config.Timeout, "timeout", 0, "end the command after this `duration`, such as 30m (default: never)")
-	flags.DurationVar(&config.Grace, "grace", runner.DefaultGrace, "`time` between asking the command to end and killing it")
-	flags.DurationVar(&config.Heartbeat, "heartbeat", runner.DefaultHeartbeat, "`interval` of heartbeats")
-	flags.DurationVar(&config.FlushTimeout, "flush-timeout", runner.DefaultFlushTimeout, "how `long` to wait for the database once the command has ended")
+	flags.DurationVar(&config.IdleTimeout, "idle-timeout", 0, "end the command after this `duration` without output or CPU time (default: never)")
+	flags.IntVar(&config.OutputLines, "output-lines", runner.DefaultOutputLines, "`number` of last lines of output to store with the end of the spec, secrets masked; 0: none; also set by $"+envOutputLines)
+	flags.BoolVar(&config.NoStdin, "no-stdin", false, "give the command an empty standard input, so that it does not read that of the loop around it")
+	flags.DurationVar(&config.Grace, "grace", runner.DefaultGrace, "`duration` between SIGTERM and SIGKILL when the command is ended")
+	flags.DurationVar(&config.Heartbeat, "heartbeat", runner.DefaultHeartbeat, "`duration` between heartbeats")
+	flags.DurationVar(&config.FlushTimeout, "flush-timeout", runner.DefaultFlushTimeout, "how long to wait for the database after the command has ended, a `duration`")
 	cmd.RunE = does(func(cmd *cobra.Command, args []string) error {
 		config.Command = args
-		config.Session = cmp.Or(config.Session, os.Getenv(runner.EnvSession), defaultSession())
+		if config.Spec == "" {
+			return wrongUsef("name the spec with --spec, before the command: specwatch run --spec login -- %s", args[0])
+		}
+		named := cmp.Or(config.Session, os.Getenv(runner.EnvSession))
+		session := loopSession{name: named}
+		if named == "" {
+			session = sessionOfLoop(time.Now())
+		}
+		config.Session = session.name
 		if err := config.Validate(); err != nil {
 			return wrongUse{err}
 		}
-		for name, d := range map[string]time.Duration{"timeout": config.Timeout, "grace": config.Grace, "heartbeat": config.Heartbeat, "flush-timeout": config.FlushTimeout} {
-			mayBeZero := name == "timeout" || name == "flush-timeout"
+		for name, d := range map[string]time.Duration{
+			"timeout": config.Timeout, "idle-timeout": config.IdleTimeout, "grace": config.Grace,
+			"heartbeat": config.Heartbeat, "flush-timeout": config.FlushTimeout,
+		} {
+			mayBeZero := strings.HasSuffix(name, "timeout")
 			if d < 0 || d == 0 && !mayBeZero {
 				return wrongUsef("--%s must be more than 0, not %s", name, d)
 			}
 		}
-		// Not the context of a signal: signals are the command's.
-		st, where, err := db.open(context.Background())
+		if text := variable(envOutputLines); text != "" && !flags.Changed("output-lines") {
+			n, err := strconv.Atoi(text)
+			if err != nil {
+				return wrongUsef("%s is a number of lines, not %q", envOutputLines, text)
+			}
+			config.OutputLines = n
+		}
+		if config.OutputLines < 0 || config.OutputLines > maxOutputLines {
+			return wrongUsef("--output-lines goes from 0 to %d, not %d", maxOutputLines, config.OutputLines)
+		}
+		// No context of signals: signals go to the command.
+		to, err := db.destination(context.Background(), cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}
-		defer st.Close()
+		defer to.close()
 		signals := make(chan os.Signal, 8)
 		signal.Notify(signals, passedOn()...)
 		config.Signals = signals
 		config.Stdin, config.Stdout, config.Stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 		config.Say = func(text string) { say(cmd.ErrOrStderr(), text) }
-		config.Spool = spool(where, cmd.ErrOrStderr())
-		// A nested emit writes to the same database, also when flags named it.
-		config.Env = append(os.Environ(), envDatabaseURL+"="+where.URL, envSchema+"="+where.Schema)
-		code, err := runner.Run(config, st)
+		config.Box = to.box
+		if state, err := outbox.StateDir(); err == nil {
+			config.Runs = filepath.Join(state, "runs")
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		config.Guard = []string{self, "guard"}
+		// A nested emit writes to the same destination, even if flags named it.
+		config.Env = append(os.Environ(), to.env...)
+		if named == "" {
+			say(cmd.ErrOrStderr(), "session "+session.name+" (choose the name with --session or "+runner.EnvSession+")")
+			defer session.seen()
+		}
+		// A closed standard error must not end the command.
+		keepWriting()
+		result, err := runner.Run(config, to)
 		if err != nil {
 			return wrongUse{err}
 		}
-		if code == 130 && term.IsTerminal(int(os.Stdin.Fd())) {
-			// A shell ends its loop on Ctrl-C only if what it waits for died
-			// of it, too.
+		if result.Interrupted && onTerminal() {
+			// A shell only ends its loop on Ctrl-C if the process that it waits
+			// for died of SIGINT.
 			dieOfInterrupt()
 		}
+		code := result.Code
 		if code != 0 {
 			return exitCode(code)
 		}
@@ -91,12 +143,17 @@ a process group of its own and cannot read from the terminal.`,
 	return cmd
 }
 
-// defaultSession names this run of one command; a loop sets the variable once
-// to have a session of its own.
-func defaultSession() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "session"
+const (
+	envOutputLines = "SPECWATCH_OUTPUT_LINES"
+	maxOutputLines = 1_000
+)
+
+// onTerminal reports whether one of the streams is a terminal.
+func onTerminal() bool {
+	for _, file := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
+		if term.IsTerminal(int(file.Fd())) {
+			return true
+		}
 	}
-	return host + "-" + time.Now().Format("2006-01-02T15:04:05")
+	return false
 }

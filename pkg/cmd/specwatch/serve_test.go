@@ -3,16 +3,23 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
+	neturl "net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 )
@@ -21,14 +28,22 @@ import (
 type status struct {
 	State struct {
 		Totals  map[string]int
-		Waiting []struct{ Spec string }
+		Waiting []struct {
+			ID            int64
+			Session, Spec string
+			Data          struct {
+				Question string
+				Options  []string
+			}
+		}
 	}
+	Events []struct{ Kind, Session string }
 }
 
 func poll(t *testing.T, address string) (s status, ok bool) {
 	t.Helper()
 	client := http.Client{Timeout: 10 * time.Second}
-	answer, err := client.Get(address + "/api/status?limit=1")
+	answer, err := client.Get(address + "/api/status?last=200")
 	if err != nil {
 		return s, false
 	}
@@ -80,12 +95,133 @@ func TestServe(t *testing.T) {
 	p.interrupt(t, syscall.SIGTERM)
 }
 
+// link passes bytes on to the database until it is frozen, as a cut cable is.
+type link struct {
+	net.Listener
+	frozen atomic.Bool
+}
+
+func newLink(t *testing.T, to string) (l *link, url string) {
+	t.Helper()
+	u, err := neturl.Parse(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { at.Close() })
+	l = &link{Listener: at}
+	target := u.Host
+	go func() {
+		for {
+			near, err := at.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", target)
+			if err != nil {
+				near.Close()
+				continue
+			}
+			t.Cleanup(func() { near.Close(); far.Close() })
+			for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+				go func() {
+					buffer := make([]byte, 32<<10)
+					for {
+						n, err := way[0].Read(buffer)
+						if l.frozen.Load() {
+							return
+						}
+						if _, broken := way[1].Write(buffer[:n]); err != nil || broken != nil {
+							near.Close()
+							far.Close()
+							return
+						}
+					}
+				}()
+			}
+		}
+	}()
+	u.Host = at.Addr().String()
+	return l, u.String()
+}
+
+// SIGTERM ends the gateway at once while its database hangs, too, with
+// requests under way.
+func TestServeStopsWhileTheDatabaseHangs(t *testing.T) {
+	a := migrated(t)
+	through, url := newLink(t, a.url)
+	hung := place(t, url)
+	p := hung.start(t, nil, "serve", "--listen", "127.0.0.1:0")
+	page := p.page(t)
+	until(t, "it is served", func() bool { _, ok := poll(t, page); return ok })
+	through.frozen.Store(true)
+	type result struct {
+		status int
+		body   string
+		err    error
+	}
+	const asked = 6
+	results := make(chan result, asked)
+	for i := range asked {
+		go func() {
+			request, _ := http.NewRequest("GET", fmt.Sprint(page, "/api/status?last=", i+1), nil)
+			if i%2 == 1 {
+				request, _ = http.NewRequest("POST", page+"/api/events", strings.NewReader(`{"kind":"spec_started","session":"s"}`))
+			}
+			answer, err := http.DefaultClient.Do(request)
+			if err != nil {
+				results <- result{err: err}
+				return
+			}
+			defer answer.Body.Close()
+			text, err := io.ReadAll(answer.Body)
+			results <- result{answer.StatusCode, string(text), err}
+		}()
+	}
+	select {
+	case r := <-results:
+		t.Errorf("answered by a database that hangs: %+v", r)
+	case <-time.After(500 * time.Millisecond): // they are under way
+	}
+	began := time.Now()
+	p.interrupt(t, syscall.SIGTERM)
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("stopping took %s", took)
+	}
+	for range asked {
+		if r := <-results; r.err != nil || r.status != http.StatusServiceUnavailable || !strings.Contains(r.body, "stop") {
+			t.Errorf("a request that was cut off: %d %s %v", r.status, r.body, r.err)
+		}
+	}
+}
+
 func TestServeRefusesOthersWithoutTokens(t *testing.T) {
 	a := place(t, nowhere)
 	for _, listen := range []string{"0.0.0.0:0", ":0", "[::]:0", "nonsense"} {
-		code, _, errs := a.run(t, "serve", "--listen", listen)
-		if code != 2 || !strings.HasPrefix(errs, "specwatch: ") || strings.Count(errs, "\n") != 1 {
-			t.Errorf("%s: exit code %d: %s", listen, code, errs)
+		for _, command := range []string{"serve", "demo"} {
+			code, _, errs := a.run(t, command, "--listen", listen)
+			if code != 2 || !strings.HasPrefix(errs, "specwatch: ") || strings.Count(errs, "\n") != 1 {
+				t.Errorf("%s --listen %s: exit code %d: %s", command, listen, code, errs)
+			}
+		}
+	}
+}
+
+// What would be accepted and then never match is refused at the start.
+func TestServeRefusesWhatCannotMatch(t *testing.T) {
+	a := place(t, nowhere)
+	for _, args := range [][]string{
+		{"--allow-origin", "https://grafana.example/d/specwatch"}, {"--allow-origin", "grafana.example"}, {"--allow-origin", "*"}, {"--allow-origin", "https://*.example"},
+		{"--allow-origin", "null"}, {"--allow-origin", "https://"}, {"--allow-origin", "https://user@grafana.example"}, {"--allow-origin", "https://grafana.example?x"},
+		{"--allow-host", "https://watch.example"}, {"--allow-host", "*"}, {"--allow-host", "watch.example/watch"},
+		{"--base-path", "watch"}, {"--base-path", "/a/../b"}, {"--base-path", "/watch?x"}, {"--base-path", "https://watch.example/"},
+	} {
+		code, _, errs := a.run(t, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
+		if code != 2 || !strings.Contains(errs, "such as") || strings.Count(errs, "\n") != 1 {
+			t.Errorf("%q: exit code %d: %s", args, code, errs)
 		}
 	}
 }
@@ -117,13 +253,30 @@ func TestDemo(t *testing.T) {
 		s, ok := poll(t, page)
 		return ok && len(s.State.Waiting) == 1 && s.State.Totals["spec_completed"] > 0
 	})
-	if err := os.WriteFile(filepath.Join(dir, "answer"), nil, 0o600); err != nil {
-		t.Fatal(err)
+	asked, _ := poll(t, page)
+	request := asked.State.Waiting[0]
+	if request.Data.Question != "SQLite or PostgreSQL?" || len(request.Data.Options) != 2 {
+		t.Errorf("request %+v", request)
 	}
+	answer := fmt.Sprintf(`{"kind":"intervention_answered","session":%q,"spec":%q,"data":{"request":%d,"answer":"SQLite"}}`, request.Session, request.Spec, request.ID)
+	response, err := http.Post(page+"/api/events", "application/json", strings.NewReader(answer))
+	if err != nil || response.StatusCode != http.StatusCreated {
+		t.Fatalf("%v %v", response, err)
+	}
+	response.Body.Close()
 	until(t, "it is answered", func() bool { s, ok := poll(t, page); return ok && len(s.State.Waiting) == 0 })
 	until(t, "one fails and one times out", func() bool {
 		s, ok := poll(t, page)
 		return ok && s.State.Totals["spec_failed"] > 0 && s.State.Totals["timeout_triggered"] > 0
+	})
+	until(t, "one used something, one hangs, and one reached a limit", func() bool {
+		s, _ := poll(t, page)
+		seen := map[string]bool{}
+		for _, e := range s.Events {
+			seen[e.Kind] = true
+			seen["hangs"] = seen["hangs"] || strings.HasSuffix(e.Session, "-hangs")
+		}
+		return seen["demo.usage"] && seen["demo.coverage"] && seen["agent.limit"] && seen["hangs"]
 	})
 
 	// What it tells the person to try.
@@ -177,4 +330,75 @@ func TestDemoOnAGivenDatabase(t *testing.T) {
 		t.Error("it started a PostgreSQL of its own")
 	}
 	p.interrupt(t, syscall.SIGINT)
+}
+
+// A role that may have few connections is enough: polls and writers wait for
+// each other, and the pool is as large as the URL says.
+func TestServeWithFewConnections(t *testing.T) {
+	a := migrated(t)
+	conn, err := pgx.Connect(t.Context(), a.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	role := fmt.Sprintf("specwatch_few_%d", time.Now().UnixNano())
+	for _, sql := range []string{`CREATE ROLE ` + role + ` LOGIN PASSWORD 'p' CONNECTION LIMIT 2`, `GRANT specwatch_reader, specwatch_writer TO ` + role} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if _, err := conn.Exec(context.Background(), `DROP ROLE `+role); err != nil {
+			t.Log(err)
+		}
+	})
+	u, err := neturl.Parse(a.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = neturl.UserPassword(role, "p")
+	few := place(t, u.String())
+	p := few.start(t, nil, "serve", "--listen", "127.0.0.1:0")
+	page := p.page(t)
+	until(t, "it is served", func() bool { _, ok := poll(t, page); return ok })
+	results := make(chan string, 16)
+	for i := range cap(results) {
+		go func() {
+			for n := range 5 {
+				answer, err := http.Get(fmt.Sprintf("%s/api/status?last=%d", page, 1+n*cap(results)+i)) // no two the same
+				want := http.StatusOK
+				if i%4 == 3 {
+					answer, err = http.Post(page+"/api/events", "application/json", strings.NewReader(`{"kind":"spec_started","session":"s"}`))
+					want = http.StatusCreated
+				}
+				if err != nil {
+					results <- err.Error()
+					return
+				}
+				text, _ := io.ReadAll(answer.Body)
+				answer.Body.Close()
+				if answer.StatusCode != want {
+					results <- fmt.Sprint(answer.StatusCode, " ", string(text))
+					return
+				}
+			}
+			results <- ""
+		}()
+	}
+	for range cap(results) {
+		if failed := <-results; failed != "" {
+			t.Error(failed)
+		}
+	}
+	p.interrupt(t, syscall.SIGTERM)
+
+	// The URL's own word counts, in place of the gateway's.
+	u.User = neturl.UserPassword(role, "p")
+	q := u.Query()
+	q.Set("pool_max_conns", "1")
+	u.RawQuery = q.Encode()
+	p = place(t, u.String()).start(t, nil, "serve", "--listen", "127.0.0.1:0")
+	page = p.page(t)
+	until(t, "it is served with one", func() bool { _, ok := poll(t, page); return ok })
+	p.interrupt(t, syscall.SIGTERM)
 }

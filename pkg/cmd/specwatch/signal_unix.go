@@ -4,12 +4,13 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"os/signal"
 	"syscall"
 )
 
-// passedOn are the signals that a running command gets from its runner. One
-// that nohup keeps away from the runner is kept away from the command.
+// passedOn returns the signals that are forwarded to the command, without SIGHUP if
+// nohup ignores it.
 func passedOn() []os.Signal {
 	all := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT}
 	if !signal.Ignored(syscall.SIGHUP) {
@@ -25,3 +26,14 @@ func dieOfInterrupt() {
 		select {} // until the signal arrives
 	}
 }
+
+// keepWriting makes writing to a closed pipe an error instead of ending this process.
+// Child processes inherit the original behaviour.
+func keepWriting() {
+	if !signal.Ignored(syscall.SIGPIPE) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	}
+}
+
+// detached lets a program survive the end of this one.
+func detached(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }

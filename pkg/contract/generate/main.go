@@ -1,21 +1,24 @@
-// Command generate writes the TypeScript side of the contract to the file
-// that its only argument names.
+// Command generate writes the files that follow from pkg/event and
+// pkg/contract below the root of the repository, its only argument.
 package main
 
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/specwatch/specwatch/pkg/contract"
 )
 
 func main() {
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: generate FILE")
+		fmt.Fprintln(os.Stderr, "usage: generate ROOT")
 		os.Exit(2)
 	}
-	if err := os.WriteFile(os.Args[1], []byte(contract.TypeScript()), 0o644); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	for name, text := range contract.Files() {
+		if err := os.WriteFile(filepath.Join(os.Args[1], name), []byte(text), 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 }

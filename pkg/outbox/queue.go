@@ -1,4 +1,4 @@
-package runner
+package outbox
 
 import (
 	"context"
@@ -15,45 +15,60 @@ import (
 )
 
 const (
-	queueBound     = 1_000            // events held while the database is away
+	// QueueBound is how many events wait while the destination is away.
+	QueueBound     = 1_000
 	attemptTimeout = 15 * time.Second // a network that swallows packets must not stop the retries
 )
 
-// queue keeps events in order until they are written. Adding one never waits
-// for the database; one goroutine writes, and tries again until it succeeds.
-type queue struct {
-	to  Appender
-	say func(string)
+// Queue keeps events in order until they are stored. Add never waits for the
+// destination; one goroutine writes, and retries until it succeeds.
+type Queue struct {
+	to   Destination
+	box  Box // events of earlier processes, which are sent first
+	file *File
+	say  func(string)
 
 	mu      sync.Mutex
 	events  []event.Event
 	batch   int   // events in one attempt
 	trouble error // why the last attempt failed; nil: it did not
+	unkept  error // why events are not on disk; nil: they are
 	closed  bool
 
 	wake  chan struct{} // holds one token: there is something to look at
-	ended chan struct{} // closed when run has ended
+	ended chan struct{} // closed when Run has ended
 }
 
-func newQueue(to Appender, say func(string)) *queue {
-	return &queue{to: to, say: say, batch: event.MaxBatch, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+// NewQueue returns a queue; Run sends its events, which are in file until they are
+// stored.
+func NewQueue(to Destination, box Box, file *File, say func(string)) *Queue {
+	return &Queue{to: to, box: box, file: file, say: say, batch: event.MaxBatch, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
-// add appends events, each of which must have its key. A queue that has
-// reached its bound lets go of heartbeats first; what else happened is kept.
-func (q *queue) add(events ...event.Event) {
+// Add appends events, each of which must have a key. A full queue drops
+// heartbeats, and nothing else.
+func (q *Queue) Add(events ...event.Event) {
 	q.mu.Lock()
-	if len(q.events) >= queueBound {
-		q.thin()
-	}
 	q.events = append(q.events, events...)
+	var err error
+	if len(q.events) > QueueBound {
+		q.thin()
+		err = q.file.Replace(q.events)
+	} else {
+		err = q.file.Append(events...)
+	}
+	first := err != nil && q.unkept == nil
+	q.unkept = err
 	q.mu.Unlock()
+	if first {
+		q.say(fmt.Sprintf("events cannot be kept in a file until they are written: %s", err))
+	}
 	q.nudge()
 }
 
-// thin drops every other heartbeat, so that even the outage of a whole night
-// leaves the outline of when the session was alive.
-func (q *queue) thin() {
+// thin drops every other heartbeat, so that after a long outage it is still known
+// when the session was alive.
+func (q *Queue) thin() {
 	drop := false
 	q.events = slices.DeleteFunc(q.events, func(e event.Event) bool {
 		if e.Kind != event.SessionHeartbeat {
@@ -64,41 +79,57 @@ func (q *queue) thin() {
 	})
 }
 
-// close says that nothing is added any more: once all is written, run ends.
-func (q *queue) close() {
+// Close says that nothing is added any more: once all is written, Run ends.
+func (q *Queue) Close() {
 	q.mu.Lock()
 	q.closed = true
 	q.mu.Unlock()
 	q.nudge()
 }
 
-func (q *queue) nudge() {
+func (q *Queue) nudge() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
-// rest returns what is not yet known to be written, and why.
-func (q *queue) rest() ([]event.Event, error) {
+// Ended is closed when Run has ended.
+func (q *Queue) Ended() <-chan struct{} { return q.ended }
+
+// Rest returns what is not yet known to be written, and why.
+func (q *Queue) Rest() ([]event.Event, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return slices.Clone(q.events), q.trouble
 }
 
-// run writes until the queue is closed and empty, or ctx ends.
-func (q *queue) run(ctx context.Context) {
+// Run sends what earlier processes left, and then writes until the queue is
+// closed and empty, or ctx ends. What is written is off the disk; the rest stays
+// for whoever sends next.
+func (q *Queue) Run(ctx context.Context) {
 	defer close(q.ended)
+	defer q.leave()
+	kept := func() error {
+		_, err := q.box.Send(ctx, q.to, q.say)
+		return err
+	}
+	if q.insist(ctx, kept) != nil {
+		return
+	}
 	for {
 		q.mu.Lock()
 		empty, closed := len(q.events) == 0, q.closed
 		q.mu.Unlock()
 		switch {
 		case !empty:
-			if q.insist(ctx) != nil {
+			if q.insist(ctx, func() error { return q.attempt(ctx) }) != nil {
 				return
 			}
 		case closed:
+			// What others left meanwhile, such as hooks; what cannot be
+			// written is not this queue's to wait for.
+			_ = kept()
 			return
 		default:
 			select {
@@ -110,17 +141,24 @@ func (q *queue) run(ctx context.Context) {
 	}
 }
 
-// insist writes what is at the head of the queue, trying until it succeeds or
-// ctx ends.
-func (q *queue) insist(ctx context.Context) error {
+func (q *Queue) leave() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.events) == 0 {
+		q.file.Remove()
+	}
+}
+
+// insist tries until it succeeds or ctx ends.
+func (q *Queue) insist(ctx context.Context, attempt func() error) error {
 	delay := backoff.NewExponentialBackOff()
 	delay.InitialInterval = 100 * time.Millisecond
 	delay.MaxInterval = 5 * time.Second
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := q.attempt(ctx)
-		// That it was told to give up is no news about the database.
+		err := attempt()
+		// That it was told to give up is no news about the destination.
 		if err != nil && ctx.Err() == nil && q.failed(err) {
-			q.say(fmt.Sprintf("events cannot be written now (%s); they are written once the database is back", err))
+			q.say(fmt.Sprintf("events cannot be written now (%s); they are kept and written once the database is back", err))
 		}
 		return struct{}{}, err
 	}, backoff.WithBackOff(delay), backoff.WithMaxElapsedTime(0))
@@ -129,7 +167,7 @@ func (q *queue) insist(ctx context.Context) error {
 
 // attempt tries once to write what is at the head of the queue. It succeeds
 // when there is less to do than before.
-func (q *queue) attempt(ctx context.Context) error {
+func (q *Queue) attempt(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	q.mu.Lock()
@@ -139,6 +177,7 @@ func (q *queue) attempt(ctx context.Context) error {
 	var refused *event.FieldError
 	switch {
 	case err == nil:
+		q.box.reached()
 		q.written(batch)
 	case errors.As(err, &refused):
 		q.refused(batch, refused)
@@ -148,7 +187,7 @@ func (q *queue) attempt(ctx context.Context) error {
 	return nil
 }
 
-func (q *queue) written(batch []event.Event) {
+func (q *Queue) written(batch []event.Event) {
 	keys := make(map[string]bool, len(batch))
 	for _, e := range batch {
 		keys[e.Key] = true
@@ -157,11 +196,14 @@ func (q *queue) written(batch []event.Event) {
 	defer q.mu.Unlock()
 	q.trouble = nil
 	q.events = slices.DeleteFunc(q.events, func(e event.Event) bool { return keys[e.Key] })
+	if len(q.events) == 0 {
+		q.file.Empty()
+	}
 }
 
 // failed remembers why, and reports whether this is the first failure since
 // the last success.
-func (q *queue) failed(err error) bool {
+func (q *Queue) failed(err error) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	first := q.trouble == nil
@@ -173,7 +215,7 @@ func (q *queue) failed(err error) bool {
 // on events are written one by one, so that only the one at fault suffers.
 // When that is for its time (this machine's clock is far off), it gives up its
 // time, for an event with the database's time is worth more than none.
-func (q *queue) refused(batch []event.Event, why *event.FieldError) {
+func (q *Queue) refused(batch []event.Event, why *event.FieldError) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(batch) > 1 {
@@ -187,8 +229,8 @@ func (q *queue) refused(batch []event.Event, why *event.FieldError) {
 	e := &q.events[i]
 	var data map[string]any
 	if why.Field == "at" && !e.At.IsZero() && json.Unmarshal(e.Data, &data) == nil && data != nil {
-		data["writer_clock"] = e.At.UTC().Format(event.TimeLayout)
-		e.Data, e.At = encode(data), time.Time{}
+		data["writerClock"] = e.At.UTC().Format(event.TimeLayout)
+		e.Data, e.At = Data(data), time.Time{}
 		return
 	}
 	q.say(fmt.Sprintf("the database refused a %s event for ever, and it is left out: %s", e.Kind, why))

@@ -1,0 +1,330 @@
+//go:build linux
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/embedded"
+)
+
+// cluster is the scenario for faults that end no history: a primary with a
+// standby, gateways on both, one behind a pooler, the plugin, producers and
+// clients of each kind.
+type cluster struct {
+	*run
+	rng     *rand.Rand
+	disk    *disk
+	primary *embedded.Server
+	standby *embedded.Server
+	pooler  *program
+	writing *writing
+	grafana *grafana
+
+	gateways  []*program
+	toServer  []*link // between gateways and plugin, and PostgreSQL
+	toGateway []*link // between clients and gateways
+
+	clients []*client
+	tails   []*tailing
+	missing []string // parts that are not in the run, and why
+
+	busy map[string]*sync.Mutex // targets that only one fault at a time may use
+}
+
+// mainScenario is its name in reports.
+const mainScenario = ""
+
+// Targets of faults.
+const (
+	thePrimary = "primary"
+	theStandby = "standby"
+	thePlugin  = "plugin"
+	thePooler  = "pooler"
+	theTable   = "table"
+)
+
+func (r *run) newCluster(ctx context.Context) (a *cluster, err error) {
+	a = &cluster{run: r, rng: r.random("cluster"), busy: map[string]*sync.Mutex{}}
+	for _, name := range []string{thePrimary, theStandby, thePlugin, thePooler, theTable} {
+		a.busy[name] = &sync.Mutex{}
+	}
+	dir := filepath.Join(r.folder, "primary")
+	if a.disk = r.newDisk(); a.disk != nil {
+		dir = filepath.Join(a.disk.path, "primary")
+	} else {
+		a.missing = append(a.missing, "disk full: mounting a small file system needs root")
+	}
+	if a.primary, err = r.server(ctx, "primary", dir, map[string]string{"max_wal_size": "128MB", "min_wal_size": "32MB"}); err != nil {
+		return a, err
+	}
+	database := a.primary.URL()
+	if err := r.prepare(ctx, database); err != nil {
+		return a, err
+	}
+	port, err := r.ports.next()
+	if err != nil {
+		return a, err
+	}
+	log, err := r.logs.open("standby")
+	if err != nil {
+		return a, err
+	}
+	if a.standby, err = a.primary.Standby(ctx, embedded.Config{Dir: filepath.Join(r.folder, "standby"), Port: port, Log: log}); err != nil {
+		return a, err
+	}
+	pooled := ""
+	if a.pooler, pooled, err = r.pooler(database); err != nil {
+		return a, err
+	}
+	if a.pooler == nil {
+		a.missing = append(a.missing, "a pooler: pgbouncer is not installed")
+	}
+
+	server := func(name string) (string, error) {
+		l, err := r.network.link(name, hostOf(database))
+		if err != nil {
+			return "", err
+		}
+		a.toServer = append(a.toServer, l)
+		a.busy[l.name] = &sync.Mutex{}
+		return through(database, l.at), nil
+	}
+	gateway := func(name, database string, far bool) (string, error) {
+		p, at, err := r.gateway(name, database)
+		if err != nil {
+			return "", err
+		}
+		a.gateways = append(a.gateways, p)
+		a.busy[name] = &sync.Mutex{}
+		if !far {
+			return at, nil
+		}
+		l, err := r.network.link("clients of "+name, at)
+		if err != nil {
+			return "", err
+		}
+		a.toGateway = append(a.toGateway, l)
+		a.busy[l.name] = &sync.Mutex{}
+		return l.at, nil
+	}
+	toA, errA := server("gateway A to PostgreSQL")
+	toB, errB := server("gateway B to PostgreSQL")
+	toPlugin, errP := server("plugin to PostgreSQL")
+	toTail, errT := server("tail to PostgreSQL")
+	if err := errors.Join(errA, errB, errP, errT); err != nil {
+		return a, err
+	}
+	addressA, errA := gateway("gateway A", toA, true)
+	addressB, errB := gateway("gateway B", toB, true)
+	addressS, errS := gateway("gateway on the standby", a.standby.URL(), false)
+	if err := errors.Join(errA, errB, errS); err != nil {
+		return a, err
+	}
+	doorC := ""
+	if a.pooler != nil {
+		if doorC, err = gateway("gateway behind the pooler", pooled, false); err != nil {
+			return a, err
+		}
+	}
+	if a.grafana, err = r.newGrafana(toPlugin); err != nil {
+		return a, err
+	}
+	if err := a.grafana.start(); err != nil {
+		return a, err
+	}
+
+	a.writing = newWriting(r, "cluster", a.primary.URL)
+	all := []string{addressA, addressB, addressS}
+	add := func(name string, addresses ...string) *client {
+		c := newClient(name, r.options.Seed, addresses...)
+		a.clients = append(a.clients, c)
+		return c
+	}
+	defer func() {
+		for _, c := range a.chains() {
+			log, opened := r.logs.open("client " + c.name)
+			if opened != nil {
+				err = errors.Join(err, opened)
+			}
+			c.mu.Lock()
+			c.trace = log
+			c.mu.Unlock()
+		}
+	}()
+	a.start(ctx, add("WebSocket", addressA).runSocket)
+	a.start(ctx, add("WebSocket, other gateway", addressB).runSocket)
+	a.start(ctx, add("WebSocket, slow", addressA).runSlow)
+	a.start(ctx, add("poller", addressB).runPoller)
+	a.start(ctx, add("poller, small pages", addressA).runSmallPages)
+	a.start(ctx, add("toggling", addressA).runToggling)
+	a.start(ctx, add("moving between gateways", addressA, addressB).runToggling)
+	a.start(ctx, add("WebSocket on the standby", addressS).runSocket)
+	a.start(ctx, add("poller on the standby", addressS).runSmallPages)
+	a.start(ctx, add("polling primary and standby in turn", addressA, addressS).runSmallPages)
+	a.start(ctx, add("toggling between primary and standby", addressB, addressS).runToggling)
+	if doorC != "" {
+		a.start(ctx, add("WebSocket behind the pooler", doorC).runSocket)
+		a.start(ctx, add("poller behind the pooler", doorC).runPoller)
+		all = append(all, doorC)
+	}
+	a.start(ctx, add("moving between all gateways", all...).runToggling)
+	view := func(name string) *viewer {
+		v := a.grafana.viewer(name, r.options.Seed)
+		a.clients = append(a.clients, v.client)
+		return v
+	}
+	stream, poll, toggle := view("Grafana, stream"), view("Grafana, polling"), view("Grafana, toggling")
+	a.start(ctx, a.grafana.runStream, stream.runStream, poll.runPolling, toggle.runToggling)
+	for _, name := range []string{"tail", "tail, stopped and resumed"} {
+		t, err := r.newTail(name, toTail)
+		if err != nil {
+			return a, err
+		}
+		a.tails = append(a.tails, t)
+		a.start(ctx, t.follow)
+	}
+	return a, nil
+}
+
+// start runs parts of the scenario until ctx ends.
+func (r *run) start(ctx context.Context, parts ...func(context.Context)) {
+	for _, part := range parts {
+		r.parts.Go(func() { part(ctx) })
+	}
+}
+
+// produce starts the producers; they end with ctx, and wait returns when they have.
+func (a *cluster) produce(ctx context.Context) (wait func()) {
+	var all sync.WaitGroup
+	pause := a.options.Pause
+	by := func(name string, pause time.Duration, work job) {
+		p := a.writing.producer(name)
+		all.Go(func() { p.sql(ctx, pause, work) })
+	}
+	by("single 1", pause, (*producer).single)
+	by("single 2", pause, (*producer).single)
+	by("several", 3*pause, (*producer).several)
+	by("undone", pause, (*producer).undone)
+	by("async", pause, (*producer).async)
+	by("late 1", pause, (*producer).late)
+	by("late 2", pause, (*producer).late)
+	by("two-phase", pause, (*producer).twoPhase)
+	by("bulk", 100*pause, (*producer).bulk)
+	by("elsewhen", 20*pause, (*producer).elsewhen)
+	for i, l := range a.toGateway {
+		p := a.writing.producer(fmt.Sprint("post ", i+1))
+		all.Go(func() { p.posts(ctx, 2*pause, l.at) })
+	}
+	return all.Wait
+}
+
+// chains are all clients of the scenario.
+func (a *cluster) chains() []*chain {
+	var chains []*chain
+	for _, c := range a.clients {
+		chains = append(chains, c.chain)
+	}
+	for _, t := range a.tails {
+		chains = append(chains, t.chain)
+	}
+	return chains
+}
+
+// settle waits until each client has the last event, after all faults are removed.
+func (r *run) settle(ctx context.Context, database string, chains []*chain) (stuck []*chain, err error) {
+	for range 3 { // the server may be starting
+		if err = finishPrepared(ctx, database); err == nil {
+			break
+		}
+		wait(ctx, time.Second)
+	}
+	if err != nil {
+		return nil, err
+	}
+	last, err := number(ctx, database, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_completed', 'end', 'end', '{"s":"end","n":1}') RETURNING id`)
+	if err != nil {
+		return nil, err
+	}
+	// A client that reads small pages over thousands of events takes longer;
+	// one that makes no progress does not get more time.
+	deadline := time.Now().Add(r.options.CatchUp)
+	var taken int64
+	for {
+		stuck = nil
+		var now int64
+		for _, c := range chains {
+			now += c.count()
+			if !c.has(last) {
+				stuck = append(stuck, c)
+			}
+		}
+		if now > taken {
+			taken, deadline = now, time.Now().Add(r.options.CatchUp)
+		}
+		if len(stuck) == 0 || time.Now().After(deadline) || ctx.Err() != nil {
+			return stuck, ctx.Err()
+		}
+		wait(ctx, 100*time.Millisecond)
+	}
+}
+
+// up starts the primary if a fault stopped it.
+func (a *cluster) up(ctx context.Context) error {
+	var err error
+	for range 5 {
+		select {
+		case <-a.primary.Ended():
+			err = a.primary.Restart(ctx)
+		default:
+			var conn *pgx.Conn
+			if conn, err = connect(ctx, a.primary.URL()); err == nil {
+				conn.Close(ctx) //nolint:errcheck // it was a question
+			}
+		}
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		wait(ctx, 300*time.Millisecond)
+	}
+	return err
+}
+
+// close ends all that newCluster started and ctx does not end.
+func (a *cluster) close() {
+	for _, p := range a.gateways {
+		p.signal(syscall.SIGCONT)
+		p.kill()
+	}
+	if a.grafana != nil {
+		a.grafana.kill()
+	}
+	if a.pooler != nil {
+		a.pooler.kill()
+	}
+	if a.disk != nil {
+		a.disk.empty() //nolint:errcheck // it is unmounted
+	}
+	for _, s := range []*embedded.Server{a.standby, a.primary} {
+		endServer(s)
+	}
+	a.disk.unmount()
+}
+
+func endServer(s *embedded.Server) {
+	if s == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	s.Stop(ctx) //nolint:errcheck // it is killed then
+}

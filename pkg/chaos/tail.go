@@ -1,0 +1,131 @@
+//go:build linux
+
+package chaos
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"math/rand/v2"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// tailing follows `specwatch tail`.
+type tailing struct {
+	*chain
+	run      *run
+	database string
+	rng      *rand.Rand
+	log      io.Writer
+
+	mu  sync.Mutex
+	now *program // nil while it does not run
+}
+
+func (r *run) newTail(name, database string) (*tailing, error) {
+	log, err := r.logs.open(name)
+	if err != nil {
+		return nil, err
+	}
+	return &tailing{chain: newChain(name), run: r, database: database, rng: r.random(name), log: log}, nil
+}
+
+var toldCursor = regexp.MustCompile(`--since (\S+)`)
+
+// follow runs it, again and again, until ctx ends.
+func (t *tailing) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		t.once(ctx)
+		wait(ctx, 50*time.Millisecond)
+	}
+}
+
+func (t *tailing) once(ctx context.Context) {
+	since := t.at()
+	if since == "" {
+		since = beginning
+		t.setReading(true)
+	}
+	cmd := command(t.run.specwatch, []string{"tail", "--since", since, "--interval", "50ms"}, []string{"SPECWATCH_DATABASE_URL=" + t.database})
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return
+	}
+	var said strings.Builder
+	cmd.Stderr = io.MultiWriter(&said, t.log)
+	if err := cmd.Start(); err != nil {
+		return
+	}
+	p := &program{cmd: cmd, ended: make(chan struct{})}
+	t.mu.Lock()
+	t.now = p
+	t.mu.Unlock()
+	stop := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-ctx.Done():
+			cmd.Process.Kill() //nolint:errcheck // it may have ended
+		case <-stop:
+		}
+	})
+	some := false // was printed
+	lines := bufio.NewReaderSize(stdout, 4<<20)
+	begun := time.Now()
+	for {
+		line, err := lines.ReadSlice('\n')
+		if err != nil {
+			break
+		}
+		var r row
+		if json.Unmarshal(line, &r) != nil {
+			t.answered("tail: unreadable")
+			continue
+		}
+		// Events that exist at the start come in the order of time.
+		if t.isReading() && time.Since(r.At) < time.Since(begun) {
+			t.setReading(false)
+		}
+		t.take([]row{r}, t.at(), nil)
+		some = true
+	}
+	cmd.Wait() //nolint:errcheck // its end is told by what it said
+	close(stop)
+	watching.Wait()
+	t.mu.Lock()
+	t.now = nil
+	t.mu.Unlock()
+	close(p.ended)
+	if ctx.Err() != nil {
+		return
+	}
+	text := said.String()
+	switch match := toldCursor.FindAllStringSubmatch(text, -1); {
+	case len(match) > 0:
+		t.answered("tail: stopped and told its cursor")
+		t.take(nil, match[len(match)-1][1], nil)
+		t.setReading(false)
+	case strings.Contains(text, "start afresh"):
+		t.answered("tail: expired")
+		t.expired()
+	case !some: // so its cursor is still the right one
+		t.answered("tail: could not begin")
+	default:
+		t.answered("tail: ended without a cursor")
+		t.afresh()
+	}
+}
+
+func (t *tailing) signal(s syscall.Signal) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.now == nil {
+		return false
+	}
+	return t.now.cmd.Process.Signal(s) == nil
+}

@@ -1,0 +1,269 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/specwatch/specwatch/pkg/client"
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/outbox"
+	"github.com/specwatch/specwatch/pkg/runner"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+func newAsk(db *database) *cobra.Command {
+	var q question
+	cmd := &cobra.Command{
+		Use:   "ask QUESTION",
+		Short: "Ask a person, wait for the answer and print it",
+		Long: `Writes an intervention_request, waits until somebody answers it on the page, in
+Grafana or by an intervention_answered event, and prints the answer and nothing
+else.
+
+When nobody answers within --timeout, it prints --default, or fails if there is
+none. It also fails when the question is dismissed. When the database is away, it
+waits until it is back. The --idle-timeout of "specwatch run" does not end a
+command that waits in "specwatch ask".`,
+		Example: `  port=$(specwatch ask "Which port?" --option 8080 --option 9090 --timeout 2h --default 8080)`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || args[0] == "" {
+				return errors.New(`ask one question: specwatch ask "Which port?"`)
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&q.session, "session", "", "`name` of the session, one run of the loop (default: $"+runner.EnvSession+", else one for this shell and folder)")
+	flags.StringVar(&q.spec, "spec", "", "`name` of the spec, one unit of work (default: $"+runner.EnvSpec+")")
+	flags.StringArrayVar(&q.options, "option", nil, "an `answer` to choose from; may be repeated")
+	flags.DurationVar(&q.timeout, "timeout", 0, "how long to wait for an answer, a `duration` such as 2h (default: without limit)")
+	completeNames(db, cmd)
+	flags.StringVar(&q.otherwise, "default", "", "`answer` to print when nobody answers within --timeout")
+	cmd.RunE = does(func(cmd *cobra.Command, args []string) error {
+		q.text, q.hasDefault = args[0], flags.Changed("default")
+		q.session = cmp.Or(q.session, os.Getenv(runner.EnvSession))
+		if q.session == "" {
+			q.session = sessionOfLoop(time.Now()).name
+		}
+		if !flags.Changed("spec") && !flags.Changed("session") {
+			q.spec = os.Getenv(runner.EnvSpec)
+		}
+		switch {
+		case q.timeout < 0 || flags.Changed("timeout") && q.timeout == 0:
+			return wrongUsef("--timeout must be more than 0, not %s", q.timeout)
+		case q.hasDefault && q.timeout == 0:
+			return wrongUsef("--default needs --timeout: it is printed when nobody answers in time")
+		}
+		request := q.event()
+		if err := validate(request); err != nil {
+			return err
+		}
+		if q.timeout == 0 {
+			advise(cmd.ErrOrStderr(), "waiting for an answer without limit; --timeout limits it")
+		}
+		keepWriting()
+		ctx, cancel := untilSignal(cmd.Context())
+		defer cancel()
+		if q.timeout > 0 {
+			var over context.CancelFunc
+			ctx, over = context.WithTimeoutCause(ctx, q.timeout, errNobody)
+			defer over()
+		}
+		to, err := db.destination(ctx, cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		defer to.close()
+		answer, err := q.ask(ctx, to, request, func(text string) { say(cmd.ErrOrStderr(), text) })
+		if errors.Is(context.Cause(ctx), errNobody) && err != nil {
+			if !q.hasDefault {
+				return fmt.Errorf("nobody answered within %s", q.timeout)
+			}
+			say(cmd.ErrOrStderr(), fmt.Sprintf("nobody answered within %s; printing the default", q.timeout))
+			answer, err = q.otherwise, nil
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), answer)
+		return nil
+	})
+	return cmd
+}
+
+var (
+	errNobody    = errors.New("nobody answered in time")
+	errDismissed = errors.New("the question was dismissed without an answer")
+)
+
+// question is a question to a person.
+type question struct {
+	session, spec, text, otherwise string
+	options                        []string
+	timeout                        time.Duration
+	hasDefault                     bool
+}
+
+func (q *question) event() event.Event {
+	data := map[string]any{"question": q.text}
+	if len(q.options) > 0 {
+		data["options"] = q.options
+	}
+	if q.hasDefault {
+		data["default"] = q.otherwise
+	}
+	if q.timeout > 0 {
+		data["timeoutSeconds"] = q.timeout.Seconds()
+	}
+	return event.Event{Kind: event.InterventionRequest, Session: q.session, Spec: q.spec, Data: outbox.Data(data)}
+}
+
+// ask writes the request and waits for its answer. It subscribes before it writes,
+// so that it cannot miss the answer. If it cannot subscribe, it writes anyway, and
+// the request is kept on disk.
+func (q *question) ask(ctx context.Context, to *destination, request event.Event, tell func(string)) (string, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	l := listener{to: to, tell: tell, tried: make(chan struct{}), answers: make(chan event.Event), failed: make(chan error, 1)}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.listen(ctx)
+	}()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	select {
+	case <-l.tried:
+	case err := <-l.failed:
+		return "", err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	id, err := insist(ctx, to, request, tell)
+	if err != nil {
+		return "", err
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		runner.Note() // a command that waits for a person is not idle
+		select {
+		case e := <-l.answers:
+			if text, dismissed, ok := answerTo(id, e.Data); dismissed {
+				return "", errDismissed
+			} else if ok {
+				return text, nil
+			}
+		case <-tick.C:
+		case err := <-l.failed:
+			return "", err
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+}
+
+// insist retries until the request is written.
+func insist(ctx context.Context, to *destination, request event.Event, tell func(string)) (int64, error) {
+	requests := []event.Event{request}
+	told := false
+	for {
+		// The first attempt gives it a key, so it is stored once.
+		receipt, kept, err := to.put(ctx, requests, tell)
+		switch {
+		case err != nil:
+			return 0, err
+		case kept == nil:
+			return receipt.IDs[0], nil
+		case !away(kept):
+			return 0, kept
+		case !told && ctx.Err() == nil:
+			told = true
+			tell(fmt.Sprintf("%s; the question is kept until then", kept))
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// listener forwards answers to any question.
+type listener struct {
+	to      *destination
+	tell    func(string)
+	tried   chan struct{} // closed after the first attempt to listen
+	answers chan event.Event
+	failed  chan error // receives the error that ended it
+}
+
+func (l *listener) listen(ctx context.Context) {
+	var once sync.Once
+	tried := func() { once.Do(func() { close(l.tried) }) }
+	cursor, told := "", false
+	delay := backoff.NewExponentialBackOff()
+	delay.InitialInterval, delay.MaxInterval = 100*time.Millisecond, 5*time.Second
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := l.to.follow(ctx, cursor, func(page client.Page) error {
+			cursor, told = page.Cursor, false
+			delay.Reset()
+			tried()
+			for _, e := range page.Events {
+				if e.Kind != event.InterventionAnswered {
+					continue
+				}
+				select {
+				case l.answers <- e:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			return nil
+		})
+		switch {
+		case errors.Is(err, store.ErrExpired):
+			cursor = "" // the cursor expired; start five minutes ago
+		case err != nil && ctx.Err() == nil && !away(err) && !errors.Is(err, feed.ErrSlow):
+			return struct{}{}, backoff.Permanent(err)
+		case err != nil && !told && ctx.Err() == nil:
+			told = true
+			l.tell(fmt.Sprintf("cannot listen for the answer now (%s); continuing when the database is back", err))
+		}
+		tried()
+		return struct{}{}, err
+	}, backoff.WithBackOff(delay), backoff.WithMaxElapsedTime(0))
+	if err != nil && ctx.Err() == nil {
+		l.failed <- err
+	}
+}
+
+// answerTo reads the data of an intervention_answered event. An answer that is not
+// a string is printed as JSON.
+func answerTo(id int64, data json.RawMessage) (text string, dismissed, ok bool) {
+	var answer struct {
+		Request   json.RawMessage `json:"request"`
+		Answer    json.RawMessage `json:"answer"`
+		Dismissed bool            `json:"dismissed"`
+	}
+	if json.Unmarshal(data, &answer) != nil || strings.Trim(string(answer.Request), `"`) != strconv.FormatInt(id, 10) {
+		return "", false, false
+	}
+	if json.Unmarshal(answer.Answer, &text) != nil {
+		text = string(answer.Answer)
+	}
+	return text, answer.Dismissed, true
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+func newMirror(db *database) *cobra.Command {
+	var mapping store.Mapping
+	var preview, remove, backfill bool
+	cmd := &cobra.Command{
+		Use:   "mirror [TABLE]",
+		Short: "Turn inserts into another table into events; without TABLE, list the mirrored tables",
+		Long: `Turns each insert into TABLE into an event, in the same transaction, and copies the
+rows that the table has now. The table only gets a trigger: its grants, policies and
+programs stay as they are. A row that cannot be mapped never breaks an insert;
+specwatch mirror counts such rows and says why.
+
+SQL expressions over the columns of the table give the kind, at, session, spec and
+data of an event. A column with one of these names needs no expression. Write
+functions and other tables with their schema. A kind that Specwatch does not know
+becomes a custom kind, such as TABLE.queued for queued, unless --kinds maps it.
+
+Run the command again to change the mapping, after an interruption, or after you
+have repaired rows: it copies what is missing. The primary key, a unique index, an
+ascending column, or --key identifies a row.`,
+		Example: `  specwatch mirror jobs --preview --session run_id --at created_at --time-zone Europe/Berlin
+  specwatch mirror jobs --session run_id --spec task --at created_at --kind state \
+      --kinds running=spec_started,done=spec_completed,error=spec_failed
+  specwatch mirror
+  specwatch mirror jobs --remove`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&mapping.Kind, "kind", "", "SQL `expression` of the kind")
+	flags.StringVar(&mapping.At, "at", "", "SQL `expression` of the time")
+	flags.StringVar(&mapping.Session, "session", "", "SQL `expression` of the session")
+	flags.StringVar(&mapping.Spec, "spec", "", "SQL `expression` of the spec (default: no spec)")
+	flags.StringVar(&mapping.Data, "data", "", "SQL `expression` of the data, such as details or to_jsonb(TABLE) (default: {})")
+	flags.StringVar(&mapping.Key, "key", "", "SQL `expression` that identifies a row (default: the primary key)")
+	flags.StringVar(&mapping.Where, "where", "", "SQL `expression` that is true for the rows to turn into events (default: all)")
+	flags.StringToStringVar(&mapping.Kinds, "kinds", nil, "`list` of kinds in the table and the kinds of events they become, such as running=spec_started,done=spec_completed; may be repeated")
+	flags.StringVar(&mapping.TimeZone, "time-zone", "", "time `zone` of times that are stored without one, such as Europe/Berlin")
+	flags.BoolVar(&preview, "preview", false, "print the first rows as events, count the rows that cannot be mapped, and change nothing")
+	flags.BoolVar(&backfill, "backfill", true, "copy the rows that the table has now")
+	flags.BoolVar(&remove, "remove", false, "stop mirroring and remove the trigger; the events stay")
+	cmd.MarkFlagsMutuallyExclusive("preview", "remove")
+	cmd.RunE = does(func(cmd *cobra.Command, args []string) error {
+		changed := false
+		for _, name := range []string{"kind", "at", "session", "spec", "data", "key", "where", "kinds", "time-zone", "preview", "backfill", "remove"} {
+			changed = changed || flags.Changed(name)
+		}
+		ctx, cancel := untilSignal(cmd.Context())
+		defer cancel()
+		st, _, err := db.open(ctx)
+		if err != nil {
+			return err
+		}
+		defer st.Close()
+		out := cmd.OutOrStdout()
+		if len(args) == 0 {
+			if changed {
+				return wrongUsef("name the table, such as: specwatch mirror jobs --preview")
+			}
+			mirrors, err := st.Mirrors(ctx)
+			if err == nil {
+				printMirrors(out, mirrors)
+			}
+			return err
+		}
+		table := args[0]
+		told := func(note string) { say(cmd.ErrOrStderr(), note) }
+		switch {
+		case remove:
+			if err := st.RemoveMirror(ctx, table, told); err != nil {
+				return err
+			}
+			fmt.Fprintf(out, "%s is not mirrored any more; the events that it made stay\n", table)
+			return nil
+		case preview:
+			p, err := st.PreviewMirror(ctx, table, mapping)
+			if err != nil {
+				return ofMapping(err)
+			}
+			return printPreview(out, table, p)
+		}
+		made, err := st.Mirror(ctx, table, mapping, told)
+		if err != nil {
+			return ofMapping(err)
+		}
+		fmt.Fprintf(out, "every insert into %s is an event from now on\n", made.Source)
+		switch {
+		case !backfill:
+			return nil
+		case made.Mapping.Key == "" && !flags.Changed("backfill"):
+			fmt.Fprintf(out, "the rows that the table has now are not copied, because no column identifies a row; name an expression that does with --key\n")
+			return nil
+		}
+		shown := newProgress(cmd.ErrOrStderr(), "rows read")
+		defer shown.end()
+		done, err := st.FillMirror(ctx, table, func(f store.Filled) { shown.show(f.Read, share(f.Read, f.Rows)) })
+		if err != nil {
+			return ofMapping(err)
+		}
+		shown.end()
+		fmt.Fprintf(out, "%d rows read: %d became events now, %d were events already, %d are older than what prune removed, %d could not be mapped\n", done.Read, done.Written, done.Known, done.Pruned, done.Unmapped)
+		if done.Unmapped > 0 {
+			fmt.Fprintln(out, "run specwatch mirror to see why")
+		}
+		return nil
+	})
+	return cmd
+}
+
+// ofMapping names the flag of what is wrong with a mapping.
+func ofMapping(err error) error {
+	var field *event.FieldError
+	if errors.As(err, &field) {
+		return wrongUsef("--%s: %s", field.Field, field.Detail)
+	}
+	return err
+}
+
+func printPreview(w io.Writer, table string, p store.Preview) error {
+	for _, e := range p.Events {
+		text, err := e.MarshalJSON()
+		if err != nil {
+			return err
+		}
+		// It has no id yet.
+		fmt.Fprintf(w, "{%s\n", strings.TrimPrefix(string(text), `{"id":0,`))
+	}
+	var unfit int64
+	for _, r := range p.Reasons {
+		unfit += r.Rows
+	}
+	fmt.Fprintf(w, "%d rows of %s: %d fit, %d do not\n", p.Rows, table, p.Rows-unfit, unfit)
+	printReasons(w, p.Reasons)
+	return nil
+}
+
+func printReasons(w io.Writer, reasons []store.Reason) {
+	for _, r := range reasons {
+		fmt.Fprintf(w, "  %d: %s", r.Rows, oneLine(r.Text))
+		if r.Example != "" {
+			fmt.Fprintf(w, " (such as %s)", oneLine(r.Example))
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+func printMirrors(w io.Writer, mirrors []store.Mirror) {
+	if len(mirrors) == 0 {
+		fmt.Fprintln(w, "no table is mirrored")
+	}
+	for _, m := range mirrors {
+		state := "not filled with the rows that were there before"
+		switch {
+		case !m.Active:
+			state = "its trigger is gone; mirror it again, or --remove it"
+		case m.Filled != nil:
+			state = "filled " + m.Filled.UTC().Format(time.RFC3339)
+		}
+		fmt.Fprintf(w, "%s: %s, %d rows not mapped\n", m.Source, state, m.Unmapped)
+		printReasons(w, m.Reasons)
+	}
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/specwatch/specwatch/pkg/state"
+)
+
+func newStatus(db *database) *cobra.Command {
+	var format outputFormat
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Print what runs, what waits for a person and how specs ended",
+		Long: `Prints what runs, what waits for a person and how specs ended in the last seven
+days, by the clock of the database. The page and Grafana show the same.`,
+		Args: cobra.NoArgs,
+	}
+	format.addTo(cmd)
+	cmd.RunE = does(func(cmd *cobra.Command, _ []string) error {
+		ctx, cancel := untilSignal(cmd.Context())
+		defer cancel()
+		from, err := db.destination(ctx, cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		defer from.close()
+		st, err := from.state(ctx)
+		if err != nil {
+			return err
+		}
+		if format == outputJSON {
+			return printJSON(cmd, st)
+		}
+		return printState(cmd.OutOrStdout(), st)
+	})
+	return cmd
+}
+
+// printState prints the state as text.
+func printState(w io.Writer, st state.State) error {
+	ago := func(t time.Time) string { return max(0, st.At.Sub(t)).Round(time.Second).String() + " ago" }
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if len(st.Sessions) == 0 {
+		fmt.Fprintln(table, "No session wrote an event in the last seven days.")
+	}
+	for _, s := range st.Sessions {
+		fmt.Fprintf(table, "%s\t%q\tlast event %s\t%d running, %d completed, %d failed, %d timed out", s.Status, s.Session, ago(s.LastSeen), s.Specs.Open, s.Specs.Completed, s.Specs.Failed, s.Specs.TimedOut)
+		if s.Specs.Limited > 0 {
+			fmt.Fprintf(table, ", %d ended by a usage limit", s.Specs.Limited)
+		}
+		if s.LimitedUntil != nil {
+			fmt.Fprintf(table, ", which resets at %s", s.LimitedUntil.Local().Format("15:04"))
+		}
+		fmt.Fprintln(table)
+	}
+	for _, o := range st.Running {
+		fmt.Fprintf(table, "spec runs\t%q of %q\tstarted %s\n", o.Spec, o.Session, ago(o.Since))
+	}
+	for _, o := range st.Silent {
+		fmt.Fprintf(table, "session is silent\t%q of %q\tstarted %s\n", o.Spec, o.Session, ago(o.Since))
+	}
+	for _, a := range st.Waiting {
+		fmt.Fprintf(table, "waits for a person\t%q of %q\tsince %s\t%s\n", a.Spec, a.Session, ago(a.At), askedBy(a.Data))
+	}
+	return table.Flush()
+}
+
+// askedBy returns the quoted question of a request; empty: it has none.
+func askedBy(data json.RawMessage) string {
+	var asked struct {
+		Question string `json:"question"`
+	}
+	if json.Unmarshal(data, &asked) != nil || asked.Question == "" {
+		return ""
+	}
+	return fmt.Sprintf("%q", asked.Question)
+}

@@ -1,0 +1,100 @@
+package datasource
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/grafana/grafana-plugin-sdk-go/backend"
+
+	"github.com/specwatch/specwatch/pkg/api"
+	"github.com/specwatch/specwatch/pkg/event"
+)
+
+// answering is what GET answer says: whether the person may answer requests,
+// and if not, why.
+type answering struct {
+	Allowed bool   `json:"allowed"`
+	Why     string `json:"why,omitempty"`
+}
+
+// refuseRole says why a person of this role may not answer; empty: they may.
+// Grafana shows the resources of a data source to whoever may query it.
+func refuseRole(user *backend.User) string {
+	if user != nil && (user.Role == "Editor" || user.Role == "Admin") {
+		return ""
+	}
+	return "Answering needs the role Editor in this organization of Grafana."
+}
+
+func (d *Datasource) mayAnswer(w http.ResponseWriter, r *http.Request) {
+	why := refuseRole(backend.UserFromContext(r.Context()))
+	if why == "" {
+		if err := d.store.Writable(r.Context()); err != nil {
+			why = "Requests cannot be answered here: " + err.Error() + "."
+		}
+	}
+	answer(w, answering{why == "", why})
+}
+
+// answerRequest writes an answer to a request, or that it needs none any more:
+// {"data": {"request": 7, "answer": "8080"}}, or "dismissed": true in place of
+// the answer. Session and spec are those of the request.
+func (d *Datasource) answerRequest(w http.ResponseWriter, r *http.Request) {
+	if why := refuseRole(backend.UserFromContext(r.Context())); why != "" {
+		write(w, http.StatusForbidden, "application/problem+json", problem(http.StatusForbidden, "forbidden", why))
+		return
+	}
+	var body struct {
+		Data struct {
+			Request   int64   `json:"request"`
+			Answer    *string `json:"answer"`
+			Dismissed bool    `json:"dismissed"`
+		} `json:"data"`
+	}
+	text, err := io.ReadAll(io.LimitReader(r.Body, event.MaxDataBytes+1))
+	if err != nil || len(text) > event.MaxDataBytes {
+		refuse(w, &event.FieldError{Field: "data", Detail: "is too long for an answer"})
+		return
+	}
+	if err := json.Unmarshal(text, &body); err != nil {
+		refuse(w, &event.FieldError{Field: "data", Detail: `cannot be read; it is {"request": ID, "answer": TEXT} or {"request": ID, "dismissed": true}`})
+		return
+	}
+	said := map[string]any{"request": body.Data.Request}
+	switch a := body.Data.Answer; {
+	case body.Data.Request < 1:
+		refuse(w, &event.FieldError{Field: "request", Detail: "is missing; it is the id of the event that asks"})
+		return
+	case a != nil && !body.Data.Dismissed && strings.TrimSpace(*a) != "":
+		said["answer"] = *a
+	case a == nil && body.Data.Dismissed:
+		said["dismissed"] = true
+	default:
+		refuse(w, &event.FieldError{Field: "answer", Detail: "must be a text that is not empty, or dismissed must be true in its place"})
+		return
+	}
+	asked, found, err := d.store.Request(r.Context(), body.Data.Request)
+	switch {
+	case err != nil:
+		refuse(w, err)
+		return
+	case !found:
+		write(w, http.StatusNotFound, "application/problem+json", problem(http.StatusNotFound, "not found", "there is no such request; it may have been removed as old"))
+		return
+	}
+	data, _ := json.Marshal(said) // texts and numbers
+	receipt, err := d.store.Append(r.Context(), []event.Event{{Kind: event.InterventionAnswered, Session: asked.Session, Spec: asked.Spec, Data: data}})
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	text, _ = json.Marshal(receipt)
+	write(w, http.StatusCreated, "application/json", text)
+}
+
+func problem(status int, title, detail string) []byte {
+	body, _ := json.Marshal(api.Problem{Type: "about:blank", Title: title, Status: status, Detail: detail}) // texts and numbers
+	return body
+}

@@ -1,0 +1,141 @@
+package datasource
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/grafana/grafana-plugin-sdk-go/backend"
+	"github.com/grafana/grafana-plugin-sdk-go/data"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/specwatch/specwatch/pkg/contract"
+)
+
+const (
+	sharedFor   = 5 * time.Second // what an answer says of ages is as old as that at most
+	sharedCount = 500             // answers that are held
+	sharedCells = 1_000_000       // values that all of them hold
+)
+
+// shared holds the last answers of queries that may be asked by many browsers
+// at once, such as those of a dashboard that is streaming. An answer is given
+// again while the feed, asked anew, has seen nothing since.
+type shared struct {
+	asking singleflight.Group
+
+	mu      sync.Mutex
+	answers map[string]heldAnswer
+	cells   int
+}
+
+type heldAnswer struct {
+	frames data.Frames
+	cells  int
+	at     time.Time
+	place
+}
+
+// place is what an answer has seen at least.
+type place struct {
+	cursor string
+	pruned int64
+}
+
+// ask answers from what is held, or asks; several who ask at once get one
+// answer. The caller must not change the frames.
+func (s *shared) ask(ctx context.Context, question string, at place, ask func(context.Context) (data.Frames, error)) (data.Frames, error) {
+	s.mu.Lock()
+	held, ok := s.answers[question]
+	s.mu.Unlock()
+	if ok && held.place == at && time.Since(held.at) < sharedFor {
+		return held.frames, nil
+	}
+	// The question goes on when the first of those who wait gives up.
+	found := s.asking.DoChan(fmt.Sprint(question, at), func() (any, error) {
+		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		began := time.Now()
+		frames, err := ask(asking)
+		if err == nil {
+			s.hold(question, heldAnswer{frames, cellsOf(frames), began, at})
+		}
+		return frames, err
+	})
+	select {
+	case r := <-found:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.(data.Frames), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func cellsOf(frames data.Frames) (n int) {
+	for _, frame := range frames {
+		n += frame.Rows() * len(frame.Fields)
+	}
+	return n
+}
+
+// hold keeps an answer, and lets those go that are too old, or all others
+// where they are too many.
+func (s *shared) hold(question string, a heldAnswer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for q, old := range s.answers {
+		if q == question || time.Since(old.at) > sharedFor {
+			s.drop(q)
+		}
+	}
+	if len(s.answers) >= sharedCount || s.cells+a.cells > sharedCells {
+		s.answers, s.cells = nil, 0
+	}
+	if a.cells > sharedCells {
+		return
+	}
+	if s.answers == nil {
+		s.answers = map[string]heldAnswer{}
+	}
+	s.answers[question] = a
+	s.cells += a.cells
+}
+
+func (s *shared) drop(question string) {
+	s.cells -= s.answers[question].cells
+	delete(s.answers, question)
+}
+
+// unshared are the queries that are answered from memory.
+var unshared = []contract.QueryType{contract.QueryDelivery, contract.QueryPromises, contract.QuerySessions, contract.QueryOverview}
+
+// asked answers a query, from what others asked for where the feed runs: a
+// data source whose feed nobody needs keeps no connection for this. Alert rules
+// compare ages and ask for themselves. The frames are shared.
+func (d *Datasource) asked(ctx context.Context, q backend.DataQuery, alert bool) (data.Frames, error) {
+	ask := func(ctx context.Context) (data.Frames, error) {
+		frames, err := d.query(ctx, q, alert)
+		for _, frame := range frames {
+			link(frame, d.name.uid)
+		}
+		return frames, err
+	}
+	var m model
+	if alert || !d.started.Load() || json.Unmarshal(q.JSON, &m) != nil || slices.Contains(unshared, m.QueryType) {
+		return ask(ctx)
+	}
+	here, pruned, ok := d.live().Feed.Fresh(ctx)
+	if !ok {
+		return ask(ctx)
+	}
+	question, err := json.Marshal([]any{m, q.TimeRange.From.UnixMicro(), q.TimeRange.To.UnixMicro(), q.Interval, q.MaxDataPoints})
+	if err != nil {
+		return ask(ctx)
+	}
+	return d.shared.ask(ctx, string(question), place{here.String(), pruned}, ask)
+}

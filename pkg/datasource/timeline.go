@@ -1,0 +1,152 @@
+package datasource
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/grafana/grafana-plugin-sdk-go/data"
+
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/state"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+// waiting is what a timeline shows from a request to its answer; the rest of
+// an attempt shows its outcome, as the Specwatch panel does.
+const waiting = "waiting"
+
+// labelRunes is how much of a name a timeline has room for.
+const labelRunes = 60
+
+// step is the moment from which a spec's line shows something else; "" is
+// nothing.
+type step struct {
+	line  int // of the spec
+	at    time.Time
+	shows string
+}
+
+// stepsOf turns the changes of one spec, oldest first, into steps: an attempt
+// begins with its start, ends with what ended it, and has its outcome all the
+// time in between.
+func stepsOf(line int, changes []store.Change, st state.State) []step {
+	var steps []step
+	var outcome string        // of the attempt; "": none is open
+	asked := map[int64]bool{} // requests that wait
+	show := func(at time.Time) {
+		shows := outcome
+		if len(asked) > 0 {
+			shows = waiting
+		}
+		steps = append(steps, step{line, at, shows})
+	}
+	for i, c := range changes {
+		switch c.Kind {
+		case event.InterventionRequest:
+			asked[c.ID] = true
+		case event.InterventionAnswered:
+			if c.Request == 0 {
+				clear(asked)
+			}
+			delete(asked, c.Request)
+		case event.SpecStarted:
+			clear(asked)
+			outcome = string(outcomeNow(st, store.Running, c.Session, c.At))
+			for _, next := range changes[i+1:] {
+				if o := store.OutcomeOf(next.Kind); o != "" {
+					outcome = string(o)
+					break
+				}
+			}
+		default:
+			clear(asked)
+			outcome = ""
+		}
+		show(c.At)
+	}
+	return steps
+}
+
+// timelineFrame has a field time and one text field for each spec, with what
+// its line shows from that moment on. That is repeated in every row, because
+// the State timeline panel takes a missing value for a gap.
+func timelineFrame(changes []store.Change, specs int64, from time.Time, st state.State) *data.Frame {
+	type spec struct{ session, name string }
+	var lines []spec
+	bySpec := map[spec][]store.Change{}
+	sessions := map[string]bool{}
+	for _, c := range changes {
+		key := spec{c.Session, c.Spec}
+		if bySpec[key] == nil {
+			lines = append(lines, key)
+			sessions[c.Session] = true
+		}
+		bySpec[key] = append(bySpec[key], c)
+	}
+	var steps []step
+	for line, key := range lines {
+		steps = append(steps, stepsOf(line, bySpec[key], st)...)
+	}
+	for i := range steps {
+		if steps[i].at.Before(from) {
+			steps[i].at = from
+		}
+	}
+	slices.SortStableFunc(steps, func(a, b step) int { return a.at.Compare(b.at) })
+
+	times := []time.Time{}
+	values := make([][]*string, len(lines))
+	current := make([]*string, len(lines))
+	for i, s := range steps {
+		if current[s.line] = nil; s.shows != "" {
+			current[s.line] = &s.shows
+		}
+		if i+1 < len(steps) && steps[i+1].at.Equal(s.at) {
+			continue // one row for all steps of a moment
+		}
+		times = append(times, s.at)
+		for line := range lines {
+			values[line] = append(values[line], current[line])
+		}
+	}
+	skip := max(0, len(times)-maxTimelineRows)
+	frame := typed(data.NewFrame("timeline", data.NewField("time", nil, times[skip:])), data.FrameTypeTable, 0, "")
+	for line, key := range lines {
+		name := cmp.Or(key.name, "(no spec)")
+		if len(sessions) > 1 {
+			name = label(key.session) + " / " + label(name)
+		}
+		field := data.NewField(key.name, data.Labels{"session": key.session}, values[line][skip:])
+		field.Config = &data.FieldConfig{DisplayNameFromDS: label(name)}
+		frame.Fields = append(frame.Fields, field)
+	}
+	noteCut(frame, len(lines), specs, "last changed", "specs")
+	if skip > 0 {
+		frame.AppendNotices(data.Notice{
+			Severity: data.NoticeSeverityWarning,
+			Text:     fmt.Sprintf("The latest %s of %s changes are drawn; choose a shorter range.", grouped(maxTimelineRows), grouped(int64(len(times)))),
+		})
+	}
+	return frame
+}
+
+// label is a name on one line, with its middle left out where it is too long:
+// names often differ at their end.
+func label(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, name)
+	runes := []rune(name)
+	if len(runes) <= labelRunes {
+		return name
+	}
+	half := labelRunes/2 - 1
+	return string(runes[:half]) + "…" + string(runes[len(runes)-half:])
+}

@@ -1,0 +1,166 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/specwatch/specwatch/pkg/event"
+)
+
+// ledger is a destination reduced to what a box can see of one: it stores a key
+// once, and is there or not.
+type ledger struct {
+	mu     sync.Mutex
+	down   error
+	stored []event.Event
+}
+
+func (l *ledger) Append(_ context.Context, events []event.Event) (event.Receipt, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.down != nil {
+		return event.Receipt{}, l.down
+	}
+	for _, e := range events {
+		if !slices.ContainsFunc(l.stored, func(s event.Event) bool { return s.Key == e.Key }) {
+			l.stored = append(l.stored, e)
+		}
+	}
+	return event.Receipt{IDs: make([]int64, len(events))}, nil
+}
+
+var errDown = errors.New("nobody answers")
+
+func heartbeat(key string) event.Event {
+	return event.Event{Kind: event.SessionHeartbeat, Session: "s", Key: key}
+}
+
+func silent(string) {}
+
+// The queue of a night without a database stays small, and only heartbeats pay.
+func TestQueueIsBounded(t *testing.T) {
+	box := Open(t.TempDir(), "d")
+	q := NewQueue(&ledger{down: errDown}, Box{}, box.File(), silent)
+	for i := range 100_000 {
+		kind := event.SessionHeartbeat
+		if i%1000 == 0 {
+			kind = event.SpecStarted
+		}
+		q.Add(event.Event{Kind: kind, Session: "s", Key: fmt.Sprint(i)})
+	}
+	rest, _ := q.Rest()
+	if len(rest) > QueueBound {
+		t.Errorf("%d events held", len(rest))
+	}
+	if kept, err := read(q.file.Path()); err != nil || len(kept) != len(rest) {
+		t.Errorf("%d events on disk, %v", len(kept), err)
+	}
+	starts := 0
+	for _, e := range rest {
+		if e.Kind == event.SpecStarted {
+			starts++
+		}
+	}
+	if starts != 100 || rest[0].Key != "0" {
+		t.Errorf("%d starts kept, first is %s", starts, rest[0].Key)
+	}
+}
+
+func TestStateDir(t *testing.T) {
+	t.Setenv("XDG_STATE_HOME", "/somewhere")
+	if dir, err := StateDir(); dir != "/somewhere/specwatch" || err != nil {
+		t.Error(dir, err)
+	}
+	t.Setenv("XDG_STATE_HOME", "relative")
+	t.Setenv("HOME", "/home/p")
+	if dir, err := StateDir(); dir != "/home/p/.local/state/specwatch" || err != nil {
+		t.Error(dir, err)
+	}
+}
+
+// An event is on disk before anybody tries to send it, and stays there when the
+// process ends; a file whose process lives is left to it.
+func TestOnDiskAtOnce(t *testing.T) {
+	box, db := Open(t.TempDir(), "d"), &ledger{}
+	file := box.File()
+	q := NewQueue(db, box, file, silent)
+	q.Add(heartbeat("1"), heartbeat("2"))
+	if kept, err := read(file.Path()); err != nil || len(kept) != 2 {
+		t.Fatalf("%d events, %v", len(kept), err)
+	}
+	if n, err := box.Send(t.Context(), db, silent); n != 0 || err != nil {
+		t.Fatalf("sent %d of another's events, %v", n, err)
+	}
+	file.Close() // as the end of the process does
+	if n, err := box.Send(t.Context(), db, silent); n != 2 || err != nil {
+		t.Fatalf("sent %d events, %v", n, err)
+	}
+	if left := box.files(); len(left) != 0 || len(db.stored) != 2 {
+		t.Errorf("left %v, stored %d", left, len(db.stored))
+	}
+}
+
+// A writer that was killed in the middle of a line has written the others.
+func TestCutOffLine(t *testing.T) {
+	box, db := Open(t.TempDir(), "d"), &ledger{}
+	file := box.File()
+	if err := file.Append(heartbeat("1"), heartbeat("2")); err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	info, err := os.Stat(file.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file.Path(), info.Size()-5); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := box.Send(t.Context(), db, silent); n != 1 || err != nil || db.stored[0].Key != "1" {
+		t.Errorf("sent %d, %v", n, err)
+	}
+}
+
+func TestReached(t *testing.T) {
+	state := t.TempDir()
+	box := Open(state, "d")
+	q := NewQueue(&ledger{down: errDown}, box, box.File(), silent)
+	q.Add(heartbeat("1"))
+	if q.attempt(t.Context()) == nil || box.Reached() {
+		t.Error("reached though nobody answers")
+	}
+	q.to = &ledger{}
+	if err := q.attempt(t.Context()); err != nil || !box.Reached() || Open(state, "other").Reached() {
+		t.Error("not reached", err)
+	}
+}
+
+// Keys make repeats harmless, so a file may be sent by several at once.
+func TestSendAtOnce(t *testing.T) {
+	box, db := Open(t.TempDir(), "d"), &ledger{}
+	for i := range 50 {
+		file := box.File()
+		if err := file.Append(heartbeat(fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+		file.Close()
+	}
+	var senders sync.WaitGroup
+	for range 4 {
+		senders.Go(func() {
+			if _, err := box.Send(context.Background(), db, silent); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	senders.Wait()
+	left, _ := filepath.Glob(filepath.Join(box.Dir, "*"))
+	if len(left) != 0 || len(db.stored) != 50 {
+		t.Errorf("left %v, stored %d", left, len(db.stored))
+	}
+}

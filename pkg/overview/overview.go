@@ -1,0 +1,353 @@
+// Package overview keeps the summary that every view starts with. It is one
+// more subscriber of the feed: it folds each batch once, and encodes what it
+// holds once for all readers.
+package overview
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/state"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+const (
+	tellEvery    = time.Second            // at most, of what changed
+	fresh        = time.Second            // how long a snapshot holds while nothing comes: silence is a matter of time
+	silenceEvery = 5 * time.Second        // to look whether a session fell silent
+	loadTimeout  = 15 * time.Minute       // of the first summary, which reads a week of events
+	seenWait     = 2 * time.Second        // for the feed to see what the caller has seen
+	attachWait   = 100 * time.Millisecond // that a batch waits for its state
+	reloadPause  = time.Second            // after the last batch of prune
+	batchLimit   = 1_000                  // events that are folded at once while it catches up
+	firstBackoff = 100 * time.Millisecond
+	lastBackoff  = 5 * time.Second
+)
+
+// errOutdated says that what is loaded holds more than the table.
+var errOutdated = errors.New("prune has removed events")
+
+// Snapshot is the state at one moment. It is shared and must not be changed.
+type Snapshot struct {
+	State state.State
+	JSON  json.RawMessage // the state
+	// Version is the same as long as the state says the same, its time apart;
+	// also in another process.
+	Version string
+}
+
+// MarshalJSON is the state's JSON.
+func (s *Snapshot) MarshalJSON() ([]byte, error) { return s.JSON, nil }
+
+// Overview has one owner, who calls Run. All other methods may be called from
+// anywhere.
+type Overview struct {
+	store *store.Store
+	feed  *feed.Feed
+
+	mu       sync.Mutex
+	changed  chan struct{}  // closed at each change of what follows
+	summary  *state.Summary // nil: not loaded yet
+	place    feed.Place     // in the feed, up to which the summary is folded
+	dirty    bool           // the summary holds more than the latest snapshot
+	latest   *Snapshot
+	err      error // why it could not be loaded
+	attempts int   // to load, that failed
+
+	told     *Snapshot
+	toldAt   time.Time
+	tellings chan struct{} // closed when another snapshot is told
+
+	pruned   int64     // events that prune had removed when the summary was loaded
+	reloadAt time.Time // when to load anew; zero: no need. Of Run's goroutine alone
+}
+
+// New returns an overview that Run brings to life; the feed runs beside it.
+func New(s *store.Store, f *feed.Feed) *Overview {
+	return &Overview{store: s, feed: f, changed: make(chan struct{}), tellings: make(chan struct{})}
+}
+
+// Run folds what the feed brings until ctx ends; outages end nothing.
+func (o *Overview) Run(ctx context.Context) {
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	telling.Go(func() { o.tell(ctx) })
+	telling.Go(func() { o.keep(ctx) })
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = firstBackoff, lastBackoff
+	for {
+		err := o.follow(ctx, wait.Reset)
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, store.ErrExpired) || errors.Is(err, errOutdated) {
+			continue // another history, or less of this one: load that
+		}
+		o.mu.Lock()
+		o.err = err
+		o.attempts++
+		o.announce()
+		o.mu.Unlock()
+		pause(ctx, wait.NextBackOff())
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// follow sums up what is stored, and then folds what comes.
+func (o *Overview) follow(ctx context.Context, loaded func()) error {
+	if _, err := o.feed.Here(ctx); err != nil {
+		return err
+	}
+	loading, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	summary, page, err := o.store.Load(loading)
+	if err != nil {
+		return err
+	}
+	sub, err := o.feed.SubscribeInner(ctx, page.Cursor, batchLimit)
+	if err != nil {
+		return err
+	}
+	defer func() { sub.Close() }()
+	loaded()
+	// A summary that was kept lacks what came since.
+	for {
+		b, err := sub.Catch(loading)
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			break
+		}
+		for i := range b.Events {
+			summary.Add(b.Events[i])
+		}
+	}
+	o.reloadAt = time.Time{}
+	o.update(func() { o.summary, o.pruned, o.err = summary, page.Pruned, nil }, sub.Place())
+	for {
+		b, err := o.next(ctx, sub)
+		if errors.Is(err, feed.ErrSlow) {
+			again, err := o.feed.SubscribeInner(ctx, sub.Cursor(), batchLimit)
+			if err != nil {
+				return err
+			}
+			sub.Close()
+			sub = again
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if b != nil {
+			o.update(func() {
+				for i := range b.Events {
+					o.summary.Add(b.Events[i])
+				}
+			}, sub.Place())
+		}
+		if o.outdated() {
+			return errOutdated
+		}
+	}
+}
+
+// next waits for the next batch, or for the time to load anew, when it
+// returns nothing.
+func (o *Overview) next(ctx context.Context, sub *feed.Subscription) (*feed.Batch, error) {
+	waiting, cancel := context.WithTimeout(ctx, reloadPause)
+	defer cancel()
+	b, err := sub.Next(waiting, nil)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return nil, nil
+	}
+	return b, err
+}
+
+func (o *Overview) update(change func(), place feed.Place) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	change()
+	o.place = place
+	o.dirty = true
+	o.announce()
+}
+
+// announce wakes all who wait for a change. The caller holds mu.
+func (o *Overview) announce() {
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+// outdated reports whether prune has removed events, and has come to an end: it
+// may have removed some that the feed had not read.
+func (o *Overview) outdated() bool {
+	now := time.Now()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if pruned := o.feed.Pruned(); pruned > o.pruned {
+		o.pruned, o.reloadAt = pruned, now.Add(reloadPause)
+	}
+	return !o.reloadAt.IsZero() && !now.Before(o.reloadAt)
+}
+
+// Latest returns what is known now, without waiting; nil: nothing yet.
+func (o *Overview) Latest() *Snapshot {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.summary == nil {
+		return nil
+	}
+	return o.snapshot()
+}
+
+// At returns the snapshot of at least what the cursor has seen; the zero
+// cursor takes it as it is. Where the feed reads another server than the one
+// that gave the cursor, and that one is behind, it returns what it has after
+// two seconds. The error says why the database cannot be read.
+func (o *Overview) At(ctx context.Context, at cursor.Cursor) (*Snapshot, error) {
+	return o.await(ctx, at, seenWait)
+}
+
+func (o *Overview) await(ctx context.Context, at cursor.Cursor, patience time.Duration) (*Snapshot, error) {
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	expired, asked, attempts := false, false, -1
+	for {
+		fed := o.feed.Changed()
+		o.mu.Lock()
+		changed, err, failed := o.changed, o.err, o.attempts
+		if o.summary != nil && (expired || at.IsZero() || o.has(at)) {
+			defer o.mu.Unlock()
+			return o.snapshot(), nil
+		}
+		loaded := o.summary != nil
+		o.mu.Unlock()
+		var patient <-chan time.Time
+		switch {
+		case loaded:
+			patient = late.C
+			if !asked {
+				asked = true
+				o.feed.Look()
+			}
+		case attempts < 0:
+			attempts = failed
+			if _, err := o.feed.Here(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		case failed > attempts:
+			return nil, err
+		}
+		select {
+		case <-changed:
+		case <-fed:
+		case <-patient:
+			expired = true
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// has reports whether the summary holds what the cursor has seen. The caller
+// holds mu.
+func (o *Overview) has(at cursor.Cursor) bool {
+	seen := o.feed.Seen(o.place)
+	return seen.Epoch == at.Epoch && seen.From.Contains(at.To)
+}
+
+// snapshot encodes the summary, unless the latest snapshot still holds. The
+// caller holds mu.
+func (o *Overview) snapshot() *Snapshot {
+	now := o.feed.Now()
+	if o.latest != nil && !o.dirty && now.Sub(o.latest.State.At) < fresh {
+		return o.latest
+	}
+	st := o.summary.State(now)
+	stats := o.feed.Stats()
+	st.Delivery = state.Delivery{Push: stats.Push, Delay: stats.Delay.Seconds()}
+	text, err := json.Marshal(st)
+	if err != nil {
+		panic(err) // times, numbers, names and JSON that was parsed
+	}
+	// The time comes first; the rest is what the state says.
+	digest := sha256.Sum256(text[bytes.IndexByte(text, ',')+1:])
+	o.latest, o.dirty = &Snapshot{State: st, JSON: text, Version: hex.EncodeToString(digest[:6])}, false
+	return o.latest
+}
+
+// Told returns the snapshot that was told last, nil before the first, and a
+// channel that is closed when there is another: at most once a second, and
+// only if the state says something else.
+func (o *Overview) Told() (*Snapshot, <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.told, o.tellings
+}
+
+// Attach returns the snapshot that goes with a batch: none, if one was told
+// within the last second, or if the summary does not hold the batch soon.
+func (o *Overview) Attach(ctx context.Context, b *feed.Batch) *Snapshot {
+	o.mu.Lock()
+	due := time.Since(o.toldAt) >= tellEvery
+	o.mu.Unlock()
+	if !due {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, attachWait)
+	defer cancel()
+	s, err := o.await(ctx, b.Cursor, 2*attachWait)
+	if err != nil {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.publish(s)
+	return s
+}
+
+// publish tells a snapshot. The caller holds mu.
+func (o *Overview) publish(s *Snapshot) {
+	o.toldAt = time.Now()
+	if o.told != nil && o.told.Version == s.Version {
+		return
+	}
+	o.told = s
+	close(o.tellings)
+	o.tellings = make(chan struct{})
+}
+
+// tell publishes what changed and was attached to no batch.
+func (o *Overview) tell(ctx context.Context) {
+	looked := time.Now()
+	for ctx.Err() == nil {
+		pause(ctx, tellEvery)
+		o.mu.Lock()
+		changed := o.summary != nil && (o.told == nil || o.dirty || o.latest != o.told && o.latest != nil || time.Since(looked) >= silenceEvery)
+		if changed && time.Since(o.toldAt) >= tellEvery {
+			looked = time.Now()
+			o.publish(o.snapshot())
+		}
+		o.mu.Unlock()
+	}
+}

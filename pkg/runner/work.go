@@ -1,0 +1,145 @@
+package runner
+
+import (
+	"os"
+	"sync"
+	"time"
+
+	"github.com/specwatch/specwatch/pkg/agent"
+)
+
+// The streams of a command; what it prints to a terminal counts as stdout.
+const (
+	stdout = 1
+	stderr = 2
+)
+
+// work measures the signs of work of a command: its output, and the CPU time that
+// it and its descendants use. It is safe for concurrent use.
+type work struct {
+	file string // changed by specwatch inside the command; empty: none
+
+	mu      sync.Mutex
+	count   int64     // bytes printed
+	last    time.Time // of the last of them; at first, of the start
+	tail    *tail
+	keep    int // of its lines go with the end
+	verdict agent.Verdict
+
+	told    int64         // count at the last heartbeat
+	toldCPU time.Duration // CPU time at the last heartbeat
+	samples []sample      // of the CPU time, oldest first, over the time that may be idle
+}
+
+type sample struct {
+	at  time.Time
+	cpu time.Duration
+}
+
+func newWork(now time.Time, lines int, file string) *work {
+	return &work{last: now, tail: newTail(max(lines, limitLines)), keep: lines, file: file}
+}
+
+// wrote counts output.
+func (w *work) wrote(stream int, text []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.count += int64(len(text))
+	w.last = time.Now()
+	w.tail.write(text)
+	if stream == stdout {
+		w.verdict.Write(text)
+	}
+}
+
+func (w *work) bytes() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.count
+}
+
+// silent is how long nothing was printed.
+func (w *work) silent(now time.Time) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return max(0, now.Sub(w.last))
+}
+
+// tell returns the data of a heartbeat: the work since the last one.
+func (w *work) tell(now time.Time, cpu time.Duration) map[string]any {
+	silent := w.silent(now)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	data := map[string]any{
+		"outputBytes": w.count - w.told, "silentSeconds": seconds(silent),
+		// The time of descendants that ended unnoticed may be lost.
+		"cpuSeconds": seconds(max(0, cpu-w.toldCPU)),
+	}
+	w.told, w.toldCPU = w.count, cpu
+	return data
+}
+
+// A command that uses a smaller share of a CPU is idle: it runs timers, or keeps a
+// connection open.
+const (
+	idleShare = 0.02
+	idleLeast = 50 * time.Millisecond
+)
+
+// idle takes a sample of the CPU time and reports whether the command has shown
+// no sign of work for as long as d: nothing printed, next to no CPU time, no
+// event of its own.
+func (w *work) idle(now time.Time, cpu, d time.Duration) bool {
+	w.samples = append(w.samples, sample{now, cpu})
+	// The first is the latest that is old enough.
+	for len(w.samples) > 1 && now.Sub(w.samples[1].at) >= d {
+		w.samples = w.samples[1:]
+	}
+	since := w.samples[0]
+	if now.Sub(since.at) < d || w.silent(now) < d {
+		return false
+	}
+	if info, err := os.Stat(w.file); w.file != "" && err == nil && time.Since(info.ModTime()) < d {
+		return false
+	}
+	return cpu-since.cpu < max(idleLeast, time.Duration(float64(now.Sub(since.at))*idleShare))
+}
+
+// resumed ignores the time in which the command was stopped.
+func (w *work) resumed(now time.Time) {
+	w.samples = nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last = now
+}
+
+// lines are the last lines of what was printed, and the reason that the
+// command itself gave for a failure.
+func (w *work) lines() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.tail.text(w.keep)
+}
+
+// limitLines are the last lines in which an agent says that a limit ended it.
+const limitLines = 3
+
+// limit returns the usage limit that the command reports in its result or, if it
+// failed, in its last lines.
+func (w *work) limit(failed bool, now time.Time) (agent.Signal, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if reason, reported := w.verdict.Failure(); reported {
+		return agent.LimitIn(reason, now)
+	}
+	if !failed {
+		return agent.Signal{}, false
+	}
+	return agent.LimitIn(w.tail.text(limitLines), now)
+}
+
+func (w *work) failure() (reason string, failed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.verdict.Failure()
+}

@@ -1,0 +1,143 @@
+package state
+
+import (
+	"bytes"
+	"encoding/gob"
+	"encoding/json"
+	"time"
+
+	"github.com/specwatch/specwatch/pkg/event"
+)
+
+// Format is the version of MarshalBinary's form. It goes up with every change
+// of what a Summary holds or of how it folds an event.
+const Format = 1
+
+// What MarshalBinary writes. Names of fields are part of the form.
+type (
+	savedSummary struct {
+		Totals   map[event.Kind]int64
+		Sessions map[string]savedSession
+	}
+	savedSession struct {
+		LastSeen, LastHeartbeat, FirstStored, LastStored time.Time
+		ClockKnown                                       bool // whether Ahead says anything
+		Ahead                                            time.Duration
+		Specs                                            map[string]savedSpec
+		Answers                                          []savedAnswer
+		Completed                                        savedMoment
+		Failures                                         []savedMoment
+	}
+	savedMoment struct {
+		At time.Time
+		ID int64
+	}
+	savedAnswer struct {
+		Moment  savedMoment
+		Spec    string
+		Request int64
+	}
+	savedRequest struct {
+		Moment savedMoment
+		Data   json.RawMessage
+	}
+	savedSpec struct {
+		Marks      map[event.Kind]savedMoment
+		Requests   []savedRequest
+		Told, Done time.Time
+		Other      time.Time
+		Limited    bool
+		Until      time.Time // that the limit is lifted
+		Usage      []savedUsage
+	}
+	savedUsage struct {
+		Day int64
+		Usage
+	}
+)
+
+// MarshalBinary writes the summary with all that it remembers.
+func (s *Summary) MarshalBinary() ([]byte, error) {
+	saved := savedSummary{s.totals, make(map[string]savedSession, len(s.sessions))}
+	for name, held := range s.sessions {
+		session := savedSession{
+			LastSeen: held.lastSeen, LastHeartbeat: held.lastHeartbeat, FirstStored: held.firstStored, LastStored: held.lastStored,
+			Specs: make(map[string]savedSpec, len(held.specs)), Completed: exported(held.streak.completed),
+		}
+		if held.ahead != nil {
+			session.ClockKnown, session.Ahead = true, *held.ahead
+		}
+		for _, a := range held.answers {
+			session.Answers = append(session.Answers, savedAnswer{exported(a.moment), a.spec, a.request})
+		}
+		for _, m := range held.streak.failures {
+			session.Failures = append(session.Failures, exported(m))
+		}
+		for specName, sp := range held.specs {
+			spec := savedSpec{Marks: make(map[event.Kind]savedMoment, len(sp.marks)), Told: sp.work.told, Done: sp.work.done, Other: sp.other}
+			for kind, m := range sp.marks {
+				spec.Marks[kind] = exported(m)
+			}
+			for _, r := range sp.requests {
+				spec.Requests = append(spec.Requests, savedRequest{exported(r.moment), r.data})
+			}
+			if sp.limit != nil {
+				spec.Limited, spec.Until = true, sp.limit.until
+			}
+			for _, d := range sp.usage {
+				spec.Usage = append(spec.Usage, savedUsage{d.day, d.Usage})
+			}
+			session.Specs[specName] = spec
+		}
+		saved.Sessions[name] = session
+	}
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(saved)
+	return b.Bytes(), err
+}
+
+func exported(m moment) savedMoment { return savedMoment{m.at, m.id} }
+
+func (m savedMoment) moment() moment { return moment{m.At, m.ID} }
+
+// UnmarshalBinary replaces what the summary holds by what MarshalBinary wrote.
+func (s *Summary) UnmarshalBinary(text []byte) error {
+	var saved savedSummary
+	if err := gob.NewDecoder(bytes.NewReader(text)).Decode(&saved); err != nil {
+		return err
+	}
+	*s = *NewSummary(saved.Totals)
+	for name, kept := range saved.Sessions {
+		held := &session{
+			lastSeen: kept.LastSeen, lastHeartbeat: kept.LastHeartbeat, firstStored: kept.FirstStored, lastStored: kept.LastStored,
+			specs: make(map[string]*spec, len(kept.Specs)), streak: streak{completed: kept.Completed.moment()},
+		}
+		if kept.ClockKnown {
+			held.ahead = &kept.Ahead
+		}
+		for _, a := range kept.Answers {
+			held.answers = append(held.answers, answer{a.Moment.moment(), a.Spec, a.Request})
+		}
+		for _, m := range kept.Failures {
+			held.streak.failures = append(held.streak.failures, m.moment())
+		}
+		s.sessions[name] = held
+		for specName, stored := range kept.Specs {
+			sp := s.spec(held, specName)
+			sp.work, sp.other = work{stored.Told, stored.Done}, stored.Other
+			for kind, m := range stored.Marks {
+				sp.marks[kind] = m.moment()
+			}
+			for _, r := range stored.Requests {
+				sp.requests = append(sp.requests, request{r.Moment.moment(), r.Data})
+			}
+			if stored.Limited {
+				sp.limit = &limit{stored.Until}
+			}
+			for _, d := range stored.Usage {
+				sp.usage = append(sp.usage, dayUsage{d.Day, d.Usage})
+			}
+		}
+	}
+	return nil
+}

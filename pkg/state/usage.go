@@ -1,0 +1,130 @@
+package state
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Usage is what events say that an agent has used: `usage` in the data of an
+// event of any kind. Input includes what was read from a cache.
+type Usage struct {
+	InputTokens       int64 `json:"inputTokens,omitempty"`
+	CachedInputTokens int64 `json:"cachedInputTokens,omitempty"`
+	OutputTokens      int64 `json:"outputTokens,omitempty"`
+	Cost              Cost  `json:"costUsd,omitempty"`
+}
+
+// Cost is money in billionths of a US dollar: sums of whole numbers are the
+// same in any order. In JSON it is a number of dollars.
+type Cost int64
+
+// USD is the cost in dollars.
+func (c Cost) USD() float64 { return float64(c) / CostUnits }
+
+// MarshalJSON writes dollars.
+func (c Cost) MarshalJSON() ([]byte, error) {
+	return strconv.AppendFloat(nil, c.USD(), 'f', -1, 64), nil
+}
+
+// UnmarshalJSON reads dollars.
+func (c *Cost) UnmarshalJSON(text []byte) error {
+	n, err := strconv.ParseFloat(string(text), 64)
+	*c = Cost(math.RoundToEven(n * CostUnits))
+	return err
+}
+
+const (
+	// MaxUsage bounds each number of a Usage, of one event and of a sum: up
+	// to here the numbers of JSON are exact.
+	MaxUsage = 1 << 53
+	// CostUnits are the units of Cost in a US dollar.
+	CostUnits = 1e9
+	// UsageDays is how many days a spec's usage is held of, the latest: those
+	// that Horizon can touch, and one that a writer's clock may be ahead.
+	UsageDays = 9
+)
+
+func (u Usage) isZero() bool { return u == Usage{} }
+
+func (u *Usage) add(o Usage) {
+	for _, n := range []struct {
+		to *int64
+		by int64
+	}{
+		{&u.InputTokens, o.InputTokens}, {&u.CachedInputTokens, o.CachedInputTokens}, {&u.OutputTokens, o.OutputTokens}, {(*int64)(&u.Cost), int64(o.Cost)},
+	} {
+		*n.to = min(*n.to+n.by, MaxUsage)
+	}
+}
+
+// UsageIn reads the usage in an event's data. Names may be spelled in either
+// way, inputTokens or input_tokens; what is no number or below zero is none.
+func UsageIn(data json.RawMessage) Usage {
+	var all, fields map[string]json.RawMessage
+	if !bytes.Contains(data, []byte(`"usage"`)) || json.Unmarshal(data, &all) != nil || json.Unmarshal(all["usage"], &fields) != nil {
+		return Usage{}
+	}
+	count := func(unit float64, names ...string) (sum int64) {
+		for _, name := range names {
+			n, _ := number(fields[name])
+			// As the database calculates, which sums them up, too.
+			sum = min(sum+int64(math.RoundToEven(min(max(n*unit, 0), MaxUsage))), MaxUsage)
+		}
+		return sum
+	}
+	return Usage{
+		InputTokens: count(1, "inputTokens", "input_tokens"), CachedInputTokens: count(1, "cachedInputTokens", "cached_input_tokens"),
+		OutputTokens: count(1, "outputTokens", "output_tokens"), Cost: Cost(count(CostUnits, "costUsd", "cost_usd")),
+	}
+}
+
+// Used is what a spec used on the day, in UTC, that the moment belongs to.
+type Used struct {
+	Session, Spec string
+	At            time.Time
+	Usage         Usage
+}
+
+// dayUsage is the usage of one day. Days of which a part lies within Horizon
+// count as a whole, so that it does not matter when the sum was made.
+type dayUsage struct {
+	day int64 // since 1970, in UTC
+	Usage
+}
+
+const day = 24 * time.Hour
+
+func dayOf(at time.Time) int64 { return int64(math.Floor(float64(at.Unix()) / day.Seconds())) }
+
+// use adds to the usage of a day. Of the days it keeps the latest.
+func (s *spec) use(at time.Time, u Usage) {
+	n := dayOf(at)
+	i, held := slices.BinarySearchFunc(s.usage, n, func(d dayUsage, n int64) int { return cmp.Compare(d.day, n) })
+	if held {
+		s.usage[i].add(u)
+		return
+	}
+	s.usage = slices.Insert(s.usage, i, dayUsage{n, u})
+	if len(s.usage) > UsageDays {
+		s.usage = slices.Delete(s.usage, 0, 1)
+	}
+}
+
+// used is what was used since the day of the cutoff; nil: nothing.
+func (s *spec) used(cutoff time.Time) *Usage {
+	var sum Usage
+	for _, d := range s.usage {
+		if d.day >= dayOf(cutoff) {
+			sum.add(d.Usage)
+		}
+	}
+	if sum.isZero() {
+		return nil
+	}
+	return &sum
+}

@@ -1,0 +1,201 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Version 0.2 could make another program's table the events table: it renamed
+// it and left a view under the old name, through which grants were lost and
+// policies were passed by. returnAdopted gives such a table its name back, puts
+// its rows as events with their ids into an events table of Specwatch's own,
+// and mirrors what is inserted from then on. It may be interrupted and
+// repeated. It returns the table's name, or "" where there was none.
+func (s *Store) returnAdopted(ctx context.Context, conn *pgx.Conn, schema string, told func(string)) (string, error) {
+	err := patientlyOn(ctx, conn, told, func(tx pgx.Tx) error { return swapAdopted(ctx, tx, schema) })
+	if err != nil {
+		return "", err
+	}
+	var id int
+	var upTo int64
+	var relation string
+	err = conn.QueryRow(ctx, qualify(schema, `
+		SELECT m.id, m.up_to, t.tgrelid::regclass::text FROM @.specwatch_mirrors m JOIN pg_trigger t ON t.tgfoid = to_regproc('@.specwatch_mirror_' || m.id)
+		WHERE m.up_to IS NOT NULL AND m.filled IS NULL`)).Scan(&id, &upTo, &relation)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	var after, copied int64
+	if err := conn.QueryRow(ctx, qualify(schema, `SELECT coalesce(max(id), -9223372036854775808) FROM @.events WHERE id <= $1`), upTo).Scan(&after); err != nil {
+		return relation, err
+	}
+	for {
+		var last *int64
+		var rows int64
+		err := conn.QueryRow(ctx, `
+			WITH page AS MATERIALIZED (
+			    SELECT t.id::bigint AS id, t.key::text AS own, coalesce(t.spec::text, '') AS spec, coalesce(t.data, '{}') AS data, t.stored, m.kind, m.at, m.session, m.key, m.problem
+			    FROM `+relation+` AS t, LATERAL `+mapFunction(schema, id)+`(t) AS `+mappedColumns+`
+			    WHERE t.id > $1::bigint AND t.id <= $2::bigint ORDER BY t.id LIMIT $3
+			), kept AS (
+			    INSERT INTO `+own(schema, "events")+` (id, kind, at, session, spec, data, key, stored)
+			    SELECT id, kind, at, session, spec, data, coalesce(own, key), stored FROM page WHERE problem IS NULL ORDER BY id
+			    ON CONFLICT DO NOTHING
+			), unmapped AS (
+			    INSERT INTO `+own(schema, "specwatch_unmapped")+` (mirror, rows, reason, example)
+			    SELECT $4, count(*), problem, min(key) FROM page WHERE problem IS NOT NULL GROUP BY problem
+			)
+			SELECT max(id), count(*) FROM page`, after, upTo, chunkEvents, id).Scan(&last, &rows)
+		if err != nil {
+			return relation, err
+		}
+		if last == nil {
+			break
+		}
+		after = *last
+		if copied += rows; told != nil && copied%100_000 == 0 {
+			told(fmt.Sprintf("%d rows of %s became events", copied, relation))
+		}
+	}
+	// What 0.2 had added for itself goes last: until here it was read.
+	return relation, patientlyOn(ctx, conn, told, func(tx pgx.Tx) error {
+		added, err := addedColumns(ctx, tx, relation)
+		if err != nil {
+			return err
+		}
+		for _, column := range added {
+			if _, err := tx.Exec(ctx, "ALTER TABLE "+relation+" DROP COLUMN "+pgx.Identifier{column}.Sanitize()); err != nil {
+				return err
+			}
+		}
+		_, err = tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_mirrors SET filled = now() WHERE id = $1`), id)
+		return err
+	})
+}
+
+// addedColumns are those that Specwatch has added to a table that it adopted.
+// It added xid first.
+func addedColumns(ctx context.Context, tx pgx.Tx, relation string) ([]string, error) {
+	rows, err := tx.Query(ctx, `
+		SELECT a.attname::text FROM pg_attribute a JOIN pg_attribute x ON x.attrelid = a.attrelid AND x.attname = 'xid' AND NOT x.attisdropped
+		WHERE a.attrelid = to_regclass($1) AND a.attnum >= x.attnum AND NOT a.attisdropped ORDER BY a.attnum`, relation)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// swapAdopted gives the table its name back and makes an empty events table in
+// its place, in one transaction that touches the catalog only.
+func swapAdopted(ctx context.Context, tx pgx.Tx, schema string) error {
+	events := own(schema, "events")
+	var view uint32
+	var t source
+	err := tx.QueryRow(ctx, `
+		SELECT c.oid, n.nspname::text, c.relname::text, pg_get_userbyid(e.relowner)::text, e.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_class e
+		WHERE c.relkind = 'v' AND obj_description(c.oid, 'pg_class') = 'specwatch: adopted' AND e.oid = to_regclass($1)
+		  AND EXISTS (SELECT FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid AND d.classid = 'pg_rewrite'::regclass WHERE r.ev_class = c.oid AND d.refobjid = e.oid)`, events).
+		Scan(&view, &t.schema, &t.name, &t.owner, &t.oid)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, "LOCK TABLE "+events); err != nil {
+		return err
+	}
+	texts := func(sql string, args ...any) []string {
+		if err != nil {
+			return nil
+		}
+		var rows pgx.Rows
+		if rows, err = tx.Query(ctx, sql, args...); err != nil {
+			return nil
+		}
+		var found []string
+		found, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return found
+	}
+	const ours = `'specwatch\_%'`
+	columns := texts(`SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum`, t.oid)
+	// Rights that were given on the view are meant for the table.
+	grants := texts(`SELECT format('GRANT %s ON %s TO %s', a.privilege_type, $2::text, CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = $1 AND a.grantee <> c.relowner`, view, t.quoted())
+	revokes := texts(`SELECT format('REVOKE ALL ON %s FROM %I', $1::text, rolname) FROM pg_roles WHERE rolname IN ('specwatch_reader', 'specwatch_writer')`, t.quoted())
+	added := texts(`SELECT format('ADD COLUMN %I %s%s%s', a.attname, format_type(a.atttypid, a.atttypmod), coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), ''), CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END)
+		FROM pg_attribute a JOIN pg_attribute x ON x.attrelid = a.attrelid AND x.attname = 'xid' LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+		WHERE a.attrelid = $1 AND a.attnum >= x.attnum AND NOT a.attisdropped AND a.attname NOT IN ('spec', 'data', 'key') ORDER BY a.attnum`, t.oid)
+	constraints := texts(`SELECT format('ADD CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)) FROM pg_constraint WHERE conrelid = $1 AND contype = 'c' AND conname LIKE `+ours, t.oid)
+	dropped := texts(`SELECT format('DROP CONSTRAINT %I', conname) FROM pg_constraint WHERE conrelid = $1 AND contype = 'c' AND conname LIKE `+ours, t.oid)
+	again := texts(`SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1 AND c.relname LIKE `+ours, t.oid)
+	again = append(again, texts(`SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal AND tgname LIKE `+ours, t.oid)...)
+	gone := texts(`SELECT format('DROP INDEX %s', i.indexrelid::regclass) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1 AND c.relname LIKE `+ours, t.oid)
+	gone = append(gone, texts(`SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal AND tgname LIKE `+ours, t.oid)...)
+	if err != nil {
+		return err
+	}
+	var upTo int64
+	if err := tx.QueryRow(ctx, "SELECT coalesce(max(id), 0)::bigint FROM "+events).Scan(&upTo); err != nil {
+		return err
+	}
+	steps := append([]string{"DROP VIEW " + t.quoted()}, gone...)
+	for _, drop := range dropped {
+		steps = append(steps, "ALTER TABLE "+events+" "+drop)
+	}
+	for _, column := range columns {
+		if slices.Contains([]string{"xid", "async_commit", "stored"}, column) {
+			steps = append(steps, "ALTER TABLE "+events+" ALTER COLUMN "+pgx.Identifier{column}.Sanitize()+" DROP DEFAULT, ALTER COLUMN "+pgx.Identifier{column}.Sanitize()+" DROP NOT NULL")
+		}
+	}
+	if t.name != "events" {
+		steps = append(steps, "ALTER TABLE "+events+" RENAME TO "+pgx.Identifier{t.name}.Sanitize())
+	}
+	if t.schema != schema {
+		steps = append(steps, "ALTER TABLE "+own(schema, t.name)+" SET SCHEMA "+pgx.Identifier{t.schema}.Sanitize())
+	}
+	steps = append(steps, "CREATE TABLE "+events+` (
+		id      bigint GENERATED BY DEFAULT AS IDENTITY (START WITH `+fmt.Sprint(upTo+1)+`) PRIMARY KEY,
+		kind    text        NOT NULL,
+		at      timestamptz NOT NULL DEFAULT now(),
+		session text        NOT NULL,
+		spec    text        NOT NULL DEFAULT '',
+		data    jsonb       NOT NULL DEFAULT '{}',
+		key     text
+	)`)
+	for _, add := range append(added, constraints...) {
+		steps = append(steps, "ALTER TABLE "+events+" "+add)
+	}
+	steps = append(append(append(steps, again...), revokes...), grants...)
+	steps = append(steps, "UPDATE "+own(schema, "specwatch_rollup")+" SET seen = NULL") // the table is another one
+	if err := execAll(ctx, tx, steps); err != nil {
+		return err
+	}
+	t, err = findSource(ctx, tx, t.quoted())
+	if err != nil {
+		return err
+	}
+	x := slices.Index(columns, "xid")
+	m := Mapping{}
+	for column, text := range map[string]*string{"spec": &m.Spec, "data": &m.Data} {
+		if i := slices.Index(columns, column); x >= 0 && i > x {
+			*text = map[string]string{"spec": "''", "data": "'{}'::jsonb"}[column] // Specwatch's own, which goes
+		}
+	}
+	m, e, err := m.complete(ctx, tx, t)
+	if err != nil {
+		return err
+	}
+	made := Mirror{Source: t.String(), Mapping: m}
+	if err := install(ctx, tx, schema, &made, e); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_mirrors SET up_to = $2 WHERE id = $1`), made.id, upTo)
+	return err
+}

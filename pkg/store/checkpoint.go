@@ -1,0 +1,98 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/state"
+)
+
+const (
+	// keepEvery is how often a summary is kept at most, by whichever process.
+	keepEvery = 30 * time.Second
+	// keptLag is how many events a kept summary may lack to be worth folding
+	// them: reading them takes about a second.
+	keptLag = 50_000
+)
+
+// Keep stores a summary of what the cursor has seen, as MarshalBinary writes
+// it, so that the next Load begins there. It does nothing if another process
+// has done so within the last 30 seconds. pruned is the page's Pruned that the
+// summary began with. The error may be ErrNotAllowed.
+func (s *Store) Keep(ctx context.Context, summary []byte, c cursor.Cursor, pruned int64) error {
+	var packed bytes.Buffer
+	w, err := zstd.NewWriter(&packed, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(summary); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	_, err = writing(ctx, s, func(conn *pgx.Conn) (struct{}, error) {
+		_, err := conn.Exec(ctx, s.sql(`
+			INSERT INTO @.specwatch_overview AS o (format, cursor, pruned, summary) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (one) DO UPDATE SET format = excluded.format, cursor = excluded.cursor, pruned = excluded.pruned, summary = excluded.summary, kept = excluded.kept
+			WHERE o.kept < excluded.kept - $5::interval OR o.format <> excluded.format`), state.Format, c.String(), pruned, packed.Bytes(), keepEvery)
+		return struct{}{}, notAllowed(err)
+	})
+	return err
+}
+
+// kept returns the summary that was kept, if it is of this history, holds
+// nothing that prune has removed, and lacks few events.
+func (s *Store) kept(ctx context.Context, conn *pgx.Conn) (*state.Summary, Page, error) {
+	var token string
+	var packed []byte
+	page := Page{}
+	err := conn.QueryRow(ctx, s.sql(`
+		SELECT o.cursor, o.pruned, o.summary FROM @.specwatch_overview o, @.specwatch_meta m WHERE o.format = $1 AND o.pruned = m.pruned`), state.Format).
+		Scan(&token, &page.Pruned, &packed)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, page, nil
+	}
+	if err != nil {
+		return nil, page, err
+	}
+	if page.Cursor, err = cursor.Parse(token); err != nil {
+		return nil, page, nil
+	}
+	now, err := s.since(ctx, conn, query{cursor: page.Cursor, limit: 1})
+	if errors.Is(err, ErrExpired) {
+		return nil, page, nil
+	}
+	if err != nil {
+		return nil, page, err
+	}
+	page.At = now.At
+	var far bool
+	err = conn.QueryRow(ctx, s.sql(`SELECT EXISTS (SELECT FROM @.events WHERE xid IS NOT NULL AND xid >= pg_snapshot_xmax($1::text::pg_snapshot) ORDER BY xid OFFSET $2)`), page.Cursor.From.String(), keptLag).Scan(&far)
+	if err != nil || far {
+		return nil, page, err
+	}
+	r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxKept))
+	if err != nil {
+		return nil, page, err
+	}
+	defer r.Close()
+	text, err := r.DecodeAll(packed, nil)
+	if err != nil {
+		return nil, page, nil
+	}
+	summary := state.NewSummary(nil)
+	if summary.UnmarshalBinary(text) != nil {
+		return nil, page, nil
+	}
+	return summary, page, nil
+}
+
+// maxKept bounds what a kept summary takes in memory while it is read.
+const maxKept = 1 << 30

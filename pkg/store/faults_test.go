@@ -1,0 +1,696 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/embedded"
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+// cluster is a server of the test's own, with a store over it.
+func cluster(t testing.TB, settings map[string]string) (*embedded.Server, *store.Store) {
+	t.Helper()
+	server := postgrestest.Cluster(t, settings)
+	config := store.Config{URL: server.URL()}
+	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+		t.Fatal(err)
+	}
+	return server, open(t, config)
+}
+
+// crash kills the server and starts it again.
+func crash(t testing.TB, server *embedded.Server) {
+	t.Helper()
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A server that crashes gives transaction ids out again that reached no
+// flushed log. A cursor that was taken past them must miss nothing, and must
+// not expire.
+func TestCrashGivesIDsOutAgain(t *testing.T) {
+	t.Parallel()
+	for name, burn := range map[string]func(t *testing.T, conn *pgx.Conn){
+		"read-only": func(t *testing.T, conn *pgx.Conn) {
+			for range 5 {
+				exec(t, conn, "SELECT pg_current_xact_id()")
+			}
+		},
+		"aborted": func(t *testing.T, conn *pgx.Conn) {
+			for range 5 {
+				exec(t, conn, "BEGIN")
+				exec(t, conn, insert, "undone")
+				exec(t, conn, "ROLLBACK")
+			}
+		},
+		"a key that exists": func(t *testing.T, conn *pgx.Conn) {
+			exec(t, conn, `INSERT INTO events (kind, session, spec, key) VALUES ('spec_started', 's', 'first', 'k')`)
+			for range 5 {
+				if _, err := conn.Exec(t.Context(), `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', 'k')`); err == nil {
+					t.Fatal("the same key was stored twice")
+				}
+			}
+		},
+		"other tables without flush": func(t *testing.T, conn *pgx.Conn) {
+			exec(t, conn, "CREATE UNLOGGED TABLE other (n int)")
+			exec(t, conn, "SET synchronous_commit = off")
+			for range 5 {
+				exec(t, conn, "INSERT INTO other VALUES (1)")
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, s := cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
+			conn := connect(t, server.URL())
+			exec(t, conn, insert, "before")
+			exec(t, conn, "CHECKPOINT")
+			burn(t, conn)
+			_, c := drain(t, s, cursor.Cursor{}, 100)
+			crash(t, server)
+			if got, again := drain(t, s, c, 100); len(got) != 0 || again.String() != c.String() {
+				t.Fatalf("early: %q, from %s to %s", specs(got), c, again)
+			}
+			conn = connect(t, server.URL())
+			var want []string
+			for i := range 8 {
+				want = append(want, fmt.Sprint(i))
+				exec(t, conn, insert, want[i])
+			}
+			if got, _ := drain(t, s, c, 3); specs(got) != strings.Join(want, " ") {
+				t.Fatalf("got %q, want %q", specs(got), want)
+			}
+		})
+	}
+}
+
+// An event whose commit is not flushed can be lost, and its id be given to
+// another. It is delivered once it is flushed, and without waiting for the
+// server's own time.
+func TestUnflushedEventsAreNotDelivered(t *testing.T) {
+	t.Parallel()
+	server, s := cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
+	_, c := drain(t, s, cursor.Cursor{}, 100)
+	for round := range 5 {
+		conn := connect(t, server.URL())
+		exec(t, conn, "SET synchronous_commit = off")
+		for i := range 8 {
+			exec(t, conn, insert, fmt.Sprint(round, "/", i))
+		}
+		begin := time.Now()
+		var got []event.Event
+		got, c = drain(t, s, c, 3)
+		if len(got) != 8 || time.Since(begin) > 5*time.Second {
+			t.Fatalf("%d events after %s", len(got), time.Since(begin))
+		}
+		exec(t, conn, insert, "may be lost")
+		crash(t, server)
+		conn = connect(t, server.URL())
+		for _, e := range got {
+			var there bool
+			if err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM events WHERE id = $1 AND spec = $2)`, e.ID, e.Spec).Scan(&there); err != nil || !there {
+				t.Fatalf("round %d: event %d was delivered and is gone: %v", round, e.ID, err)
+			}
+		}
+		// What the crash took, it took before it was delivered; what follows
+		// reuses its ids and comes whole.
+		exec(t, conn, insert, "after")
+		if got, c = drain(t, s, c, 100); len(got) == 0 || got[len(got)-1].Spec != "after" {
+			t.Fatalf("round %d: %q", round, specs(got))
+		}
+	}
+}
+
+// A transaction that turns synchronous_commit off after its insert cannot be
+// known. If a crash takes its row back, the cursor that names it expires.
+func TestARowThatVanishedExpiresTheCursor(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	exec(t, conn, insert, "one")
+	exec(t, conn, insert, "two")
+	_, c := drain(t, s, cursor.Cursor{}, 100)
+	exec(t, conn, `DELETE FROM events WHERE spec = 'two'`)
+	if _, err := s.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
+		t.Fatalf("its last row is gone: %v", err)
+	}
+	// The same id with other content is another row.
+	exec(t, conn, `INSERT INTO events (id, kind, session, spec) VALUES ($1, 'spec_started', 's', 'another')`, c.Last.ID)
+	if _, err := s.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
+		t.Fatalf("its last row is another: %v", err)
+	}
+}
+
+// Prune removes the row that a cursor names; the cursor stays good.
+func TestPruneExpiresNoCursor(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'spec_started', 's', 'old', now() - interval '2 days' FROM generate_series(1, 9)`)
+	page, err := s.SinceTime(t.Context(), time.Now().Add(-72*time.Hour), 4)
+	if err != nil || len(page.Events) != 4 {
+		t.Fatalf("%+v: %v", page, err)
+	}
+	_, c := drain(t, s, page.Cursor, 100)
+	if n, err := s.Prune(t.Context(), time.Now().Add(-24*time.Hour), nil); n != 9 || err != nil {
+		t.Fatal(n, err)
+	}
+	exec(t, conn, insert, "new")
+	if got, _ := drain(t, s, c, 100); specs(got) != "new" {
+		t.Fatalf("%q", specs(got))
+	}
+	if got, _ := drain(t, s, page.Cursor, 100); specs(got) != "new" {
+		t.Fatalf("between two pages of before: %q", specs(got))
+	}
+}
+
+// until waits for a condition.
+func until(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !done(); {
+		if time.Now().After(deadline) {
+			t.Fatal(what)
+		}
+	}
+}
+
+// A page that began on the primary goes on at a standby only once that has
+// replayed what the page's target holds.
+func TestPagesGoOnWhereTheServerHasGotThere(t *testing.T) {
+	t.Parallel()
+	primary, onPrimary := cluster(t, nil)
+	standby := postgrestest.Standby(t, primary)
+	onStandby := open(t, store.Config{URL: standby.URL()})
+	until(t, "the standby does not follow", func() bool { return onStandby.Ready(t.Context()) == nil })
+	conn, there := connect(t, primary.URL()), connect(t, standby.URL())
+	exec(t, conn, insert, "first")
+	_, c := drain(t, onPrimary, cursor.Cursor{}, 100)
+	if got, _ := drain(t, onStandby, c, 100); len(got) != 0 {
+		t.Fatalf("%q", specs(got))
+	}
+	exec(t, there, "SELECT pg_wal_replay_pause()")
+	until(t, "replay does not pause", func() bool {
+		var paused bool
+		return there.QueryRow(t.Context(), "SELECT pg_is_wal_replay_paused()").Scan(&paused) == nil && paused
+	})
+	for i := range 20 {
+		exec(t, conn, insert, fmt.Sprint(i))
+	}
+	page, err := onPrimary.Since(t.Context(), c, 5)
+	if err != nil || specs(page.Events) != "0 1 2 3 4" {
+		t.Fatalf("%q: %v", specs(page.Events), err)
+	}
+	var problem *store.Problem
+	if _, err := onStandby.Since(t.Context(), page.Cursor, 5); !errors.As(err, &problem) || problem.Code != store.Behind || !strings.Contains(problem.Detail, "bytes") {
+		t.Fatalf("a standby that is behind: %v", err)
+	}
+	_, whole := drain(t, onPrimary, page.Cursor, 5)
+	if _, err := onStandby.Since(t.Context(), whole, 5); !errors.As(err, &problem) || problem.Code != store.Behind {
+		t.Fatalf("a cursor at rest that the standby has not reached: %v", err)
+	}
+	resumed := make(chan error, 1)
+	go func() {
+		time.Sleep(1500 * time.Millisecond) // the time that the standby is behind is what is tried
+		_, err := there.Exec(context.Background(), "SELECT pg_wal_replay_resume()")
+		resumed <- err
+	}()
+	got, last := drain(t, onStandby, page.Cursor, 5)
+	if err := <-resumed; err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 15 || got[14].Spec != "19" {
+		t.Fatalf("%d events on the standby: %q", len(got), specs(got))
+	}
+	exec(t, conn, insert, "last")
+	if got, _ := drain(t, onPrimary, last, 5); specs(got) != "last" {
+		t.Fatalf("back on the primary: %q", specs(got))
+	}
+}
+
+// A fail-over begins another history: cursors of the old primary expire on
+// the promoted standby, and on one that follows it without a restart.
+func TestCascadingStandbyTakesTheNewTimeline(t *testing.T) {
+	t.Parallel()
+	primary, s := cluster(t, nil)
+	middle := postgrestest.Standby(t, primary)
+	last := postgrestest.Standby(t, middle)
+	onMiddle, onLast := open(t, store.Config{URL: middle.URL()}), open(t, store.Config{URL: last.URL()})
+	until(t, "the standbys do not follow", func() bool { return onMiddle.Ready(t.Context()) == nil && onLast.Ready(t.Context()) == nil })
+	exec(t, connect(t, primary.URL()), insert, "before")
+	_, c := drain(t, s, cursor.Cursor{}, 100)
+	until(t, "the cascaded standby does not catch up", func() bool { _, err := onLast.Since(t.Context(), c, 10); return err == nil })
+	if err := primary.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, connect(t, middle.URL()), "SELECT pg_promote()")
+	if _, err := onMiddle.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
+		t.Fatalf("on the promoted standby: %v", err)
+	}
+	until(t, "the cascaded standby goes on with cursors of the old timeline", func() bool {
+		_, err := onLast.Since(t.Context(), c, 10)
+		return errors.Is(err, store.ErrExpired)
+	})
+}
+
+// A copy of the database has the same rows, and a history of its own.
+func TestCopyIsAnotherHistory(t *testing.T) {
+	t.Parallel()
+	server, s := cluster(t, nil)
+	conn := connect(t, server.URL())
+	exec(t, conn, insert, "one")
+	_, c := drain(t, s, cursor.Cursor{}, 100)
+	s.Close()
+	conn.Close(t.Context())
+	address, err := url.Parse(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	address.Path = "/template1"
+	admin := connect(t, address.String())
+	until(t, "the database stays in use", func() bool {
+		_, err := admin.Exec(t.Context(), `CREATE DATABASE copied TEMPLATE `+embedded.Database)
+		return err == nil
+	})
+	address.Path = "/copied"
+	copied := open(t, store.Config{URL: address.String()})
+	if _, err := copied.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
+		t.Fatalf("a cursor of the original in the copy: %v", err)
+	}
+	again := open(t, store.Config{URL: server.URL()})
+	if got, _ := drain(t, again, c, 10); len(got) != 0 {
+		t.Fatalf("a cursor of the original there: %q", specs(got))
+	}
+	// The database is replaced by its copy while a reader is connected.
+	copied.Close()
+	again.Close()
+	until(t, "the database stays in use", func() bool {
+		_, err := admin.Exec(t.Context(), `ALTER DATABASE `+embedded.Database+` RENAME TO gone`)
+		return err == nil
+	})
+	until(t, "the copy stays in use", func() bool {
+		_, err := admin.Exec(t.Context(), `ALTER DATABASE copied RENAME TO `+embedded.Database)
+		return err == nil
+	})
+	replaced := open(t, store.Config{URL: server.URL()})
+	if _, err := replaced.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
+		t.Fatalf("a cursor of the original in the database that took its place: %v", err)
+	}
+}
+
+// An older state that is put back over the same tables, or the same database,
+// is noticed, though epoch, cluster and timeline stay the same.
+func TestAnOlderStatePutBack(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	exec(t, conn, insert, "kept")
+	exec(t, conn, `CREATE TEMP TABLE dump AS SELECT * FROM events`)
+	_, old := drain(t, s, cursor.Cursor{}, 100)
+	exec(t, conn, insert, "lost 1")
+	exec(t, conn, insert, "lost 2")
+	_, c := drain(t, s, old, 100)
+	page, err := s.Since(t.Context(), old, 1)
+	if err != nil || !page.More {
+		t.Fatalf("%+v: %v", page, err)
+	}
+	// As pg_restore --data-only puts rows and sequences back.
+	exec(t, conn, `TRUNCATE events`)
+	exec(t, conn, `INSERT INTO events OVERRIDING SYSTEM VALUE SELECT * FROM dump`)
+	exec(t, conn, `SELECT setval(pg_get_serial_sequence('events', 'id'), (SELECT max(id) FROM events))`)
+	exec(t, conn, insert, "other 1")
+	exec(t, conn, insert, "other 2")
+	for name, c := range map[string]cursor.Cursor{"at rest": c, "between two pages": page.Cursor} {
+		if _, err := s.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got, _ := drain(t, s, old, 10); specs(got) != "other 1 other 2" {
+		t.Errorf("a cursor of before both: %q", specs(got))
+	}
+	// As pg_restore --clean does: the tables are made anew.
+	_, c = drain(t, s, old, 10)
+	exec(t, conn, `CREATE TABLE made_anew (LIKE events INCLUDING ALL)`)
+	exec(t, conn, `INSERT INTO made_anew OVERRIDING SYSTEM VALUE SELECT * FROM events`)
+	exec(t, conn, `DROP TABLE events`)
+	exec(t, conn, `ALTER TABLE made_anew RENAME TO events`)
+	if _, err := s.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
+		t.Errorf("the table was made anew: %v", err)
+	}
+}
+
+// A writer that uses two-phase commit is not refused, whether or not a reader
+// asks for notifications; a plain commit notifies.
+func TestTwoPhaseWhileAReaderListens(t *testing.T) {
+	t.Parallel()
+	server, s := cluster(t, map[string]string{"max_prepared_transactions": "5"})
+	r, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if r.Hearing() != store.BySome {
+		t.Fatalf("hearing %d", r.Hearing())
+	}
+	if _, err := r.EnableNotify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, server.URL())
+	for i, statements := range [][]string{
+		{"BEGIN", "INSERT INTO events (kind, session) VALUES ('spec_started', 's')", "PREPARE TRANSACTION 'p0'"},
+		{"BEGIN; INSERT INTO events (kind, session) VALUES ('spec_started', 's'); PREPARE TRANSACTION 'p1'"},
+		{"BEGIN; INSERT INTO events (kind, session) VALUES ('spec_started', 's')", "PREPARE TRANSACTION 'p2'"},
+	} {
+		for _, sql := range statements {
+			if _, err := conn.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
+				t.Fatalf("%s: %v", sql, err)
+			}
+		}
+		exec(t, conn, fmt.Sprintf("COMMIT PREPARED 'p%d'", i))
+	}
+	for _, statements := range [][]string{
+		{"INSERT INTO events (kind, session) VALUES ('spec_started', 's')"},
+		{"BEGIN", "INSERT INTO events (kind, session) VALUES ('spec_started', 's')", "COMMIT"},
+		{"BEGIN", "INSERT INTO events (kind, session) VALUES ('spec_started', 's')", "INSERT INTO events (kind, session) VALUES ('spec_started', 's')", "END"},
+	} {
+		for _, sql := range statements {
+			exec(t, conn, sql)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		if notes, err := r.Wait(ctx); notes == 0 || err != nil {
+			t.Fatalf("%q: %d notifications, %v", statements, notes, err)
+		}
+		cancel()
+	}
+}
+
+// What commits while pages are turned has been given when a page says for the
+// first time that there is no more.
+func TestNoMoreMeansNothingIsMissing(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	_, c := drain(t, s, cursor.Cursor{}, 10)
+	for i := range 20 {
+		exec(t, conn, insert, fmt.Sprint(i))
+	}
+	byCursor, err := s.Since(t.Context(), c, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	byTime, err := s.SinceLast(t.Context(), 20, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		exec(t, conn, insert, fmt.Sprint("meanwhile ", i))
+	}
+	for name, page := range map[string]store.Page{"by cursor": byCursor, "by time": byTime} {
+		if got, _ := drain(t, s, page.Cursor, 5); len(got) != 18 {
+			t.Errorf("%s: %d of 18 events when there was no more", name, len(got))
+		}
+	}
+}
+
+// A session that holds the advisory lock for itself stops nobody.
+func TestALockThatIsHeldStopsNobody(t *testing.T) {
+	t.Parallel()
+	s, conn, config := fresh(t)
+	hog := connect(t, config.URL)
+	exec(t, hog, `SELECT pg_advisory_lock(bell) FROM specwatch_meta`)
+	r, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := r.EnableNotify(t.Context()); !errors.Is(err, store.ErrHeld) {
+		t.Fatalf("%v", err)
+	}
+	exec(t, conn, insert, "written all the same")
+	if page, err := r.Since(t.Context(), cursor.Cursor{}, 10); err != nil || specs(page.Events) != "written all the same" {
+		t.Fatalf("%+v: %v", page, err)
+	}
+}
+
+// A reader that is frozen or cut off loses the advisory lock: the server ends
+// its session.
+func TestASilentReaderGivesUpTheLock(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	r, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := r.EnableNotify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var version int
+	if err := conn.QueryRow(t.Context(), `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
+		t.Fatal(err)
+	}
+	if version < 140000 {
+		t.Skip("idle_session_timeout came with PostgreSQL 14; on 13 only TCP's own limits apply")
+	}
+	until(t, "the session of a silent reader goes on", func() bool {
+		var held bool
+		if err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks l, specwatch_meta m WHERE l.locktype = 'advisory'
+			AND ((l.classid::bigint << 32) | l.objid::bigint) = m.bell)`).Scan(&held); err != nil {
+			t.Fatal(err)
+		}
+		return !held
+	})
+}
+
+// No row that PostgreSQL accepts stops the delivery of the others.
+func TestNoRowStopsTheOthers(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	exec(t, conn, insert, "before")
+	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'deep', (repeat('[', 6000) || repeat(']', 6000))::jsonb)`)
+	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'strings are no levels', to_jsonb(repeat('[{\"', 2000)))`)
+	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'number', '[1e1000, 1e-1000, 123456789012345678901234567890]')`)
+	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('claude.cost', E'\x01\u202e<b>', E'\n', '{"__proto__": 1, "toJSON": {}}')`)
+	// What a table without its rules can hold.
+	exec(t, conn, `ALTER TABLE events DROP CONSTRAINT specwatch_at, DROP CONSTRAINT specwatch_kind, DROP CONSTRAINT specwatch_session, DROP CONSTRAINT specwatch_spec, DROP CONSTRAINT specwatch_data, ALTER session DROP NOT NULL, ALTER kind DROP NOT NULL, ALTER spec DROP NOT NULL, ALTER data DROP NOT NULL`)
+	exec(t, conn, `INSERT INTO events (kind, session, spec, data, at) VALUES (NULL, NULL, NULL, NULL, 'infinity'), ('odd', '', 'x', 'null', '-infinity'), ('odd', 's', 'x', '1', '294000-01-01'), ('odd', 's', 'x', '"x"', '4000-01-01 BC')`)
+	exec(t, conn, insert, "after")
+	var rows int
+	if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM events`).Scan(&rows); err != nil {
+		t.Fatal(err)
+	}
+	whole := func(name string, got []event.Event) {
+		t.Helper()
+		if len(got) != rows {
+			t.Errorf("%s: %d of %d events", name, len(got), rows)
+		}
+		for _, e := range got {
+			text, err := e.MarshalJSON()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := event.Decode([]byte(`{"kind":"spec_started","session":"s","data":` + string(text) + `}`)); err != nil {
+				t.Errorf("%s: %.80s cannot be read: %v", name, text, err)
+			}
+		}
+	}
+	for _, limit := range []int{1, 3, 100} {
+		nothing := cursor.Cursor{Epoch: now(t, s).Epoch, From: cursor.Nothing(), To: cursor.Nothing()}
+		got, c := drain(t, s, nothing, limit)
+		whole(fmt.Sprint("by cursor, in pages of ", limit), got)
+		if again, _ := drain(t, s, c, limit); len(again) != 0 {
+			t.Errorf("again: %q", specs(again))
+		}
+		page, err := s.SinceLast(t.Context(), 1000, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = page.Events
+		for n := 0; page.More; n++ {
+			if page, err = s.Since(t.Context(), page.Cursor, limit); err != nil || n > 2*rows {
+				t.Fatalf("page %d: %v", n, err)
+			}
+			got = append(got, page.Events...)
+		}
+		if len(got) < rows-2 { // two lie before the year 1
+			t.Errorf("by time, in pages of %d: %d of %d events", limit, len(got), rows)
+		}
+	}
+	if _, err := stateOf(t, s); err != nil {
+		t.Error(err)
+	}
+	f := store.Filter{From: time.Now().Add(-time.Hour), To: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), Limit: 100}
+	if _, err := s.Range(t.Context(), f); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Counts(t.Context(), f, time.Hour); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := s.Timeline(t.Context(), f); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Durations(t.Context(), f); err != nil {
+		t.Error(err)
+	}
+}
+
+// Writers that wait for a lock hold up no reader, and not each other for ever.
+func TestWaitingWritersHoldUpNobody(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	exec(t, conn, "BEGIN")
+	exec(t, conn, `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', 'K')`)
+	refusals := make(chan error, 8)
+	for range cap(refusals) {
+		go func() {
+			_, err := s.Append(context.Background(), []event.Event{{Kind: event.SpecStarted, Session: "s", Key: "K"}})
+			refusals <- err
+		}()
+	}
+	begin := time.Now()
+	for range 20 {
+		if _, err := s.Since(t.Context(), cursor.Cursor{}, 10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("20 reads beside waiting writers took %s", took)
+	}
+	for range cap(refusals) {
+		var problem *store.Problem
+		if err := <-refusals; !errors.As(err, &problem) || problem.Code != store.Busy {
+			t.Errorf("a writer that waited: %v", err)
+		}
+	}
+	exec(t, conn, "COMMIT")
+	if receipt, err := s.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s", Key: "K"}}); err != nil || receipt.Known != 1 {
+		t.Errorf("afterwards: %+v, %v", receipt, err)
+	}
+	var waiting int
+	if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%events (kind%' AND query LIKE '%test_%'`).Scan(&waiting); err != nil || waiting > 0 {
+		t.Errorf("%d statements wait on in the server: %v", waiting, err)
+	}
+}
+
+// A connection that was lost while it lay idle costs no answer.
+func TestLostConnectionsAreReplaced(t *testing.T) {
+	t.Parallel()
+	server, s := cluster(t, nil)
+	for range 3 {
+		var reads []chan error
+		for range 4 {
+			done := make(chan error, 1)
+			reads = append(reads, done)
+			go func() { _, err := s.Since(context.Background(), cursor.Cursor{}, 10); done <- err }()
+		}
+		for _, done := range reads {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := server.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Since(t.Context(), cursor.Cursor{}, 10); err != nil {
+			t.Fatalf("after a restart: %v", err)
+		}
+		if _, err := s.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s"}}); err != nil {
+			t.Fatalf("writing after a restart: %v", err)
+		}
+	}
+}
+
+// A user who may have few connections waits for one instead of failing.
+func TestFewConnections(t *testing.T) {
+	t.Parallel()
+	_, conn, config := fresh(t)
+	role := fmt.Sprintf("specwatch_few_%d", time.Now().UnixNano())
+	exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'p' CONNECTION LIMIT 2`)
+	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+role) }) //nolint:errcheck
+	exec(t, conn, `GRANT specwatch_reader TO `+role)
+	address, err := url.Parse(config.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address.User = url.UserPassword(role, "p")
+	config.URL = address.String()
+	config.MaxConns = 8
+	s := open(t, config)
+	done := make(chan error, 8)
+	for range cap(done) {
+		go func() {
+			for range 5 {
+				if _, err := s.Since(context.Background(), cursor.Cursor{}, 10); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	s.Close()
+}
+
+// The pools may hold all connections that a user may have, idle: a reader gets
+// one of them.
+func TestAReaderGetsAConnectionOfThePools(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Cluster(t, nil)
+	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, server.URL())
+	exec(t, conn, "CREATE ROLE few LOGIN PASSWORD 'p' CONNECTION LIMIT 2")
+	exec(t, conn, "GRANT specwatch_reader, specwatch_writer TO few")
+	u, err := url.Parse(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword("few", "p")
+	s := open(t, store.Config{URL: u.String()})
+	held := func() (n int) {
+		if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE usename = 'few'").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	// Two reads that wait for a lock hold both.
+	lock := connect(t, server.URL())
+	exec(t, lock, "BEGIN")
+	exec(t, lock, "LOCK TABLE events")
+	var reading sync.WaitGroup
+	for range 2 {
+		reading.Go(func() {
+			if _, err := s.Since(context.Background(), cursor.Cursor{}, 1); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	until(t, "both connections are in use", func() bool { return held() == 2 })
+	exec(t, lock, "COMMIT")
+	reading.Wait()
+	r, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := s.Since(t.Context(), cursor.Cursor{}, 1); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,136 @@
+package store
+
+import (
+	"context"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
+)
+
+// Of 200,000 events, forty loops that run side by side: a spec of twenty
+// events, a session of a thousand.
+const hotRows = `
+	INSERT INTO events (kind, at, session, spec)
+	SELECT CASE k WHEN 0 THEN 'spec_started' WHEN 19 THEN 'spec_completed' WHEN 10 THEN 'agent.step' ELSE 'session_heartbeat' END,
+	       now() - interval '1 day' * (200000 - i)::float8 / 2000, 'night-' || i / 40000 || '-' || i % 40, 'spec-' || i / 40 % 1000 / 20
+	FROM (SELECT i, i / 40 % 20 AS k FROM generate_series($1::int, $2::int) i) e`
+
+// The statements of readers and panels find their rows by an index, whatever
+// the table holds. The server itself tells the plans of the statements that
+// are really sent.
+func TestHotStatementsUseTheirIndexes(t *testing.T) {
+	t.Parallel()
+	address, schema := postgrestest.Schema(t)
+	config := Config{URL: address, Schema: schema}
+	if _, err := Migrate(t.Context(), config, nil); err != nil {
+		t.Fatal(err)
+	}
+	db, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close(context.Background()) }) //nolint:errcheck // the test has ended
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		if _, err := db.Exec(t.Context(), sql, args...); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	exec(`ALTER TABLE events DISABLE TRIGGER USER`)
+	for i := range 20 {
+		exec(hotRows, i*10_000, (i+1)*10_000-1)
+	}
+	exec(`ALTER TABLE events ENABLE TRIGGER USER`)
+	exec(`SELECT specwatch_roll_up(1000000)`)
+	for i := range 50 {
+		if i == 25 {
+			exec(`SELECT specwatch_roll_up(1000000)`)
+		}
+		exec(`INSERT INTO events (kind, session, spec) SELECT 'session_heartbeat', 'last', 'spec' FROM generate_series(1, 10)`)
+	}
+	exec(`VACUUM ANALYZE`)
+
+	s, err := Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	var mu sync.Mutex
+	var plans []string
+	s.config.ConnConfig.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		mu.Lock()
+		defer mu.Unlock()
+		if strings.Contains(n.Message, "plan:") {
+			plans = append(plans, n.Message)
+		}
+	}
+	for name, value := range map[string]string{"session_preload_libraries": "auto_explain", "auto_explain.log_min_duration": "0", "client_min_messages": "log"} {
+		s.config.ConnConfig.RuntimeParams[name] = value
+	}
+
+	now := time.Now()
+	all := Filter{From: now.Add(-200 * 24 * time.Hour), To: now, Limit: 100}
+	day := all
+	day.From = now.Add(-24 * time.Hour)
+	one := all
+	one.Sessions = []string{"night-2-7"}
+	page, err := s.SinceTime(t.Context(), now.Add(time.Hour), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := page.Cursor
+	first, err := s.SinceTime(t.Context(), now.Add(-200*24*time.Hour), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, hot := range []struct {
+		name    string
+		indexes []string // that the plan names
+		ask     func() error
+	}{
+		{"since, with nothing new", []string{"specwatch_events_xid"}, func() error { _, err := s.Since(t.Context(), here, 1_000); return err }},
+		{"since, as the start of a feed", []string{"specwatch_events_at"}, func() error { _, err := s.Since(t.Context(), cursor.Cursor{}, 1_000); return err }},
+		{"history", []string{"specwatch_events_at"}, func() error { _, err := s.SinceTime(t.Context(), day.From, 1_000); return err }},
+		{"history, the next page", []string{"specwatch_events_at"}, func() error { _, err := s.Since(t.Context(), first.Cursor, 1_000); return err }},
+		{"the newest events", []string{"specwatch_events_at"}, func() error { _, err := s.SinceLast(t.Context(), 50, 50); return err }},
+		{"counts", []string{"specwatch_counts_pkey", "specwatch_events_xid"}, func() error { _, err := s.Counts(t.Context(), all, time.Hour); return err }},
+		{"outcomes", []string{"specwatch_counts_pkey", "specwatch_events_xid"}, func() error { _, err := s.Outcomes(t.Context(), all); return err }},
+		{"names", []string{"specwatch_events_xid"}, func() error { _, _, err := s.Sessions(t.Context(), all, ""); return err }},
+		{"timeline", []string{"specwatch_events_timeline", "specwatch_events_xid"}, func() error { _, _, err := s.Timeline(t.Context(), day); return err }},
+		{"durations", []string{"specwatch_events_timeline"}, func() error { _, err := s.Durations(t.Context(), day); return err }},
+		{"one session's events", []string{"specwatch_events_session"}, func() error { _, err := s.Range(t.Context(), one); return err }},
+		{"the newest events of a range", []string{"specwatch_events_at"}, func() error { _, err := s.Range(t.Context(), day); return err }},
+	} {
+		mu.Lock()
+		plans = nil
+		mu.Unlock()
+		if err := hot.ask(); err != nil {
+			t.Fatalf("%s: %v", hot.name, err)
+		}
+		mu.Lock()
+		plan := strings.Join(plans, "\n")
+		mu.Unlock()
+		if plan == "" {
+			t.Fatalf("%s: the server told no plan", hot.name)
+		}
+		if found := scanned.FindString(plan); found != "" {
+			t.Errorf("%s: %s\n%s", hot.name, found, plan)
+		}
+		for _, index := range hot.indexes {
+			if !strings.Contains(plan, index) {
+				t.Errorf("%s does not use %s:\n%s", hot.name, index, plan)
+			}
+		}
+	}
+}
+
+// scanned is what a plan says that reads all events.
+var scanned = regexp.MustCompile(`Seq Scan on (\S+\.)?events\b`)

@@ -1,0 +1,858 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/specwatch/specwatch/pkg/event"
+)
+
+// Mapping says how a row of another program's table becomes an event. All but
+// Kinds and TimeZone are SQL expressions over the table's columns; names of
+// other schemas than pg_catalog are written with their schema.
+type Mapping struct {
+	Kind     string            `json:"kind"`
+	At       string            `json:"at"`
+	Session  string            `json:"session"`
+	Spec     string            `json:"spec,omitempty"`
+	Data     string            `json:"data,omitempty"`
+	Key      string            `json:"key,omitempty"`   // what tells rows apart; empty: no column does
+	Where    string            `json:"where,omitempty"` // of rows that are to become events
+	Kinds    map[string]string `json:"kinds,omitempty"` // kinds of the table and the event's kind for each
+	TimeZone string            `json:"timeZone,omitempty"`
+}
+
+// Mirror is a table whose inserts become events.
+type Mirror struct {
+	Source   string // schema.table
+	Mapping  Mapping
+	Active   bool       // the table has the trigger
+	Filled   *time.Time // when the rows that were there before had been brought over
+	Unmapped int64
+	Reasons  []Reason // why, the most frequent first, at most maxReasons
+
+	id   int
+	upTo *int64 // of a table that version 0.2 adopted: the greatest id then
+}
+
+// Reason is why rows did not become events.
+type Reason struct {
+	Text    string
+	Rows    int64
+	Example string // the key of one of them
+}
+
+const maxReasons = 20
+
+// Preview is what a mapping would make of the rows that a table holds.
+type Preview struct {
+	Mapping Mapping       // with what was found for what was not said
+	Events  []event.Event // of the first rows
+	Rows    int64         // that are to become events
+	Reasons []Reason      // why some would not
+}
+
+// previewRows is how many events a preview shows.
+const previewRows = 10
+
+// source is a table of another program.
+type source struct {
+	oid          uint32
+	schema, name string
+	owner        string
+	partitioned  bool     // or a partition: only triggers for each row reach all inserts
+	columns      []string // in their order
+	key          []string // columns that tell rows apart; may be empty
+}
+
+func (t source) quoted() string { return pgx.Identifier{t.schema, t.name}.Sanitize() }
+func (t source) String() string { return t.schema + "." + t.name }
+
+// rows is what a query over the table's own rows reads from.
+func (t source) rows() string {
+	if t.partitioned {
+		return t.quoted()
+	}
+	return "ONLY " + t.quoted() // rows of tables that inherit from it do not fire its triggers
+}
+
+// findSource looks a table up, by a name as SQL writes it or as it is.
+func findSource(ctx context.Context, tx pgx.Tx, table string) (source, error) {
+	var t source
+	var kind string
+	var temporary, partition, system bool
+	const columns = `
+		SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, pg_get_userbyid(c.relowner)::text, c.relpersistence = 't', c.relispartition, n.nspname IN ('pg_catalog', 'information_schema')
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace `
+	var err error
+	for _, where := range []string{
+		`WHERE pg_table_is_visible(c.oid) AND c.relname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')`,
+		`WHERE n.nspname || '.' || c.relname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')`,
+		`WHERE c.oid = to_regclass($1)`,
+	} {
+		err = tx.QueryRow(ctx, columns+where, table).Scan(&t.oid, &t.schema, &t.name, &kind, &t.owner, &temporary, &partition, &system)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			break
+		}
+	}
+	var pg *pgconn.PgError
+	switch {
+	case errors.Is(err, pgx.ErrNoRows), errors.As(err, &pg) && pg.Code[:2] == "42":
+		return t, problem(NoTable, nil, "there is no table %q; write it as name or schema.name", table)
+	case err != nil:
+		return t, err
+	case kind == "v" || kind == "m":
+		return t, problem(NoTable, nil, "%q is a view, into which nothing is inserted; mirror the table below it", table)
+	case kind != "r" && kind != "p" || temporary || system:
+		return t, problem(NoTable, nil, "%q is not a table that can be mirrored: it must be an ordinary or a partitioned one that is neither temporary nor PostgreSQL's own", table)
+	}
+	t.partitioned = kind == "p" || partition
+	rows, err := tx.Query(ctx, `SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum`, t.oid)
+	if err == nil {
+		t.columns, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	if err != nil {
+		return t, err
+	}
+	// The primary key, else a unique index over columns that are never null,
+	// else a column that counts up.
+	rows, err = tx.Query(ctx, `
+		SELECT a.attname::text FROM (
+		    SELECT i.indkey::int2[] AS columns FROM pg_index i
+		    WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND NOT 0 = ANY (i.indkey)
+		      AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull)
+		    ORDER BY i.indisprimary DESC, i.indnatts, i.indexrelid LIMIT 1
+		) i, unnest(i.columns) WITH ORDINALITY AS k (attnum, n) JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = k.attnum
+		ORDER BY k.n`, t.oid)
+	if err == nil {
+		t.key, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	if err != nil || len(t.key) > 0 {
+		return t, err
+	}
+	rows, err = tx.Query(ctx, `
+		SELECT a.attname::text FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND (a.attidentity <> '' OR pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%')
+		ORDER BY a.attnum LIMIT 1`, t.oid)
+	if err == nil {
+		t.key, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	return t, err
+}
+
+// complete fills what a mapping does not say from columns of the event's own
+// names, and holds all of it against the table. Errors are FieldErrors, whose
+// field is that of the mapping.
+func (m Mapping) complete(ctx context.Context, tx pgx.Tx, t source) (Mapping, expressions, error) {
+	var e expressions
+	for _, f := range []struct {
+		name     string
+		text     *string
+		required bool
+	}{{"kind", &m.Kind, true}, {"at", &m.At, true}, {"session", &m.Session, true}, {"spec", &m.Spec, false}, {"data", &m.Data, false}} {
+		if *f.text == "" && slices.Contains(t.columns, f.name) {
+			*f.text = pgx.Identifier{f.name}.Sanitize()
+		}
+		if *f.text == "" && f.required {
+			return m, e, mappingErrorf(f.name, "table %s has no column named %s; say with an SQL expression over its columns (%s) what it is", t, f.name, strings.Join(t.columns, ", "))
+		}
+	}
+	if m.Key == "" && len(t.key) > 0 {
+		names := make([]string, len(t.key))
+		for i, column := range t.key {
+			names[i] = pgx.Identifier{column}.Sanitize()
+		}
+		if m.Key = names[0]; len(names) > 1 {
+			m.Key = "ROW(" + strings.Join(names, ", ") + ")"
+		}
+	}
+	for from, to := range m.Kinds {
+		if k := event.Kind(to); !k.Known() && !k.Custom() {
+			return m, e, mappingErrorf("kinds", "%q, for %q, is no kind of an event; it is one of %v, or a name with a dot", to, from, event.Kinds)
+		}
+	}
+	zone := cmp.Or(m.TimeZone, "UTC")
+	if _, err := tx.Exec(ctx, `SELECT now() AT TIME ZONE $1`, zone); err != nil {
+		return m, e, mappingErrorf("time-zone", "PostgreSQL knows no time zone %q; name one such as Europe/Berlin", zone)
+	}
+	if err := evaluateAsTrigger(ctx, tx, zone); err != nil {
+		return m, e, err
+	}
+	kind := func(name, text string) (uint32, error) { return typeOf(ctx, tx, t, name, text) }
+	for _, f := range []struct {
+		name, text string
+		into       *string
+	}{{"kind", m.Kind, &e.kind}, {"session", m.Session, &e.session}, {"spec", cmp.Or(m.Spec, "''"), &e.spec}, {"key", cmp.Or(m.Key, "NULL"), &e.key}} {
+		if oid, err := kind(f.name, f.text); err != nil {
+			return m, e, err
+		} else if oid == pgtype.RecordOID && f.name != "key" {
+			return m, e, mappingErrorf(f.name, "%s is not one value", f.text)
+		}
+		*f.into = "(" + f.text + "\n)::text"
+	}
+	oid, err := kind("at", m.At)
+	switch {
+	case err != nil:
+		return m, e, err
+	case oid == pgtype.TimestamptzOID:
+		e.at = "(" + m.At + "\n)"
+	case oid != pgtype.TimestampOID && oid != pgtype.DateOID:
+		return m, e, mappingErrorf("at", "%s is not a time: a text is one as (…)::timestamptz, seconds since 1970 are one as to_timestamp(…)", m.At)
+	case m.TimeZone == "":
+		return m, e, mappingErrorf("time-zone", "%s is a time without its zone; say which zone its values are of, such as Europe/Berlin or UTC", m.At)
+	default:
+		e.at = "((" + m.At + "\n)::timestamp AT TIME ZONE " + quote(zone) + ")"
+	}
+	e.data = "'{}'::jsonb"
+	if m.Data != "" {
+		switch oid, err = kind("data", m.Data); {
+		case err != nil:
+			return m, e, err
+		case oid == pgtype.JSONOID || oid == pgtype.JSONBOID:
+			e.data = "(" + m.Data + "\n)::jsonb"
+		default:
+			e.data = "to_jsonb(" + m.Data + "\n)"
+		}
+	}
+	e.where = "true"
+	if m.Where != "" {
+		if oid, err = kind("where", m.Where); err != nil {
+			return m, e, err
+		} else if oid != pgtype.BoolOID {
+			return m, e, mappingErrorf("where", "%s is neither true nor false", m.Where)
+		}
+		e.where = "(" + m.Where + "\n)"
+	}
+	e.table, e.zone, e.kinds = t, zone, m.Kinds
+	// What each expression for itself does not show, such as an aggregate.
+	_, err = describe(ctx, tx, e.mapSQL("(SELECT * FROM "+t.quoted()+")"))
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code[:2] == "42" && pg.Code != "42501" {
+		err = mappingErrorf("kind", "the expressions do not work together: %s", pg.Message)
+	}
+	return m, e, err
+}
+
+func mappingErrorf(field, format string, args ...any) error {
+	return &event.FieldError{Field: field, Detail: fmt.Sprintf(format, args...)}
+}
+
+// typeOf asks PostgreSQL for the type of an expression over the table.
+func typeOf(ctx context.Context, tx pgx.Tx, t source, field, text string) (uint32, error) {
+	described, err := describe(ctx, tx, fmt.Sprintf("SELECT (%s\n) FROM (SELECT * FROM %s) AS %s", text, t.quoted(), pgx.Identifier{t.name}.Sanitize()))
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg) && pg.Code[:2] == "42" && pg.Code != "42501":
+		return 0, mappingErrorf(field, "%s does not work on table %s: %s; its columns are %s", text, t, pg.Message, strings.Join(t.columns, ", "))
+	case err != nil:
+		return 0, err
+	case len(described.Fields) != 1 || len(described.ParamOIDs) > 0:
+		return 0, mappingErrorf(field, "%s is not one SQL expression", text)
+	}
+	return described.Fields[0].DataTypeOID, nil
+}
+
+// describe parses a statement without running it.
+func describe(ctx context.Context, tx pgx.Tx, sql string) (*pgconn.StatementDescription, error) {
+	nested, err := tx.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer nested.Rollback(ctx) //nolint:errcheck // nothing was changed
+	return nested.Prepare(ctx, "", sql)
+}
+
+// evaluateAsTrigger makes what follows in this transaction evaluate
+// expressions with the settings of the trigger's function.
+func evaluateAsTrigger(ctx context.Context, tx pgx.Tx, zone string) error {
+	_, err := tx.Exec(ctx, `SELECT set_config('search_path', 'pg_catalog, pg_temp', true), set_config('timezone', $1, true), set_config('datestyle', 'ISO, MDY', true), set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)`, zone)
+	return err
+}
+
+// expressions is a mapping that was held against its table.
+type expressions struct {
+	table                                     source
+	called                                    string // the name that keys begin with; the table may have another by now
+	kind, at, session, spec, data, key, where string
+	zone                                      string
+	kinds                                     map[string]string
+}
+
+// prefix begins the keys of the table's events.
+func (e expressions) prefix() string { return "mirror:" + cmp.Or(e.called, e.table.String()) + ":" }
+
+// keySQL is the event's key. What is too long for one is told by its hash.
+func (e expressions) keySQL() string {
+	whole := quote(e.prefix()) + " || " + e.key
+	return fmt.Sprintf("CASE WHEN octet_length(%[1]s) > %[2]d THEN %[3]s || md5(%[1]s) ELSE %[1]s END", whole, event.MaxNameBytes, quote("mirror:md5:"))
+}
+
+// mapSQL is a query of the rows of "from" as events, with what is wrong with
+// each in "problem".
+func (e expressions) mapSQL(from string) string {
+	var kinds strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(e.kinds)) {
+		fmt.Fprintf(&kinds, "WHEN kind = %s THEN %s ", quote(name), quote(e.kinds[name]))
+	}
+	known := make([]string, len(event.Kinds))
+	for i, k := range event.Kinds {
+		known[i] = quote(string(k))
+	}
+	long := func(column string) string {
+		return fmt.Sprintf("WHEN octet_length(%[1]s) > %[2]d THEN 'its %[1]s has more than %[2]d bytes'\n", column, event.MaxNameBytes)
+	}
+	return `SELECT kind, at, session, spec, data, key,
+	CASE WHEN kind IS NULL OR kind = '' THEN 'its kind is null or empty'
+	     WHEN session IS NULL OR session = '' THEN 'its session is null or empty'
+	     WHEN at IS NULL THEN 'its time is null'
+	     WHEN at < '1970-01-01 00:00:00+00' THEN 'its time lies before 1970'
+	     WHEN at > now() + interval '` + fmt.Sprint(event.MaxAhead.Hours()) + ` hours' THEN 'its time lies more than an hour ahead of the database''s clock'
+	     ` + long("kind") + long("session") + long("spec") + `
+	     WHEN octet_length(data::text) > ` + fmt.Sprint(event.MaxDataBytes) + ` THEN 'its data has more than ` + fmt.Sprint(event.MaxDataBytes) + ` bytes'
+	END AS problem
+FROM (
+    SELECT CASE ` + kinds.String() + `WHEN kind IN (` + strings.Join(known, ", ") + `) OR position('.' IN kind) > 0 OR kind = '' THEN kind ELSE ` + quote(e.table.name+".") + ` || kind END AS kind,
+           at, session, spec, data, key
+    FROM (
+        SELECT ` + e.kind + ` AS kind, ` + e.at + ` AS at, ` + e.session + ` AS session, coalesce(` + e.spec + `, '') AS spec, coalesce(` + e.data + `, '{}') AS data, ` + e.keySQL() + ` AS key
+        FROM ` + from + ` AS ` + pgx.Identifier{e.table.name}.Sanitize() + ` WHERE ` + e.where + `
+    ) told
+) named`
+}
+
+// mappedColumns names what a call of the function of functionSQL gives.
+const mappedColumns = "m (taken, kind, at, session, spec, data, key, problem)"
+
+// functionSQL is a function that maps one row of the table. It has no error:
+// an expression that fails is the row's problem. Its argument is not of the
+// table's type, so that nothing depends on the table. Its variables have names
+// that no column has.
+func (e expressions) functionSQL(name string) string {
+	return `CREATE OR REPLACE FUNCTION ` + name + `(specwatch_row anyelement, OUT specwatch_taken boolean, OUT specwatch_kind text, OUT specwatch_at timestamptz, OUT specwatch_session text, OUT specwatch_spec text, OUT specwatch_data jsonb, OUT specwatch_key text, OUT specwatch_problem text)
+LANGUAGE plpgsql STABLE AS ` + quote(`#variable_conflict use_column
+BEGIN
+    SELECT m.kind, m.at, m.session, m.spec, m.data, m.key, m.problem
+    INTO specwatch_kind, specwatch_at, specwatch_session, specwatch_spec, specwatch_data, specwatch_key, specwatch_problem
+    FROM (`+e.mapSQL("(SELECT (specwatch_row).*)")+`) m;
+    specwatch_taken := FOUND;
+EXCEPTION WHEN OTHERS THEN
+    specwatch_taken := true;
+    specwatch_problem := left(SQLERRM, 200);
+    BEGIN
+        SELECT `+e.keySQL()+` INTO specwatch_key FROM (SELECT (specwatch_row).*) AS `+pgx.Identifier{e.table.name}.Sanitize()+`;
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
+END`)
+}
+
+// own is Specwatch's name of something in its schema. Expressions and names of
+// other programs may hold what qualify would replace.
+func own(schema, name string) string { return pgx.Identifier{schema, name}.Sanitize() }
+
+// The functions of a mirror.
+func mirrorFunction(schema string, id int) string {
+	return own(schema, fmt.Sprintf("specwatch_mirror_%d", id))
+}
+
+func mapFunction(schema string, id int) string {
+	return own(schema, fmt.Sprintf("specwatch_map_%d", id))
+}
+
+// triggerSQL is the function of the trigger. Whatever fails in it, the
+// program's insert goes on, and the rows are counted as unmapped. A trigger for
+// each statement maps all its rows at once; if one fails, each by itself.
+func (e expressions) triggerSQL(schema string, id int) string {
+	events, unmapped, number := own(schema, "events"), own(schema, "specwatch_unmapped"), strconv.Itoa(id)
+	// A row whose key is taken is another one with the same key: the table was
+	// emptied and counts from the beginning again.
+	write := func(mapped string) string {
+		return `WITH mapped AS MATERIALIZED (` + mapped + `), kept AS (
+    INSERT INTO ` + events + ` (kind, at, session, spec, data, key)
+    SELECT m.kind, m.at, m.session, m.spec, m.data, CASE WHEN EXISTS (SELECT FROM ` + events + ` e WHERE e.key = m.key) THEN NULL ELSE m.key END
+    FROM mapped m WHERE m.problem IS NULL
+)
+INSERT INTO ` + unmapped + ` (mirror, rows, reason, example)
+SELECT ` + number + `, count(*), m.problem, min(m.key) FROM mapped m WHERE m.problem IS NOT NULL GROUP BY m.problem`
+	}
+	rows, all := "specwatch_new", e.mapSQL("specwatch_new")
+	each := "EXECUTE replace(" + quote(write("SELECT m.* FROM specwatch_new n, LATERAL "+mapFunction(schema, id)+"(ROW(n.*)::@row@) AS "+mappedColumns+" WHERE m.taken")) + ", '@row@', TG_RELID::regclass::text)"
+	if e.table.partitioned {
+		rows, all = "(SELECT 1) n", e.mapSQL("(SELECT (NEW).*)")
+		each = write("SELECT m.* FROM " + mapFunction(schema, id) + "(NEW) AS " + mappedColumns + " WHERE m.taken")
+	}
+	return `CREATE OR REPLACE FUNCTION ` + mirrorFunction(schema, id) + `() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET timezone = ` + quote(e.zone) + ` SET datestyle = 'ISO, MDY' AS ` + quote(`#variable_conflict use_column
+DECLARE
+    specwatch_failure text;
+BEGIN
+    BEGIN
+        `+write(all)+`;
+        RETURN NULL;
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
+    BEGIN
+        `+each+`;
+        RETURN NULL;
+    EXCEPTION WHEN OTHERS THEN
+        specwatch_failure := left(SQLERRM, 200);
+    END;
+    INSERT INTO `+unmapped+` (mirror, rows, reason) SELECT `+number+`, count(*), specwatch_failure FROM `+rows+` HAVING count(*) > 0;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'specwatch: an insert into % was not mirrored: %', TG_RELID::regclass, coalesce(specwatch_failure, SQLERRM);
+    RETURN NULL;
+END`)
+}
+
+// ownSchema is the schema of the events, where this user may act for who owns
+// them. It asks the catalog, which everybody may read.
+func (s *Store) ownSchema(ctx context.Context, tx pgx.Tx) (string, error) {
+	var schema, owner, user string
+	var may, current bool
+	err := tx.QueryRow(ctx, `
+		SELECT n.nspname::text, pg_get_userbyid(c.relowner)::text, current_user::text, pg_has_role(c.relowner, 'USAGE'), EXISTS (SELECT FROM pg_class m WHERE m.relnamespace = n.oid AND m.relname = 'specwatch_mirrors')
+		FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'events'
+		WHERE n.nspname = coalesce(nullif($1, ''), current_schema()) AND EXISTS (SELECT FROM pg_class m WHERE m.relnamespace = n.oid AND m.relname = 'specwatch_migrations')`, s.schema).
+		Scan(&schema, &owner, &user, &may, &current)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows), err == nil && !current:
+		return "", problem(NoTable, nil, "there is no events table of this version of Specwatch here; run: specwatch migrate, or name the schema that holds it")
+	case err != nil:
+		return "", err
+	case !may:
+		return "", problem(NoRights, nil, "mirrors are made by the owner of the events table, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
+			user, owner, pgx.Identifier{owner}.Sanitize(), pgx.Identifier{user}.Sanitize())
+	}
+	return schema, nil
+}
+
+// own reports whether the user may act for the table's owner.
+func (t source) own(ctx context.Context, tx pgx.Tx) error {
+	var user string
+	var may bool
+	if err := tx.QueryRow(ctx, `SELECT current_user::text, pg_has_role($1, 'USAGE')`, t.owner).Scan(&user, &may); err != nil {
+		return err
+	}
+	if !may {
+		return problem(NoRights, nil, "only the owner of table %s can have it mirrored, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
+			t, user, t.owner, pgx.Identifier{t.owner}.Sanitize(), pgx.Identifier{user}.Sanitize())
+	}
+	return nil
+}
+
+// PreviewMirror maps the rows that the table holds and changes nothing.
+func (s *Store) PreviewMirror(ctx context.Context, table string, m Mapping) (p Preview, err error) {
+	err = s.inTransaction(ctx, func(tx pgx.Tx) error {
+		p = Preview{}
+		t, err := s.mirrorable(ctx, tx, table)
+		if err != nil {
+			return err
+		}
+		var e expressions
+		if p.Mapping, e, err = m.complete(ctx, tx, t); err != nil {
+			return err
+		}
+		const function = "pg_temp.specwatch_map"
+		if _, err := tx.Exec(ctx, e.functionSQL(function)); err != nil {
+			return err
+		}
+		from := fmt.Sprintf("FROM %s AS t, LATERAL %s(t) AS %s WHERE m.taken", t.rows(), function, mappedColumns)
+		rows, err := tx.Query(ctx, fmt.Sprintf(`SELECT m.kind, m.at, m.session, m.spec, m.data::text %s AND m.problem IS NULL LIMIT %d`, from, previewRows))
+		if err != nil {
+			return err
+		}
+		p.Events, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (e event.Event, err error) {
+			var data string
+			err = row.Scan(&e.Kind, &e.At, &e.Session, &e.Spec, &data)
+			e.At, e.Data = e.At.UTC(), event.Readable(data)
+			return e, err
+		})
+		if err != nil {
+			return err
+		}
+		var text, example *string
+		var n int64
+		rows, err = tx.Query(ctx, fmt.Sprintf(`SELECT m.problem, count(*), min(m.key) %s GROUP BY 1 ORDER BY 2 DESC, 1`, from))
+		if err != nil {
+			return err
+		}
+		_, err = pgx.ForEachRow(rows, []any{&text, &n, &example}, func() error {
+			p.Rows += n
+			if text != nil && len(p.Reasons) < maxReasons {
+				p.Reasons = append(p.Reasons, reasonOf(*text, n, example))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return errPreviewed
+	})
+	if errors.Is(err, errPreviewed) {
+		err = nil
+	}
+	return p, err
+}
+
+// errPreviewed rolls a preview back.
+var errPreviewed = errors.New("previewed")
+
+func reasonOf(text string, rows int64, example *string) Reason {
+	r := Reason{Text: text, Rows: rows}
+	if example != nil {
+		r.Example = *example
+	}
+	return r
+}
+
+// inTransaction runs f in a transaction of the pool that writes.
+func (s *Store) inTransaction(ctx context.Context, f func(pgx.Tx) error) error {
+	tx, err := s.begin(ctx)
+	if err != nil {
+		return s.explain(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after a commit it does nothing
+	if err := f(tx); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return s.explain(err)
+	}
+	return s.explain(tx.Commit(ctx))
+}
+
+// mirrorable looks a table up that this user may have mirrored here.
+func (s *Store) mirrorable(ctx context.Context, tx pgx.Tx, table string) (source, error) {
+	schema, err := s.ownSchema(ctx, tx)
+	if err != nil {
+		return source{}, err
+	}
+	t, err := findSource(ctx, tx, table)
+	switch {
+	case err != nil:
+		return t, err
+	case t.schema == schema && (t.name == "events" || strings.HasPrefix(t.name, "specwatch_")):
+		return t, problem(NoTable, nil, "%s is Specwatch's own table", t)
+	}
+	return t, t.own(ctx, tx)
+}
+
+// How long a step may hold up the programs that write into the table, while it
+// waits for a lock, and how often it is tried.
+const (
+	mirrorLockTimeout = 200 * time.Millisecond
+	mirrorLockTries   = 150
+)
+
+// patiently runs a step that takes a lock on the table of another program.
+// Migrations and other such steps are kept out meanwhile.
+func (s *Store) patiently(ctx context.Context, told func(string), f func(tx pgx.Tx, schema string) error) error {
+	return repeat(ctx, told, func() error {
+		return s.inTransaction(ctx, func(tx pgx.Tx) error {
+			var locked bool
+			if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, migrationLock).Scan(&locked); err != nil {
+				return err
+			}
+			if !locked {
+				return errLocked
+			}
+			schema, err := s.ownSchema(ctx, tx)
+			if err == nil {
+				err = waitShort(ctx, tx)
+			}
+			if err != nil {
+				return err
+			}
+			return f(tx, schema)
+		})
+	})
+}
+
+// patientlyOn is patiently for a migration, which keeps others out already.
+func patientlyOn(ctx context.Context, conn *pgx.Conn, told func(string), f func(pgx.Tx) error) error {
+	return repeat(ctx, told, func() error {
+		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			if err := waitShort(ctx, tx); err != nil {
+				return err
+			}
+			return f(tx)
+		})
+	})
+}
+
+func waitShort(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", mirrorLockTimeout.Milliseconds()))
+	return err
+}
+
+// repeat tries again what did not get its lock. While it waits, writers wait
+// behind it: so it waits for short, again and again.
+func repeat(ctx context.Context, told func(string), attempt func() error) error {
+	for try := 1; ; try++ {
+		err := attempt()
+		var pg *pgconn.PgError
+		if !errors.Is(err, errLocked) && !(errors.As(err, &pg) && pg.Code == "55P03") || try == mirrorLockTries {
+			return err
+		}
+		if try == 5 && told != nil {
+			told("waiting for a migration or for transactions that use the table to end; programs go on writing meanwhile")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(mirrorLockTimeout):
+		}
+	}
+}
+
+// errLocked is the answer of a step while a migration runs.
+var errLocked = problem(Busy, nil, "another migration runs; ask again once it has ended")
+
+// Mirror makes inserts into the table events, from now on, or changes how.
+// What the mapping leaves empty is as before, or is found.
+func (s *Store) Mirror(ctx context.Context, table string, m Mapping, told func(string)) (Mirror, error) {
+	var made Mirror
+	err := s.patiently(ctx, told, func(tx pgx.Tx, schema string) error {
+		t, err := s.mirrorable(ctx, tx, table)
+		if err != nil {
+			return err
+		}
+		if made, err = s.mirrorOf(ctx, tx, t); err != nil {
+			return err
+		}
+		m, e, err := made.Mapping.with(m).complete(ctx, tx, t)
+		if err != nil {
+			return err
+		}
+		made.Mapping, e.called = m, made.Source
+		return install(ctx, tx, schema, &made, e)
+	})
+	return made, err
+}
+
+// with is the mapping, changed where the other says something.
+func (m Mapping) with(other Mapping) Mapping {
+	for _, f := range []struct{ into, from *string }{
+		{&m.Kind, &other.Kind}, {&m.At, &other.At}, {&m.Session, &other.Session}, {&m.Spec, &other.Spec}, {&m.Data, &other.Data},
+		{&m.Key, &other.Key}, {&m.Where, &other.Where}, {&m.TimeZone, &other.TimeZone},
+	} {
+		*f.into = cmp.Or(*f.from, *f.into)
+	}
+	if other.Kinds != nil {
+		m.Kinds = other.Kinds
+	}
+	return m
+}
+
+// mirrorOf is what is known of the table's mirror; its id is 0 where there is
+// none. The table may have another name by now.
+func (s *Store) mirrorOf(ctx context.Context, tx pgx.Tx, t source) (Mirror, error) {
+	all, err := s.mirrors(ctx, tx)
+	if err != nil {
+		return Mirror{}, err
+	}
+	if i := ofTable(all, t); i >= 0 {
+		return all[i].Mirror, nil
+	}
+	return Mirror{Source: t.String()}, nil
+}
+
+// ofTable finds the table's mirror; -1: it has none.
+func ofTable(all []placed, t source) int {
+	if i := slices.IndexFunc(all, func(m placed) bool { return m.relation == t.oid }); i >= 0 {
+		return i
+	}
+	return slices.IndexFunc(all, func(m placed) bool { return m.Source == t.String() && !m.Active })
+}
+
+// placed is a mirror and the table that has its trigger; 0: none has.
+type placed struct {
+	Mirror
+	relation uint32
+	trigger  string
+	granted  *string
+}
+
+func (s *Store) mirrors(ctx context.Context, q querier) ([]placed, error) {
+	rows, err := q.Query(ctx, s.sql(`
+		SELECT m.id, m.source, m.mapping::text, m.filled, m.granted, m.up_to, coalesce(t.tgrelid, 0)::oid, coalesce(t.tgname, '')::text
+		FROM @.specwatch_mirrors m LEFT JOIN pg_trigger t ON t.tgfoid = to_regproc('@.specwatch_mirror_' || m.id) AND t.tgparentid = 0
+		ORDER BY m.source`))
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (p placed, err error) {
+		var mapping string
+		if err = row.Scan(&p.id, &p.Source, &mapping, &p.Filled, &p.granted, &p.upTo, &p.relation, &p.trigger); err == nil {
+			err = json.Unmarshal([]byte(mapping), &p.Mapping)
+		}
+		p.Active = p.relation != 0
+		return p, err
+	})
+}
+
+// install makes the functions, the trigger, the note of it, and gives the
+// table's owner, as whom the functions run, what they need and no more.
+func install(ctx context.Context, tx pgx.Tx, schema string, m *Mirror, e expressions) error {
+	t := e.table
+	mapping, err := json.Marshal(m.Mapping)
+	if err != nil {
+		return err
+	}
+	if m.id == 0 {
+		err = tx.QueryRow(ctx, qualify(schema, `INSERT INTO @.specwatch_mirrors (id, source, mapping) SELECT coalesce(max(id), 0) + 1, $1, $2 FROM @.specwatch_mirrors RETURNING id`), m.Source, string(mapping)).Scan(&m.id)
+	} else {
+		_, err = tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_mirrors SET mapping = $2 WHERE id = $1`), m.id, string(mapping))
+	}
+	if err != nil {
+		return err
+	}
+	var may, create bool
+	err = tx.QueryRow(ctx, `
+		SELECT has_schema_privilege($1, $2, 'USAGE') AND has_table_privilege($1, $3, 'INSERT') AND has_column_privilege($1, $4, 'key', 'SELECT') AND has_column_privilege($1, $4, 'kind', 'INSERT'),
+		       has_schema_privilege($1, $2, 'CREATE')`, t.owner, schema, own(schema, "specwatch_unmapped"), own(schema, "events")).Scan(&may, &create)
+	if err != nil {
+		return err
+	}
+	owner := pgx.Identifier{t.owner}.Sanitize()
+	var steps []string
+	if !may {
+		for _, right := range mirrorRights(schema) {
+			steps = append(steps, "GRANT "+right+" TO "+owner)
+		}
+		steps = append(steps, fmt.Sprintf("UPDATE %s SET granted = %s WHERE id = %d", own(schema, "specwatch_mirrors"), quote(t.owner), m.id))
+	}
+	if !create { // wanted of who is given a function
+		steps = append(steps, "GRANT CREATE ON SCHEMA "+pgx.Identifier{schema}.Sanitize()+" TO "+owner)
+	}
+	trigger, function := mirrorFunction(schema, m.id)+"()", mapFunction(schema, m.id)
+	steps = append(steps,
+		e.functionSQL(function), e.triggerSQL(schema, m.id),
+		"REVOKE ALL ON FUNCTION "+function+"(anyelement), "+trigger+" FROM PUBLIC",
+		"ALTER FUNCTION "+function+"(anyelement) OWNER TO "+owner,
+		"ALTER FUNCTION "+trigger+" OWNER TO "+owner)
+	if !create {
+		steps = append(steps, "REVOKE CREATE ON SCHEMA "+pgx.Identifier{schema}.Sanitize()+" FROM "+owner)
+	}
+	if !m.Active {
+		each := "REFERENCING NEW TABLE AS specwatch_new FOR EACH STATEMENT"
+		if t.partitioned {
+			each = "FOR EACH ROW"
+		}
+		steps = append(steps, fmt.Sprintf("CREATE TRIGGER %s AFTER INSERT ON %s %s EXECUTE FUNCTION %s", pgx.Identifier{"specwatch_mirror_" + schema}.Sanitize(), t.quoted(), each, trigger))
+	}
+	m.Active = true
+	return execAll(ctx, tx, steps)
+}
+
+func execAll(ctx context.Context, tx pgx.Tx, steps []string) error {
+	for _, step := range steps {
+		if _, err := tx.Exec(ctx, step); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mirrorRights are what the owner of a mirrored table needs.
+func mirrorRights(schema string) []string {
+	return []string{
+		"USAGE ON SCHEMA " + pgx.Identifier{schema}.Sanitize(),
+		"INSERT (kind, at, session, spec, data, key), SELECT (key) ON " + own(schema, "events"),
+		"INSERT ON " + own(schema, "specwatch_unmapped"),
+	}
+}
+
+// RemoveMirror ends a mirror. The events that it made stay.
+func (s *Store) RemoveMirror(ctx context.Context, table string, told func(string)) error {
+	return s.patiently(ctx, told, func(tx pgx.Tx, schema string) error {
+		all, err := s.mirrors(ctx, tx)
+		if err != nil {
+			return err
+		}
+		// The table may be gone, or have another name by now.
+		t, missing := findSource(ctx, tx, table)
+		i := -1
+		if missing == nil {
+			i = ofTable(all, t)
+		} else {
+			i = slices.IndexFunc(all, func(m placed) bool { return m.Source == table || strings.HasSuffix(m.Source, "."+table) })
+		}
+		if i < 0 && missing != nil {
+			return missing
+		}
+		if i < 0 {
+			return problem(NoTable, nil, "table %s is not mirrored; specwatch mirror lists those that are", table)
+		}
+		m := all[i]
+		var steps []string
+		if m.relation != 0 {
+			var relation string
+			if err := tx.QueryRow(ctx, `SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`, m.relation).Scan(&relation); err != nil {
+				return err
+			}
+			steps = append(steps, "DROP TRIGGER "+pgx.Identifier{m.trigger}.Sanitize()+" ON "+relation)
+		}
+		steps = append(steps,
+			"DROP FUNCTION IF EXISTS "+mirrorFunction(schema, m.id)+"()", "DROP FUNCTION IF EXISTS "+mapFunction(schema, m.id)+"(anyelement)",
+			fmt.Sprintf("DELETE FROM %s WHERE mirror = %d", own(schema, "specwatch_unmapped"), m.id),
+			fmt.Sprintf("DELETE FROM %s WHERE id = %d", own(schema, "specwatch_mirrors"), m.id))
+		if m.granted != nil && !slices.ContainsFunc(all, func(o placed) bool { return o.id != m.id && o.granted != nil && *o.granted == *m.granted }) {
+			for _, right := range mirrorRights(schema) {
+				steps = append(steps, "REVOKE "+right+" FROM "+pgx.Identifier{*m.granted}.Sanitize())
+			}
+		}
+		return execAll(ctx, tx, steps)
+	})
+}
+
+// Mirrors lists the mirrors with what they could not map.
+func (s *Store) Mirrors(ctx context.Context) ([]Mirror, error) {
+	var found []Mirror
+	err := s.inTransaction(ctx, func(tx pgx.Tx) error {
+		found = nil
+		if _, err := s.ownSchema(ctx, tx); err != nil {
+			return err
+		}
+		all, err := s.mirrors(ctx, tx)
+		if err != nil {
+			return err
+		}
+		for _, p := range all {
+			m := p.Mirror
+			rows, err := tx.Query(ctx, s.sql(`SELECT reason, sum(rows)::bigint, min(example) FROM @.specwatch_unmapped WHERE mirror = $1 GROUP BY 1 ORDER BY 2 DESC, 1`), m.id)
+			if err != nil {
+				return err
+			}
+			var text string
+			var example *string
+			var n int64
+			if _, err := pgx.ForEachRow(rows, []any{&text, &n, &example}, func() error {
+				m.Unmapped += n
+				if len(m.Reasons) < maxReasons {
+					m.Reasons = append(m.Reasons, reasonOf(text, n, example))
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+			found = append(found, m)
+		}
+		return nil
+	})
+	return found, err
+}

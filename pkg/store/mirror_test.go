@@ -1,0 +1,535 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/store"
+)
+
+// watched is a database of a program with its tables in public, and Specwatch
+// in a schema beside them.
+func watched(t *testing.T, tables ...string) (*store.Store, *pgx.Conn, store.Config) {
+	t.Helper()
+	address := postgrestest.Database(t)
+	conn := connect(t, address)
+	for _, sql := range tables {
+		exec(t, conn, sql)
+	}
+	config := store.Config{URL: address, Schema: "watch"}
+	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+		t.Fatal(err)
+	}
+	return open(t, config), conn, config
+}
+
+func mirror(t *testing.T, s *store.Store, table string, m store.Mapping) {
+	t.Helper()
+	if _, err := s.Mirror(t.Context(), table, m, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func fill(t *testing.T, s *store.Store, table string) store.Filled {
+	t.Helper()
+	done, err := s.FillMirror(t.Context(), table, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return done
+}
+
+func text(t *testing.T, conn *pgx.Conn, sql string, args ...any) string {
+	t.Helper()
+	var got *string
+	if err := conn.QueryRow(t.Context(), sql, args...).Scan(&got); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	if got == nil {
+		return ""
+	}
+	return *got
+}
+
+// listed is all events, by id, each as "kind session spec data".
+func listed(t *testing.T, conn *pgx.Conn) string {
+	t.Helper()
+	return text(t, conn, `SELECT string_agg(format('%s %s %s %s', kind, session, spec, data), E'\n' ORDER BY id) FROM watch.events`)
+}
+
+// login makes a role that may connect, and the config to do so.
+func login(t *testing.T, conn *pgx.Conn, address, name string) (role, as string) {
+	t.Helper()
+	role = fmt.Sprintf("specwatch_%s_%d", name, time.Now().UnixNano())
+	exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'not a secret'`)
+	t.Cleanup(func() {
+		for _, sql := range []string{`DROP OWNED BY ` + role + ` CASCADE`, `DROP ROLE ` + role} {
+			if _, err := conn.Exec(context.Background(), sql); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(role, "not a secret")
+	return role, u.String()
+}
+
+const jobs = `CREATE TABLE jobs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), state state, created timestamp DEFAULT now(), run text, task int, details json)`
+const states = `CREATE TYPE state AS ENUM ('queued', 'running', 'done')`
+
+var jobsMapping = store.Mapping{
+	Kind: "state", At: "created", Session: "run", Spec: "task", Data: "details", TimeZone: "Europe/Berlin",
+	Kinds: map[string]string{"running": "spec_started", "done": "spec_completed"},
+}
+
+func TestMirrorMapsKindsColumnsAndTimes(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := watched(t, states, jobs)
+	exec(t, conn, `INSERT INTO jobs (state, created, run, task) VALUES ('done', '2026-07-01 12:00', 'old', 1)`)
+	mirror(t, s, "jobs", jobsMapping)
+	exec(t, conn, `SET timezone = 'Asia/Tokyo'`) // the program's own setting changes nothing
+	exec(t, conn, `INSERT INTO jobs (state, created, run, task, details) VALUES ('queued', '2026-01-01 12:00', 'r', 2, '{"a": [1]}'), ('running', '2026-01-01 12:01', 'r', 2, NULL)`)
+	want := "jobs.queued r 2 {\"a\": [1]}\nspec_started r 2 {}"
+	if got := listed(t, conn); got != want {
+		t.Fatalf("%s", got)
+	}
+	if done := fill(t, s, "jobs"); done != (store.Filled{Rows: 3, Read: 3, Written: 1, Known: 2}) {
+		t.Fatalf("%+v", done)
+	}
+	if done := fill(t, s, "jobs"); done != (store.Filled{Rows: 3, Read: 3, Known: 3}) {
+		t.Fatalf("again: %+v", done)
+	}
+	if got := listed(t, conn); got != want+"\nspec_completed old 1 {}" {
+		t.Fatalf("%s", got)
+	}
+	if got := text(t, conn, `SELECT string_agg((at AT TIME ZONE 'UTC')::text, ' ' ORDER BY id) FROM watch.events`); got != "2026-01-01 11:00:00 2026-01-01 11:01:00 2026-07-01 10:00:00" {
+		t.Fatalf("times: %s", got)
+	}
+	events, _ := drain(t, s, cursor.Cursor{}, 10)
+	if len(events) != 0 {
+		t.Fatalf("events of the last five minutes: %v", events)
+	}
+}
+
+// An insert is an event in the same transaction, however it comes, and none if
+// it is rolled back.
+func TestMirrorFollowsTransactions(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := watched(t, `CREATE TABLE journal (id bigserial, kind text, at timestamptz DEFAULT now(), session text, spec text)`)
+	mirror(t, s, "journal", store.Mapping{})
+	c := now(t, s)
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, tx, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '1')`)
+	exec(t, tx, `SAVEPOINT one`)
+	exec(t, tx, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', 'undone')`)
+	exec(t, tx, `ROLLBACK TO one`)
+	if got, _ := drain(t, s, c, 10); len(got) != 0 {
+		t.Fatalf("before the commit: %s", specs(got))
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if tx, err = conn.Begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, tx, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', 'undone')`)
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.CopyFrom(t.Context(), pgx.Identifier{"journal"}, []string{"kind", "session", "spec"}, pgx.CopyFromRows([][]any{{"spec_started", "s", "2"}, {"spec_failed", "s", "3"}})); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, conn, `WITH a AS (INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '4')) INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '5')`)
+	exec(t, conn, `UPDATE journal SET spec = 'updated'`)
+	exec(t, conn, `DELETE FROM journal`)
+	got, _ := drain(t, s, c, 10)
+	if specs(got) != "1 2 3 5 4" {
+		t.Fatalf("%q", specs(got))
+	}
+	// Emptied and counted anew, the same numbers are other rows.
+	exec(t, conn, `TRUNCATE journal RESTART IDENTITY`)
+	exec(t, conn, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '6'), ('spec_started', 's', '7')`)
+	if got, _ = drain(t, s, c, 10); specs(got) != "1 2 3 5 4 6 7" {
+		t.Fatalf("%q", specs(got))
+	}
+}
+
+// Every way into a partitioned table counts, and so do partitions that come
+// later and those with columns in another order.
+func TestMirrorOfPartitions(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := watched(t,
+		`CREATE TABLE log (n int, part text, "When" timestamptz DEFAULT now(), who text, PRIMARY KEY (n, part)) PARTITION BY LIST (part)`,
+		`CREATE TABLE log_b (who text, gone int, part text NOT NULL, n int NOT NULL, "When" timestamptz DEFAULT now())`,
+		`ALTER TABLE log_b DROP COLUMN gone`, `ALTER TABLE log ATTACH PARTITION log_b FOR VALUES IN ('b')`,
+		`CREATE TABLE log_a PARTITION OF log FOR VALUES IN ('a')`, `INSERT INTO log VALUES (1, 'a', now(), 'old'), (1, 'b', now(), 'old')`)
+	mirror(t, s, "log", store.Mapping{Kind: "'log.' || part", At: `"When"`, Session: "who", Spec: "n", Data: "to_jsonb(log) - 'When'"})
+	exec(t, conn, `CREATE TABLE log_c PARTITION OF log FOR VALUES IN ('c')`)
+	exec(t, conn, `INSERT INTO log (n, part, who) VALUES (2, 'a', 'x'), (3, 'b', 'x'), (4, 'c', 'x'), (5, 'b', NULL)`)
+	exec(t, conn, `INSERT INTO log_b (n, part, who) VALUES (6, 'b', 'x')`)
+	exec(t, conn, `INSERT INTO log_c (n, part, who) VALUES (7, 'c', 'x')`)
+	done := fill(t, s, "log")
+	if done != (store.Filled{Rows: 8, Read: 8, Written: 2, Known: 5, Unmapped: 1}) {
+		t.Errorf("%+v", done)
+	}
+	want := `log.a x 2 {"n": 2, "who": "x", "part": "a"}
+log.b x 3 {"n": 3, "who": "x", "part": "b"}
+log.c x 4 {"n": 4, "who": "x", "part": "c"}
+log.b x 6 {"n": 6, "who": "x", "part": "b"}
+log.c x 7 {"n": 7, "who": "x", "part": "c"}
+log.a old 1 {"n": 1, "who": "old", "part": "a"}
+log.b old 1 {"n": 1, "who": "old", "part": "b"}`
+	if got := listed(t, conn); got != want {
+		t.Errorf("%s", got)
+	}
+}
+
+// What cannot be mapped never breaks an insert. It is counted and listed, once.
+func TestUnmappedRowsAreCountedAndBreakNothing(t *testing.T) {
+	t.Parallel()
+	s, conn, config := watched(t, `CREATE TABLE journal (id int PRIMARY KEY, kind text, at timestamptz DEFAULT now(), session text, n text, email text)`)
+	exec(t, conn, `INSERT INTO journal (id, kind, session) VALUES (0, 'spec_started', NULL)`)
+	m := store.Mapping{Data: `jsonb_build_object('n', n::int, 'at', email LIKE '%@.%')`}
+	mirror(t, s, "journal", m)
+	exec(t, conn, `INSERT INTO journal (id, kind, session, n, email) VALUES (1, 'spec_started', 's', '1', 'a@.b'), (2, 'spec_started', 's', 'one', NULL), (3, NULL, 's', '1', NULL), (4, '', 's', '1', NULL), (5, 'deploy', 's', '1', NULL)`)
+	exec(t, conn, `INSERT INTO journal (id, kind, session, at) VALUES (6, 'spec_started', 's', 'infinity'), (7, 'spec_started', 's', '-infinity'), (8, 'spec_started', 's', NULL), (9, 'spec_started', repeat('x', 513), now()), (10, repeat('k', 600), 's', now())`)
+	if got := listed(t, conn); got != `spec_started s  {"n": 1, "at": true}`+"\n"+`journal.deploy s  {"n": 1, "at": null}` {
+		t.Fatalf("%s", got)
+	}
+	unmapped := func() (int64, string) {
+		t.Helper()
+		all, err := s.Mirrors(t.Context())
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%v, %v", all, err)
+		}
+		var lines []string
+		for _, r := range all[0].Reasons {
+			lines = append(lines, fmt.Sprintf("%d %s %s", r.Rows, r.Text, r.Example))
+		}
+		return all[0].Unmapped, strings.Join(lines, "\n")
+	}
+	if n, why := unmapped(); n != 8 || !strings.Contains(why, "2 its kind is null or empty mirror:public.journal:3") || !strings.Contains(why, `invalid input syntax for type integer: "one" mirror:public.journal:2`) {
+		t.Fatalf("%d: %s", n, why)
+	}
+	for range 2 {
+		fill(t, s, "journal")
+		if n, why := unmapped(); n != 9 || !strings.Contains(why, "1 its session is null or empty mirror:public.journal:0") {
+			t.Fatalf("%d: %s", n, why)
+		}
+	}
+	// With another mapping what fits now comes over.
+	mirror(t, s, "journal", store.Mapping{Session: "coalesce(session, 'nobody')", Data: "n"})
+	if done := fill(t, s, "journal"); done.Written != 2 || done.Unmapped != 7 {
+		t.Fatalf("%+v", done)
+	}
+
+	// Whatever happens to Specwatch's own tables, the program goes on.
+	exec(t, conn, `ALTER TABLE watch.events ADD CONSTRAINT odd CHECK (session <> 'odd')`)
+	exec(t, conn, `INSERT INTO journal (id, kind, session) VALUES (20, 'spec_started', 'odd')`)
+	if n, why := unmapped(); n != 8 || !strings.Contains(why, "odd") {
+		t.Fatalf("%d: %s", n, why)
+	}
+	exec(t, conn, `ALTER TABLE journal RENAME COLUMN session TO run`)
+	exec(t, connect(t, config.URL), `INSERT INTO journal (id, kind, run) VALUES (21, 'spec_started', 's')`)
+	if n, why := unmapped(); n != 9 || !strings.Contains(why, `column "session" does not exist`) {
+		t.Fatalf("%d: %s", n, why)
+	}
+	for i, sql := range []string{`ALTER TABLE journal ADD COLUMN more int`, `ALTER TABLE watch.events RENAME TO elsewhere`, `DROP TABLE watch.specwatch_unmapped`, `DROP FUNCTION watch.specwatch_map_1(anyelement)`, `ALTER TABLE journal RENAME TO other`} {
+		exec(t, conn, sql)
+		table := "journal"
+		if strings.HasSuffix(sql, "other") {
+			table = "other"
+		}
+		exec(t, conn, fmt.Sprintf(`INSERT INTO %s (id, kind, run) VALUES (%d, 'spec_started', 's')`, table, 30+i))
+	}
+	exec(t, conn, `DROP TABLE other`)
+}
+
+// A program that may insert into its table and no more, and only see some of
+// its rows, is mirrored as it is, and gets no right on the events.
+func TestMirrorLeavesRightsAsTheyAre(t *testing.T) {
+	t.Parallel()
+	s, conn, config := watched(t, `CREATE TABLE journal (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, kind text, at timestamptz DEFAULT now(), session text, owner text DEFAULT current_user)`)
+	owner, _ := login(t, conn, config.URL, "owner")
+	program, address := login(t, conn, config.URL, "program")
+	exec(t, conn, `ALTER TABLE journal OWNER TO `+owner)
+	exec(t, conn, `GRANT INSERT, SELECT ON journal TO `+program)
+	exec(t, conn, `ALTER TABLE journal ENABLE ROW LEVEL SECURITY`)
+	exec(t, conn, `CREATE POLICY own ON journal USING (owner = current_user)`)
+	exec(t, conn, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'secret')`)
+	const trace = `
+		SELECT jsonb_build_object('class', (SELECT to_jsonb(c) - ARRAY['relhastriggers', 'relpages', 'reltuples', 'relallvisible', 'relallfrozen', 'relfrozenxid', 'relminmxid'] FROM pg_class c WHERE c.oid = 'journal'::regclass),
+		       'triggers', (SELECT jsonb_agg(tgname) FROM pg_trigger WHERE tgrelid = 'journal'::regclass),
+		       'functions', (SELECT jsonb_agg(oid::regprocedure::text ORDER BY oid) FROM pg_proc WHERE pronamespace IN ('watch'::regnamespace, 'public'::regnamespace)),
+		       'schema', (SELECT nspacl::text[] FROM pg_namespace WHERE nspname = 'watch'), 'events', (SELECT relacl::text[] FROM pg_class WHERE oid = 'watch.events'::regclass),
+		       'columns', (SELECT jsonb_agg(attacl::text ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'watch.events'::regclass),
+		       'depends', (SELECT jsonb_agg(classid::regclass::text) FROM pg_depend WHERE refobjid = 'journal'::regclass),
+		       'unmapped', (SELECT coalesce(relacl, acldefault('r', relowner))::text[] FROM pg_class WHERE oid = 'watch.specwatch_unmapped'::regclass), 'rows', (SELECT count(*) FROM watch.specwatch_unmapped) + (SELECT count(*) FROM watch.specwatch_mirrors))::text`
+	before := text(t, conn, trace)
+	mirror(t, s, "public.journal", store.Mapping{})
+	if _, err := store.Migrate(t.Context(), config, nil); err != nil { // takes no right back
+		t.Fatal(err)
+	}
+	as := connect(t, address)
+	exec(t, as, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'mine'), ('spec_failed', NULL)`)
+	if got := text(t, as, `SELECT string_agg(session, ' ') FROM journal`); got != "mine" {
+		t.Errorf("the program sees %s", got)
+	}
+	for _, sql := range []string{`SELECT * FROM watch.events`, `INSERT INTO watch.events (kind, session) VALUES ('spec_started', 's')`, `SELECT watch.specwatch_mirror_1()`, `SELECT * FROM watch.specwatch_unmapped`} {
+		if _, err := as.Exec(t.Context(), sql); err == nil {
+			t.Errorf("the program may: %s", sql)
+		}
+	}
+	if done := fill(t, s, "journal"); done.Written != 1 || done.Known != 1 || done.Unmapped != 1 {
+		t.Errorf("%+v", done)
+	}
+	if got := listed(t, conn); got != "spec_started mine  {}\nspec_started secret  {}" {
+		t.Errorf("%s", got)
+	}
+	if got := text(t, conn, `SELECT string_agg(DISTINCT pg_get_userbyid(proowner), ' ') FROM pg_proc WHERE proname IN ('specwatch_mirror_1', 'specwatch_map_1')`); got != owner {
+		t.Errorf("the functions run as %s", got)
+	}
+	exec(t, conn, `INSERT INTO journal (kind, session) VALUES (NULL, NULL)`)
+	if err := s.RemoveMirror(t.Context(), "journal", nil); err != nil {
+		t.Fatal(err)
+	}
+	if after := text(t, conn, trace); after != before {
+		t.Errorf("before: %s\nafter:  %s", before, after)
+	}
+	exec(t, as, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'mine')`)
+	if got := strings.Count(listed(t, conn), "\n"); got != 1 {
+		t.Errorf("%d events", got+1)
+	}
+}
+
+// Old rows come over beside writers that insert, change and remove them; after
+// an interruption the rest follows; none is missing or there twice.
+func TestFillBesideWritersIsResumed(t *testing.T) {
+	t.Parallel()
+	s, conn, config := watched(t, `CREATE TABLE journal (id int PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`)
+	const old = 30_000
+	exec(t, conn, fmt.Sprintf(`INSERT INTO journal (id, session) SELECT n, CASE WHEN n %% 100 > 0 THEN 's' END FROM generate_series(1, %d) n`, old))
+	mirror(t, s, "journal", store.Mapping{})
+	ctx, stop := context.WithCancel(t.Context())
+	written := make(chan int)
+	go func() {
+		writer, err := pgx.Connect(ctx, config.URL)
+		if err != nil {
+			written <- 0
+			return
+		}
+		defer writer.Close(context.Background())
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			if _, err := writer.Exec(context.Background(), `WITH a AS (UPDATE journal SET session = coalesce(session, NULL) WHERE id = $2) INSERT INTO journal (id, session) VALUES ($1, 's')`, old+1+n, 1+n*7%old); err != nil {
+				break
+			}
+		}
+		written <- n
+	}()
+	short, cancel := context.WithCancel(t.Context())
+	var last store.Filled
+	_, err := s.FillMirror(short, "journal", func(f store.Filled) {
+		if last = f; f.Written >= 10_000 {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) || last.Written < 10_000 || last.Written == old {
+		t.Fatalf("interrupted: %v, %+v", err, last)
+	}
+	done := fill(t, s, "journal")
+	stop()
+	n := <-written
+	if n == 0 || done.Written > old-10_000 || done.Unmapped != old/100 {
+		t.Errorf("%d inserts beside it, %+v", n, done)
+	}
+	if got := text(t, conn, `SELECT count(*) || ' ' || count(DISTINCT key) FROM watch.events`); got != fmt.Sprintf("%[1]d %[1]d", old-old/100+n) {
+		t.Errorf("%s events of %d rows", got, old-old/100+n)
+	}
+}
+
+// While a transaction keeps the table, others write into it: the mirror waits
+// for short, again and again.
+func TestMirrorHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	s, conn, config := watched(t, `CREATE TABLE journal (id bigserial PRIMARY KEY, kind text, at timestamptz DEFAULT now(), session text)`)
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, tx, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'long')`)
+	waits := make(chan struct{}, 1)
+	made := make(chan error, 1)
+	go func() {
+		_, err := s.Mirror(t.Context(), "journal", store.Mapping{}, func(string) { waits <- struct{}{} })
+		made <- err
+	}()
+	<-waits
+	other := connect(t, config.URL)
+	for range 20 {
+		began := time.Now()
+		exec(t, other, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'short')`)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("a writer waited %s", took)
+		}
+	}
+	select {
+	case err := <-made:
+		t.Fatalf("it did not wait: %v", err)
+	default:
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	if done := fill(t, s, "journal"); done.Written != 21 {
+		t.Errorf("%+v", done)
+	}
+}
+
+func TestPreviewChangesNothing(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := watched(t, states, jobs)
+	exec(t, conn, `INSERT INTO jobs (state, run, task) SELECT 'running', CASE WHEN n > 3 THEN 'r' END, n FROM generate_series(1, 20) n`)
+	p, err := s.PreviewMirror(t.Context(), "jobs", jobsMapping)
+	if err != nil || len(p.Events) != 10 || p.Events[0].Kind != event.SpecStarted || p.Rows != 20 || len(p.Reasons) != 1 || p.Reasons[0].Rows != 3 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if got := text(t, conn, `SELECT (SELECT count(*) FROM pg_trigger WHERE tgrelid = 'jobs'::regclass) || ' ' || (SELECT count(*) FROM watch.events) || ' ' || (SELECT count(*) FROM pg_proc WHERE proname LIKE 'specwatch_map%')`); got != "0 0 0" {
+		t.Errorf("left: %s", got)
+	}
+}
+
+func TestMappingsThatCannotBe(t *testing.T) {
+	t.Parallel()
+	s, conn, config := watched(t, states, jobs, `CREATE VIEW seen AS SELECT * FROM jobs`, `CREATE TABLE keyless (kind text, at timestamptz, session text)`)
+	with := func(change func(*store.Mapping)) store.Mapping {
+		m := jobsMapping
+		change(&m)
+		return m
+	}
+	for _, c := range []struct {
+		table string
+		m     store.Mapping
+		says  string
+	}{
+		{"nothing", jobsMapping, `no table "nothing"`},
+		{"no such; table", jobsMapping, "no table"},
+		{"seen", jobsMapping, "is a view"},
+		{"pg_class", jobsMapping, "PostgreSQL's own"},
+		{"watch.events", jobsMapping, "Specwatch's own"},
+		{"jobs", store.Mapping{Kind: "state"}, "no column named at"},
+		{"jobs", with(func(m *store.Mapping) { m.TimeZone = "" }), "time-zone"},
+		{"jobs", with(func(m *store.Mapping) { m.TimeZone = "Mars/Dusk" }), "Mars/Dusk"},
+		{"jobs", with(func(m *store.Mapping) { m.At = "task" }), "to_timestamp"},
+		{"jobs", with(func(m *store.Mapping) { m.Session = "nobody" }), `column "nobody" does not exist; its columns are id, state`},
+		{"jobs", with(func(m *store.Mapping) { m.Session = "run, task" }), "not one value"},
+		{"jobs", with(func(m *store.Mapping) { m.Session = "run) FROM jobs; DROP TABLE jobs; --" }), "session"},
+		{"jobs", with(func(m *store.Mapping) { m.Session = "$1" }), "session"},
+		{"jobs", with(func(m *store.Mapping) { m.Session = "max(run)" }), "together"},
+		{"jobs", with(func(m *store.Mapping) { m.Where = "run" }), "neither true nor false"},
+		{"jobs", with(func(m *store.Mapping) { m.Kinds = map[string]string{"done": "finished"} }), "finished"},
+	} {
+		_, err := s.Mirror(t.Context(), c.table, c.m, nil)
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s %+v: %v", c.table, c.m, err)
+		}
+	}
+	mirror(t, s, "keyless", store.Mapping{})
+	if _, err := s.FillMirror(t.Context(), "keyless", nil); err == nil || !strings.Contains(err.Error(), "tells its rows apart") {
+		t.Errorf("without a key: %v", err)
+	}
+	exec(t, conn, `INSERT INTO keyless VALUES ('spec_started', now(), 's'), ('spec_started', now(), 's')`)
+	if got := listed(t, conn); got != "spec_started s  {}\nspec_started s  {}" {
+		t.Errorf("without a key: %s", got)
+	}
+	role, address := login(t, conn, config.URL, "stranger")
+	config.URL = address
+	if _, err := open(t, config).Mirror(t.Context(), "jobs", jobsMapping, nil); err == nil || !strings.Contains(err.Error(), "GRANT") || !strings.Contains(err.Error(), role) {
+		t.Errorf("a stranger: %v", err)
+	}
+}
+
+// A table that version 0.2 had renamed and put a view in the place of gets its
+// name back with its rights; no row is lost, and ids stay.
+func TestTableThatVersion02AdoptedIsReturned(t *testing.T) {
+	t.Parallel()
+	address := postgrestest.Database(t)
+	conn := connect(t, address)
+	program, as := login(t, conn, address, "program")
+	first, err := os.ReadFile("migrations/00001_events.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const old = 12_000
+	for _, sql := range []string{
+		`CREATE TABLE journal (id integer PRIMARY KEY, kind varchar(40), at timestamptz, session text, note text)`,
+		`GRANT INSERT, SELECT ON journal TO ` + program,
+		fmt.Sprintf(`INSERT INTO journal SELECT n, CASE WHEN n = 7 THEN 'deploy' ELSE 'spec_started' END, now() - interval '1 minute', CASE WHEN n %% 1000 > 0 THEN 's' END, 'x' FROM generate_series(1, %d) n`, old),
+		// What 0.2 did.
+		`ALTER TABLE journal ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY`, fmt.Sprintf(`ALTER TABLE journal ALTER COLUMN id RESTART WITH %d`, old+1),
+		`ALTER TABLE journal RENAME TO events`, `CREATE VIEW journal AS SELECT * FROM events`, `COMMENT ON VIEW journal IS 'specwatch: adopted'`,
+		`CREATE TABLE specwatch_migrations (id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY, version_id bigint NOT NULL, is_applied boolean NOT NULL, tstamp timestamp NOT NULL DEFAULT now())`,
+		`INSERT INTO specwatch_migrations (version_id, is_applied) VALUES (0, true), (1, true)`,
+	} {
+		exec(t, conn, sql)
+	}
+	if _, err := conn.PgConn().Exec(t.Context(), strings.ReplaceAll(string(first), "@.", "")).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, conn, `INSERT INTO events (kind, session, spec, data, key) VALUES ('spec_failed', 's', 'own', '{"a": 1}', 'k')`)
+	config := store.Config{URL: address}
+	for range 2 {
+		if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := open(t, config)
+	if got := text(t, conn, `SELECT count(*) || ' ' || min(id) || ' ' || max(id) FROM events`); got != fmt.Sprintf("%d 1 %d", old-old/1000+1, old+1) {
+		t.Errorf("events: %s", got)
+	}
+	if got := text(t, conn, `SELECT string_agg(format('%s %s %s %s %s', id, kind, spec, data, key), ' ' ORDER BY id) FROM events WHERE id IN (7, 12001)`); got != `7 journal.deploy  {} mirror:public.journal:7 12001 spec_failed own {"a": 1} k` {
+		t.Errorf("%s", got)
+	}
+	if got := text(t, conn, `SELECT string_agg(attname, ' ' ORDER BY attnum) || ' ' || (SELECT count(*) FROM journal) || ' ' || (SELECT relkind::text FROM pg_class WHERE oid = 'journal'::regclass) FROM pg_attribute WHERE attrelid = 'journal'::regclass AND attnum > 0 AND NOT attisdropped`); got != fmt.Sprintf("id kind at session note %d r", old+1) {
+		t.Errorf("the table: %s", got)
+	}
+	if got := text(t, conn, `SELECT string_agg(conname, ' ') FROM pg_constraint WHERE conrelid = 'journal'::regclass AND conname LIKE 'specwatch%'`); got != "" {
+		t.Errorf("left in the table: %s", got)
+	}
+	c := now(t, s)
+	exec(t, connect(t, as), `INSERT INTO journal (kind, at, session, note) VALUES ('queued', now(), 'new', 'y')`)
+	exec(t, conn, insert, "own")
+	if got, _ := drain(t, s, c, 10); len(got) != 2 || got[0].Kind != "journal.queued" || got[1].ID <= old+1 {
+		t.Errorf("%+v", got)
+	}
+	if done := fill(t, s, "journal"); done.Written != 0 || done.Known != old-old/1000+2 {
+		t.Errorf("%+v", done)
+	}
+	all, err := s.Mirrors(t.Context())
+	if err != nil || len(all) != 1 || all[0].Unmapped != old/1000 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if got := text(t, conn, `SELECT count(*)::text FROM pg_constraint WHERE conrelid = 'events'::regclass AND contype = 'c' AND conname LIKE 'specwatch%'`) + text(t, conn, `SELECT ' ' || count(*) FROM pg_trigger WHERE tgrelid = 'events'::regclass AND NOT tgisinternal`) + text(t, conn, `SELECT ' ' || count(*) FROM pg_index WHERE indrelid = 'events'::regclass`); got != "6 5 6" {
+		t.Errorf("constraints, triggers and indexes of events: %s", got)
+	}
+}

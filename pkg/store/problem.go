@@ -1,0 +1,238 @@
+package store
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/specwatch/specwatch/pkg/event"
+)
+
+// Problem is a fault of the set-up or of the moment: nothing is wrong with
+// what was asked. A person can mend it, or the caller may ask again.
+type Problem struct {
+	Code   string // one of the codes below
+	Detail string // what is wrong and what to do about it
+	cause  error
+}
+
+// Codes of problems.
+const (
+	NoConnection  = "no_connection"
+	NoTable       = "no_table"
+	NoRights      = "no_rights"
+	ReadOnly      = "read_only"
+	SchemaOld     = "schema_old"
+	SchemaNew     = "schema_new"
+	Restored      = "restored"
+	Behind        = "behind"         // a standby that has not replayed what the cursor has seen
+	Busy          = "busy"           // a lock, a limit or a deadline; ask again
+	Full          = "full"           // disk or memory of the server
+	DatabaseError = "database_error" // any other error of PostgreSQL
+)
+
+func (p *Problem) Error() string { return p.Detail }
+func (p *Problem) Unwrap() error { return p.cause }
+
+func problem(code string, cause error, format string, args ...any) *Problem {
+	return &Problem{Code: code, Detail: fmt.Sprintf(format, args...), cause: cause}
+}
+
+var errRestored = problem(Restored, nil, "the events were restored from another database cluster, so their transaction ids mean nothing here; run: specwatch migrate")
+
+// explain turns the errors of PostgreSQL and of the connection to it into
+// *Problem or *event.FieldError. A cancelled context stays what it is.
+func explain(err error) error {
+	told := explained(err)
+	if wrapped, ok := told.(asUser); ok {
+		return wrapped.error
+	}
+	return told
+}
+
+func explained(err error) error {
+	var known *Problem
+	var field *event.FieldError
+	var pg *pgconn.PgError
+	var connect *pgconn.ConnectError
+	switch {
+	case err == nil, errors.Is(err, context.Canceled), errors.As(err, &known), errors.As(err, &field), errors.Is(err, ErrExpired):
+		return err
+	case errors.As(err, &connect):
+		if errors.As(err, &pg) && pg.Code[:2] == "53" {
+			return explainPg(pg, userOf(err))
+		}
+		return problem(NoConnection, err, "cannot connect to PostgreSQL at %s as %s: %s; %s",
+			address(connect.Config.Host, connect.Config.Port), connect.Config.User, reason(connect), advice(connect, pg))
+	case errors.As(err, &pg):
+		return explainPg(pg, userOf(err))
+	case errors.Is(err, context.DeadlineExceeded):
+		return problem(Busy, err, "PostgreSQL did not answer in time; check its load and what holds locks on the events table, and ask again")
+	case isLost(err):
+		return problem(NoConnection, err, "the connection to PostgreSQL was lost; check that the server is up and can be reached")
+	}
+	return err
+}
+
+// asUser is an error with the database user whom it befell.
+type asUser struct {
+	error
+	user string
+}
+
+func (e asUser) Unwrap() error { return e.error }
+
+// explain is explain, and knows the user.
+func (s *Store) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	return explain(asUser{err, s.config.ConnConfig.User})
+}
+
+// userOf is the user and a space; empty where it is not known.
+func userOf(err error) string {
+	var known asUser
+	if errors.As(err, &known) {
+		return known.user + " "
+	}
+	return ""
+}
+
+var closedFunction = regexp.MustCompile(`permission denied for function (\S+)`)
+
+// advice says what to change so that a connection can be made.
+func advice(connect *pgconn.ConnectError, pg *pgconn.PgError) string {
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	switch {
+	case pg != nil && pg.Code == "28P01":
+		return "check user and password"
+	case pg != nil && pg.Code == "28000":
+		return "check user, database name and TLS mode, and the server's pg_hba.conf"
+	case pg != nil && pg.Code == "3D000":
+		return fmt.Sprintf("check the name of the database, %q", connect.Config.Database)
+	case pg != nil && pg.Code[:2] == "57":
+		return "try again in a moment"
+	case strings.Contains(connect.Error(), "refused TLS connection"):
+		return "the server does not encrypt: choose the TLS mode disable, or switch ssl on in the server"
+	case errors.As(connect, &unknown):
+		return "name the CA certificate that signed the server's, or choose the TLS mode require, which does not check it"
+	case errors.As(connect, &name):
+		return "use the host name of the certificate, or choose the TLS mode verify-ca, which does not check the name"
+	}
+	return "check host and port, and that the server is up"
+}
+
+// remedy is the statement that gives the right which is missing.
+func remedy(message, user string) string {
+	to := "the user"
+	if user != "" {
+		to = pgx.Identifier{user}.Sanitize()
+	}
+	if found := closedFunction.FindStringSubmatch(message); found != nil {
+		return "GRANT EXECUTE ON FUNCTION pg_catalog." + found[1] + " TO " + to
+	}
+	return "GRANT specwatch_reader TO " + to + " to let it read, GRANT specwatch_writer TO " + to + " to let it write"
+}
+
+// isLost reports whether the connection is gone, and with it the statement.
+func isLost(err error) bool {
+	var pg *pgconn.PgError
+	var connect *pgconn.ConnectError
+	var network net.Error
+	switch {
+	case errors.As(err, &connect):
+		return false
+	case errors.As(err, &pg):
+		switch pg.Code {
+		case "57P01", "57P02", "57P05": // administrator, crash, idle_session_timeout
+			return true
+		case "26000", "42P05": // a pooler that was not noticed mixes prepared statements up
+			return true
+		}
+		return pg.Code[:2] == "08"
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return false
+	}
+	return errors.Is(err, errClosed) || pgconn.SafeToRetry(err) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || strings.Contains(err.Error(), "conn closed")
+}
+
+// isCrowded reports whether the server has no connection left for this user.
+func isCrowded(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "53300"
+}
+
+// reason is the last part of a connect error: pgx lists every address that it
+// tried.
+func reason(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Message
+	}
+	text := err.Error()
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	last := lines[len(lines)-1]
+	if i := strings.LastIndex(last, "): "); i >= 0 {
+		last = last[i+3:]
+	}
+	return last
+}
+
+func explainPg(pg *pgconn.PgError, user string) error {
+	field := func(name, detail string) error { return &event.FieldError{Field: name, Detail: detail} }
+	switch pg.Code {
+	case "23514": // check_violation
+		switch pg.ConstraintName {
+		case "specwatch_kind":
+			return field("kind", "is not known to the database")
+		case "specwatch_at":
+			return field("at", "lies before 1970 or more than an hour ahead of the database's clock")
+		case "specwatch_session", "specwatch_spec", "specwatch_key":
+			return field(strings.TrimPrefix(pg.ConstraintName, "specwatch_"), fmt.Sprintf("is empty or has more than %d bytes", event.MaxNameBytes))
+		case "specwatch_data":
+			return field("data", fmt.Sprintf("has more than %d bytes as PostgreSQL prints it", event.MaxDataBytes))
+		}
+	case "23502": // not_null_violation
+		return field(pg.ColumnName, "must not be null")
+	case "22P02", "22P05", "22003", "54001", "54000", "22021":
+		// Of what the writers of this package send, only data reaches
+		// PostgreSQL unread: odd escapes, numbers out of range, depth.
+		return field("data", "is not accepted by PostgreSQL: "+pg.Message)
+	case "42P01", "3F000", "42703", "42883": // undefined table, schema, column, function
+		return problem(NoTable, pg, "there is no events table of this version of Specwatch in this schema (%s); run: specwatch migrate", pg.Message)
+	case "42501": // insufficient_privilege
+		return problem(NoRights, pg, "the database user %slacks a right (%s); run as an administrator: %s", user, pg.Message, remedy(pg.Message, strings.TrimSpace(user)))
+	case "25006": // read_only_sql_transaction
+		return problem(ReadOnly, pg, "this PostgreSQL server takes no writes (a standby, or default_transaction_read_only); connect to the primary")
+	case "57P01", "57P02", "57P03", "57P05": // shut down, crash, starting up, idle for too long
+		return problem(NoConnection, pg, "PostgreSQL is not available right now: %s", pg.Message)
+	case "53300": // too_many_connections
+		return problem(Busy, pg, "PostgreSQL has no connection left for this user (%s); ask again, or raise the limit or lower the pool's size (pool_max_conns)", pg.Message)
+	case "57014", "55P03", "40001", "40P01": // cancelled, lock, conflict with recovery, deadlock
+		return problem(Busy, pg, "PostgreSQL could not do this now (%s); ask again", pg.Message)
+	case "53100", "53200", "53400", "58030": // disk, memory, a limit of the configuration, input and output
+		return problem(Full, pg, "the PostgreSQL server is short of disk space or memory (%s); free some, and ask again", pg.Message)
+	}
+	if pg.Code[:2] == "08" || pg.Code == "26000" || pg.Code == "42P05" {
+		return problem(NoConnection, pg, "the connection to PostgreSQL was lost: %s", pg.Message)
+	}
+	return problem(DatabaseError, pg, "PostgreSQL answered with an error: %s (SQLSTATE %s)", pg.Message, pg.Code)
+}
+
+// errBehind says how far a standby is behind a cursor.
+func errBehind(bytes uint64, age time.Duration) error {
+	return problem(Behind, nil, "this standby has not replayed what the cursor has seen: it is %d bytes of write-ahead log and %s behind; ask again, or read from the primary", bytes, age.Round(time.Millisecond))
+}

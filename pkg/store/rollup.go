@@ -1,0 +1,194 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/specwatch/specwatch/pkg/event"
+)
+
+// rollBatch bounds how many events one step adds to the rollups.
+const rollBatch = 200_000
+
+// ErrNotAllowed is the answer to a user who may not write, or to whom the
+// server is read-only.
+var ErrNotAllowed = errors.New("this user may not write here")
+
+// RollUp brings the rollups on by one step, and returns how many events it
+// added; more says that there are, or may be, others. It does nothing while
+// another process is at it. Questions over time are answered from the rollups
+// and from the events that they lack, so they are right whenever this was last
+// called, and slower the longer ago that is. A step takes about a second for
+// each 50,000 events. The technique, an aggregate with the snapshot that it
+// contains, is that of incremental view maintenance.
+func (s *Store) RollUp(ctx context.Context) (added int64, more bool, err error) {
+	rolled, err := writing(ctx, s, func(conn *pgx.Conn) (n *int64, err error) {
+		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, s.sql(`SELECT @.specwatch_roll_up($1)`), rollBatch).Scan(&n)
+		})
+		return n, notAllowed(err)
+	})
+	if err != nil || rolled == nil {
+		return 0, false, err
+	}
+	return *rolled, *rolled >= rollBatch, nil
+}
+
+// notAllowed marks the errors of those who may not write.
+func notAllowed(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (pg.Code == "42501" || pg.Code == "25006") {
+		return errors.Join(ErrNotAllowed, err)
+	}
+	return err
+}
+
+// rolled runs f with the snapshot that the rollups contain, in a transaction
+// that sees one state of both; "" says that there are no rollups.
+func rolled[T any](ctx context.Context, s *Store, f func(tx pgx.Tx, seen string) (T, error)) (T, error) {
+	return reading(ctx, s, func(conn *pgx.Conn) (found T, err error) {
+		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+			seen, err := s.rolledUp(ctx, tx)
+			if err != nil {
+				return err
+			}
+			found, err = f(tx, seen)
+			return err
+		})
+		return found, err
+	})
+}
+
+// rolledUp is the snapshot that the rollups contain; "": there are none.
+func (s *Store) rolledUp(ctx context.Context, tx pgx.Tx) (seen string, err error) {
+	err = tx.QueryRow(ctx, s.sql(`SELECT coalesce(max(seen::text), '') FROM @.specwatch_rollup WHERE system_identifier = @.specwatch_system_identifier()`)).Scan(&seen)
+	return seen, err
+}
+
+// unseenSQL are the events that the rollups of the snapshot lack. Each part
+// reads the index of transactions: OFFSET 0 keeps the planner from joining the
+// few open transactions with the whole table.
+func unseenSQL(columns, snapshot string) string {
+	return `SELECT ` + columns + ` FROM @.events e WHERE e.xid IS NOT NULL AND e.xid >= pg_snapshot_xmax(` + snapshot + `::text::pg_snapshot)
+		UNION ALL SELECT e.* FROM pg_snapshot_xip(` + snapshot + `::text::pg_snapshot) x, LATERAL (SELECT ` + columns + ` FROM @.events e WHERE e.xid = x AND e.xid IS NOT NULL OFFSET 0) e`
+}
+
+// span is a stretch of time, its end excluded, that rows of specwatch_counts
+// of this length make up; 0: the events themselves.
+type span struct {
+	seconds  int64
+	from, to time.Time
+}
+
+// lengths of the rows of specwatch_counts, in seconds.
+var lengths = []int64{86400, 3600, 60}
+
+// cover divides a stretch of time, its end excluded, into the longest rows of
+// specwatch_counts, none longer than most seconds, and the events at its ends.
+func cover(from, to time.Time, most int64) []span {
+	if !from.Before(to) {
+		return nil
+	}
+	for _, seconds := range lengths {
+		if seconds > most {
+			continue
+		}
+		length := time.Duration(seconds) * time.Second
+		first, last := from.Truncate(length), to.Truncate(length)
+		if first.Before(from) {
+			first = first.Add(length)
+		}
+		if first.Before(last) {
+			spans := append(cover(from, first, seconds-1), span{seconds, first, last})
+			return append(spans, cover(last, to, seconds-1)...)
+		}
+	}
+	return []span{{0, from, to}}
+}
+
+// Count is how many events of a kind fell in the bucket that begins at At.
+type Count struct {
+	At      time.Time
+	Kind    event.Kind
+	N       int64
+	Limited int64 // of N: ends of a spec by a limit of usage
+}
+
+// bucketSQL is where the bucket of an event begins; $6 is the step in seconds,
+// 0 for one bucket. date_bin would say it better, but PostgreSQL 13 lacks it.
+const bucketSQL = `CASE WHEN $6::float8 > 0 THEN to_timestamp(floor(extract(epoch FROM at)::float8 / nullif($6::float8, 0)) * $6::float8) ELSE to_timestamp(0) END`
+
+// Counts returns the events of the range in buckets of the given step, oldest
+// first; empty buckets are left out. Buckets are aligned to 1970; the step 0
+// makes one of the whole range. Steps of whole minutes, of all sessions and
+// specs, cost what the buckets are many; others read the events of the range.
+func (s *Store) Counts(ctx context.Context, f Filter, step time.Duration) ([]Count, error) {
+	args := append(f.args(), step.Seconds())
+	scan := func(row pgx.CollectableRow) (c Count, err error) {
+		err = row.Scan(&c.At, &c.Kind, &c.N, &c.Limited)
+		c.At = c.At.UTC()
+		return c, err
+	}
+	most := int64(0)
+	if i := slices.IndexFunc(lengths, func(seconds int64) bool { return step%(time.Duration(seconds)*time.Second) == 0 }); i >= 0 {
+		most = lengths[i]
+	}
+	return rolled(ctx, s, func(tx pgx.Tx, seen string) ([]Count, error) {
+		sql := `SELECT ` + bucketSQL + ` AS bucket, coalesce(kind, '')::text, count(*), count(*) FILTER (WHERE ` + limitSQL + `) FROM @.events e WHERE at BETWEEN $1 AND $2 AND ` + named + ` GROUP BY 1, 2 ORDER BY 1, 2`
+		if seen != "" && most > 0 && len(f.Sessions) == 0 && len(f.Specs) == 0 {
+			var seconds []int64
+			var from, to []time.Time
+			for _, sp := range cover(f.From.Truncate(time.Microsecond), f.To.Truncate(time.Microsecond).Add(time.Microsecond), most) {
+				seconds, from, to = append(seconds, sp.seconds), append(from, sp.from), append(to, sp.to)
+			}
+			args = append(args, seen, seconds, from, to)
+			sql = `
+				WITH counted AS (
+				    SELECT c.at, c.kind, c.events, c.limited FROM unnest($8::int[], $9::timestamptz[], $10::timestamptz[]) s (seconds, lower, upper), LATERAL (
+				        SELECT at, kind, events, limited FROM @.specwatch_counts WHERE seconds = s.seconds AND at >= s.lower AND at < s.upper OFFSET 0
+				    ) c WHERE s.seconds > 0
+				    UNION ALL
+				    SELECT e.at, e.kind, 1, (` + limitSQL + `)::int FROM unnest($8::int[], $9::timestamptz[], $10::timestamptz[]) s (seconds, lower, upper), LATERAL (
+				        SELECT at, kind, data FROM @.events WHERE at >= s.lower AND at < s.upper AND (xid IS NULL OR pg_visible_in_snapshot(xid, $7::text::pg_snapshot)) OFFSET 0
+				    ) e WHERE s.seconds = 0
+				    UNION ALL
+				    SELECT at, kind, 1, (` + limitSQL + `)::int FROM (` + unseenSQL("at, kind, data", "$7") + `) e WHERE at BETWEEN $1 AND $2
+				)
+				SELECT ` + bucketSQL + ` AS bucket, kind, sum(events)::bigint, coalesce(sum(limited), 0)::bigint FROM counted
+				WHERE cardinality($4::text[]) + cardinality($5::text[]) = 0 AND ` + namedKind + ` GROUP BY 1, 2 ORDER BY 1, 2`
+		}
+		return rowsOf(ctx, s, tx, sql, args, scan)
+	})
+}
+
+// Total counts the events of the range.
+func (s *Store) Total(ctx context.Context, f Filter) (total int64, err error) {
+	counts, err := s.Counts(ctx, f, 0)
+	for _, c := range counts {
+		total += c.N
+	}
+	return total, err
+}
+
+// Outcomes counts what happened to specs in a range.
+type Outcomes struct {
+	Started, Completed, Failed, TimedOut, Limited int64
+}
+
+// Outcomes counts starts and ends of specs in the range.
+func (s *Store) Outcomes(ctx context.Context, f Filter) (o Outcomes, err error) {
+	counts, err := s.Counts(ctx, f, 0)
+	fields := map[event.Kind]*int64{event.SpecStarted: &o.Started, event.SpecCompleted: &o.Completed, event.SpecFailed: &o.Failed, event.TimeoutTriggered: &o.TimedOut}
+	for _, c := range counts {
+		if n := fields[c.Kind]; n != nil {
+			*n += c.N - c.Limited
+			o.Limited += c.Limited
+		}
+	}
+	return o, err
+}

@@ -1,0 +1,58 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/state"
+)
+
+// StateOf sums up the sessions of these names, however long ago they were
+// heard.
+func (s *Store) StateOf(ctx context.Context, sessions []string) (state.State, error) {
+	return reading(ctx, s, func(conn *pgx.Conn) (state.State, error) {
+		// Of heartbeats the last says it all, with those that tell of work, and
+		// beside theirs data is read of requests, answers and limits only.
+		rows, err := conn.Query(ctx, s.sql(`
+			WITH telling AS NOT MATERIALIZED (
+			    SELECT id::bigint, kind::text, `+atSQL+` AS at, session::text, coalesce(spec, '')::text AS spec, data::text AS data, `+workSQL+`
+			    FROM @.events e WHERE session = ANY($1) AND `+tellsWork+`
+			)
+			SELECT e.id::bigint, e.kind::text, `+atSQL+`, e.session::text, coalesce(e.spec, '')::text,
+			       CASE WHEN kind IN ('intervention_request', 'intervention_answered') OR `+limitSQL+` THEN coalesce(e.data::text, '{}') ELSE '{}' END, now()
+			FROM @.events e WHERE session = ANY($1) AND kind <> 'session_heartbeat'
+			UNION ALL
+			(SELECT DISTINCT ON (session) id::bigint, kind::text, `+atSQL+`, session::text, '', '{}', now()
+			 FROM @.events e WHERE session = ANY($1) AND kind = 'session_heartbeat' ORDER BY session, e.at DESC, id DESC)
+			UNION ALL
+			(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, now() FROM telling ORDER BY session, spec, heard DESC)
+			UNION ALL
+			(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, now() FROM telling ORDER BY session, spec, worked DESC)`), sessions)
+		if err != nil {
+			return state.State{}, err
+		}
+		summary, now := state.NewSummary(nil), time.Now()
+		var e event.Event
+		var data string
+		_, err = pgx.ForEachRow(rows, []any{&e.ID, &e.Kind, &e.At, &e.Session, &e.Spec, &data, &now}, func() error {
+			e.Data = event.Readable(data)
+			summary.Note(e)
+			return nil
+		})
+		if err != nil {
+			return state.State{}, err
+		}
+		// A session's usage is its sum, however many days it took.
+		rows, err = conn.Query(ctx, s.sql(`SELECT session::text, coalesce(spec, '')::text, max(`+atSQL+`), `+usageSQL+`
+			FROM @.events e WHERE session = ANY($1) AND `+tellsUsage+` GROUP BY 1, 2`), sessions)
+		if err != nil {
+			return state.State{}, err
+		}
+		used, err := collectUsed(rows)
+		summary.SetTotals(state.Totals{Usage: used})
+		return summary.Since(event.Earliest, now), err
+	})
+}

@@ -1,0 +1,89 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/state"
+)
+
+// usageSQL sums what the events tell of usage, as state.UsageIn reads it: the
+// tokens read, those of them from a cache, the tokens written, and the cost.
+var usageSQL = func() string {
+	// A number of JSON may be too large, and too small, for a float.
+	count := func(unit float64, names ...string) string {
+		var sum []string
+		for _, name := range names {
+			sum = append(sum, fmt.Sprintf(`CASE WHEN jsonb_typeof(data -> 'usage' -> '%[1]s') = 'number' THEN
+			    round(least(greatest(round(least((data -> 'usage' ->> '%[1]s')::numeric, %[2]d), 18)::float8 * %[3]g, 0), %[2]d)::float8)::bigint ELSE 0 END`,
+				name, int64(state.MaxUsage), unit))
+		}
+		return fmt.Sprintf(`least(sum(least(%s, %[2]d)), %[2]d)::bigint`, strings.Join(sum, " + "), int64(state.MaxUsage))
+	}
+	return strings.Join([]string{
+		count(1, "inputTokens", "input_tokens"), count(1, "cachedInputTokens", "cached_input_tokens"),
+		count(1, "outputTokens", "output_tokens"), count(state.CostUnits, "costUsd", "cost_usd"),
+	}, ", ")
+}()
+
+// tellsUsage is true of an event that may tell of usage.
+const tellsUsage = `jsonb_typeof(data -> 'usage') = 'object'`
+
+func usageTargets(u *state.Usage) []any {
+	return []any{&u.InputTokens, &u.CachedInputTokens, &u.OutputTokens, (*int64)(&u.Cost)}
+}
+
+// used sums the usage of each spec and day, of the days that count, as a
+// snapshot has them.
+func (s *Store) used(ctx context.Context, q querier, seen string) ([]state.Used, error) {
+	rows, err := q.Query(ctx, s.sql(fmt.Sprintf(`
+		SELECT coalesce(session, '')::text, coalesce(spec, '')::text, min(at), %s FROM @.events
+		WHERE at >= now() - interval '%d days' AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot)) AND %s
+		GROUP BY 1, 2, date_trunc('day', at AT TIME ZONE 'UTC')`, usageSQL, state.UsageDays, tellsUsage)), seen)
+	if err != nil {
+		return nil, err
+	}
+	return collectUsed(rows)
+}
+
+func collectUsed(rows pgx.Rows) (all []state.Used, err error) {
+	var u state.Used
+	_, err = pgx.ForEachRow(rows, append([]any{&u.Session, &u.Spec, &u.At}, usageTargets(&u.Usage)...), func() error {
+		all = append(all, u)
+		return nil
+	})
+	return all, err
+}
+
+// Usage sums what the specs of the range used, the dearest first, at most
+// f.Limit; specs is how many there are.
+func (s *Store) Usage(ctx context.Context, f Filter) (used []state.Used, specs int64, err error) {
+	used, err = collect(ctx, s, fmt.Sprintf(`
+		SELECT session, spec, at, input, cached, output, cost, count(*) OVER () FROM (
+		    SELECT coalesce(session, '')::text, coalesce(spec, '')::text, max(at), %s
+		    FROM @.events WHERE at BETWEEN $1 AND $2 AND %s AND %s GROUP BY 1, 2
+		) e (session, spec, at, input, cached, output, cost)
+		ORDER BY cost DESC, input::numeric + output DESC, session, spec LIMIT $6`, usageSQL, named, tellsUsage), append(f.args(), f.Limit),
+		func(row pgx.CollectableRow) (u state.Used, err error) {
+			err = row.Scan(append(append([]any{&u.Session, &u.Spec, &u.At}, usageTargets(&u.Usage)...), &specs)...)
+			u.At = u.At.UTC()
+			return u, err
+		})
+	return used, specs, err
+}
+
+// UsageOver is Usage of all specs together, in buckets as those of Counts.
+func (s *Store) UsageOver(ctx context.Context, f Filter, step time.Duration) ([]state.Used, error) {
+	return collect(ctx, s, fmt.Sprintf(`
+		SELECT %s AS bucket, %s FROM @.events
+		WHERE at BETWEEN $1 AND $2 AND %s AND %s GROUP BY 1 ORDER BY 1`, bucketSQL, usageSQL, named, tellsUsage), append(f.args(), max(step, time.Millisecond).Seconds()),
+		func(row pgx.CollectableRow) (u state.Used, err error) {
+			err = row.Scan(append([]any{&u.At}, usageTargets(&u.Usage)...)...)
+			u.At = u.At.UTC()
+			return u, err
+		})
+}
