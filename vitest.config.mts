@@ -1,3 +1,4 @@
 import { defineConfig } from 'vitest/config';
 
-export default defineConfig({ test: { include: ['src/**/*.test.ts'] } });
+// Grafana's packages name exports of CommonJS modules, which Node.js refuses.
+export default defineConfig({ test: { include: ['src/**/*.test.ts'], server: { deps: { inline: [/@grafana\//] } } } });

@@ -5,6 +5,7 @@ export const kinds = [
   "spec_completed",
   "spec_failed",
   "intervention_request",
+  "intervention_answered",
   "timeout_triggered",
   "session_heartbeat"
 ] as const;
@@ -13,9 +14,12 @@ export type Kind = (typeof kinds)[number];
 export const limits = {
   "awakeSeconds": 60,
   "dataBytes": 1000000,
+  "idleSeconds": 600,
   "nameBytes": 512,
   "pageDefault": 500,
-  "pageMax": 5000
+  "pageMax": 5000,
+  "rowsDefault": 1000,
+  "timelineSpecs": 50
 } as const;
 
 export const settings = {
@@ -47,11 +51,19 @@ export const queryTypes = [
   "outcomes",
   "durations",
   "sessions",
+  "overview",
   "timeline",
+  "usage",
+  "usage_over_time",
+  "nights",
+  "specs",
+  "requests",
   "delivery",
+  "promises",
   "timed_out",
   "waiting",
   "heartbeat_age",
+  "idle",
   "failure_streak"
 ] as const;
 export type QueryType = (typeof queryTypes)[number];
@@ -60,5 +72,18 @@ export const conditions = [
   "timed_out",
   "waiting",
   "heartbeat_age",
+  "idle",
+  "failure_streak"
+] as const;
+export const alerting = [
+  "counts",
+  "outcomes",
+  "overview",
+  "usage_over_time",
+  "delivery",
+  "timed_out",
+  "waiting",
+  "heartbeat_age",
+  "idle",
   "failure_streak"
 ] as const;

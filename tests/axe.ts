@@ -5,5 +5,7 @@ import type { Page } from '@playwright/test';
 // on what is not ours (Grafana's own components) aside.
 export async function complaints(page: Page, within: string): Promise<string[]> {
   const { violations } = await new AxeBuilder({ page }).include(within).analyze();
-  return violations.filter((v) => v.impact !== 'minor').map((v) => `${v.impact} ${v.id}: ${v.nodes.map((n) => n.html).join(' ')}`);
+  return violations
+    .filter((v) => v.impact !== 'minor')
+    .map((v) => `${v.impact} ${v.id}: ${v.nodes.map((n) => n.html).join(' ')}`);
 }

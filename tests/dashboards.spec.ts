@@ -1,7 +1,7 @@
 // The dashboards of the plugin, in a real Grafana that nobody has clicked in.
 import { expect, test } from '@playwright/test';
 
-import { admin, grafana, noGrafana } from './doors';
+import { admin, grafana, noGrafana } from './frontends';
 import { type Past, write } from './events';
 
 interface Panel {
@@ -25,6 +25,13 @@ test.describe('dashboards', () => {
     const events: Past[] = [
       { kind: 'spec_started', session, spec: 'tests', at: ago(30) },
       { kind: 'spec_completed', session, spec: 'tests', at: ago(25) },
+      {
+        kind: 'claude.usage',
+        session,
+        spec: 'tests',
+        at: ago(26),
+        data: { usage: { inputTokens: 12_000, outputTokens: 340, costUsd: 0.25 } },
+      },
       { kind: 'spec_started', session, spec: 'data', at: ago(24) },
       { kind: 'timeout_triggered', session, spec: 'data', at: ago(20) },
       { kind: 'spec_started', session, spec: 'data', at: ago(19) },
@@ -38,9 +45,11 @@ test.describe('dashboards', () => {
     await write(...events);
   });
 
-  for (const uid of ['specwatch', 'specwatch-session', 'specwatch-health']) {
+  for (const uid of ['specwatch', 'specwatch-session', 'specwatch-nights', 'specwatch-health']) {
     test(`${uid} is there, explained, and shows data in every panel`, async ({ page, request }) => {
-      const { dashboard } = (await (await request.get(`/api/dashboards/uid/${uid}`)).json()) as { dashboard: { liveNow: boolean; panels: Panel[] } };
+      const { dashboard } = (await (await request.get(`/api/dashboards/uid/${uid}`)).json()) as {
+        dashboard: { liveNow: boolean; panels: Panel[] };
+      };
       expect(dashboard.liveNow).toBe(true);
       for (const panel of dashboard.panels.flatMap((one) => [one, ...(one.panels ?? [])])) {
         expect(panel.type === 'row' || panel.description, panel.title).toBeTruthy();
@@ -50,7 +59,12 @@ test.describe('dashboards', () => {
       for (const { title } of dashboard.panels.filter((one) => one.type !== 'row')) {
         const panel = page.getByTestId(`data-testid Panel header ${title}`);
         await expect(panel).toBeVisible({ timeout: 60_000 });
-        const shown = () => panel.evaluate((all, name) => all.querySelectorAll('canvas').length + (all.textContent ?? '').replace(name, '').trim().length, title);
+        const shown = () =>
+          panel.evaluate(
+            (all, name) =>
+              all.querySelectorAll('canvas').length + (all.textContent ?? '').replace(name, '').trim().length,
+            title
+          );
         await expect.poll(shown, { message: title }).toBeGreaterThan(0);
         await expect(panel).not.toContainText('No data');
         await expect(panel.getByTestId('data-testid Panel status error')).toHaveCount(0);
@@ -74,6 +88,8 @@ test.describe('dashboards', () => {
     await expect.poll(() => name.evaluate(room)).toBeGreaterThanOrEqual(0);
     await name.click();
     await expect(page).toHaveURL(new RegExp(`/d/specwatch-session.*var-session=${session}`));
-    await expect(page.getByTestId('data-testid Panel header Status').getByText('running')).toBeVisible({ timeout: 60_000 });
+    await expect(page.getByTestId('data-testid Panel header Status').getByText('running')).toBeVisible({
+      timeout: 60_000,
+    });
   });
 });

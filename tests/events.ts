@@ -6,7 +6,10 @@ import { promisify } from 'node:util';
 import { executable } from './gateway';
 
 // database is that of the shared Grafana, as the command line wants it named.
-export const database = { SPECWATCH_DATABASE_URL: process.env.SPECWATCH_TEST_DATABASE_URL, SPECWATCH_SCHEMA: process.env.SPECWATCH_TEST_GRAFANA_SCHEMA };
+export const database = {
+  SPECWATCH_DATABASE_URL: process.env.SPECWATCH_TEST_DATABASE_URL,
+  SPECWATCH_SCHEMA: process.env.SPECWATCH_TEST_GRAFANA_SCHEMA,
+};
 
 export interface Past {
   kind: string;

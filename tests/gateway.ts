@@ -30,7 +30,10 @@ export class Gateway {
 
   async start(listen = '127.0.0.1:0'): Promise<void> {
     await this.specwatch('migrate');
-    const child = spawn(executable, ['serve', '--listen', listen], { env: this.environment, stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(executable, ['serve', '--listen', listen], {
+      env: this.environment,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
     this.process = child;
     for await (const line of createInterface({ input: child.stdout! })) {
       this.url = line;

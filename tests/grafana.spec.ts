@@ -1,6 +1,6 @@
 // In a real Grafana; `go tool mage test` starts it where GRAFANA_HOME is set.
 import { complaints } from './axe';
-import { admin, grafana, noGrafana, refuseStreams } from './doors';
+import { admin, grafana, noGrafana, refuseStreams } from './frontends';
 import { write } from './events';
 import { expect, test } from './fixtures';
 
@@ -35,11 +35,17 @@ test.describe('in Grafana', () => {
   });
 
   test('the toggle moves the built-in panels, and the variable the toggle', async ({ page }) => {
-    await page.addInitScript(() => localStorage.setItem('specwatch.settings', '{"preferredMode":"websocket","pollingInterval":5}'));
+    await page.addInitScript(() =>
+      localStorage.setItem('specwatch.settings', '{"preferredMode":"websocket","pollingInterval":5}')
+    );
     await page.setViewportSize({ width: 1400, height: 2600 }); // panels out of sight are not loaded
     await page.goto('/d/specwatch');
     const badge = page.getByRole('status').first();
-    const logged = (spec: string) => page.getByText(`spec_completed ${spec} `).or(page.getByText(`spec_completed ${spec}`, { exact: true })).first();
+    const logged = (spec: string) =>
+      page
+        .getByText(`spec_completed ${spec} `)
+        .or(page.getByText(`spec_completed ${spec}`, { exact: true }))
+        .first();
     await expect(badge).toHaveAttribute('data-status', 'live', { timeout: 90_000 });
     await emit('spec_completed', 'logged-live');
     await expect(logged('logged-live')).toBeVisible({ timeout: 8_000 });
@@ -66,7 +72,9 @@ test.describe('in Grafana', () => {
     await page.goto('/d/specwatch');
     await expect(page.getByRole('status').first()).toHaveText('Delayed mode (polling every 10s)', { timeout: 90_000 });
     await emit('spec_completed', `without-live-${run}`);
-    await expect(page.getByTestId('event-row').filter({ hasText: `without-live-${run}` })).toBeVisible({ timeout: 20_000 });
+    await expect(page.getByTestId('event-row').filter({ hasText: `without-live-${run}` })).toBeVisible({
+      timeout: 20_000,
+    });
     await expect(page.getByText(`spec_completed without-live-${run}`).first()).toBeVisible({ timeout: 30_000 }); // in the logs panel
     await expect(page).toHaveURL(/var-specwatch_mode=websocket/);
   });

@@ -41,7 +41,12 @@ export class Network {
   // link leads to an address (host:port) over a port of its own.
   async link(upstream: string): Promise<Link> {
     const name = `link-${Date.now()}-${Math.floor(Math.random() * 1e6)}`;
-    const { listen } = await this.ask<{ listen: string }>('POST', '/proxies', { name, listen: '127.0.0.1:0', upstream, enabled: true });
+    const { listen } = await this.ask<{ listen: string }>('POST', '/proxies', {
+      name,
+      listen: '127.0.0.1:0',
+      upstream,
+      enabled: true,
+    });
     return new Link(listen, (method, path, body) => this.ask(method, `/proxies/${name}${path}`, body));
   }
 

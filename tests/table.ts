@@ -11,7 +11,10 @@ export class Table {
   ) {}
 
   static async open(schema: string): Promise<Table> {
-    const client = new Client({ connectionString: process.env.SPECWATCH_TEST_DATABASE_URL, options: `-c search_path=${schema}` });
+    const client = new Client({
+      connectionString: process.env.SPECWATCH_TEST_DATABASE_URL,
+      options: `-c search_path=${schema}`,
+    });
     await client.connect();
     return new Table(schema, client);
   }
@@ -21,19 +24,34 @@ export class Table {
   // ids are the events that a list shows, newest first.
   async ids(session?: string): Promise<number[]> {
     const { rows } = await this.client.query(
-      `SELECT id::int FROM events WHERE kind <> 'session_heartbeat' AND ($1::text IS NULL OR session = $1) ORDER BY at DESC, id DESC`, [session ?? null]);
+      `SELECT id::int FROM events WHERE kind <> 'session_heartbeat' AND ($1::text IS NULL OR session = $1) ORDER BY at DESC, id DESC`,
+      [session ?? null]
+    );
     return rows.map((row) => row.id);
   }
 
-  async insert(kind: string, session: string, spec: string, data: object = {}): Promise<void> {
-    await this.client.query('INSERT INTO events (kind, session, spec, data) VALUES ($1, $2, $3, $4)', [kind, session, spec, data]);
+  // read answers the rows of a query.
+  async read(sql: string): Promise<Array<Record<string, any>>> {
+    return (await this.client.query(sql)).rows;
+  }
+
+  // insert takes data as a value, or as the text of JSON.
+  async insert(kind: string, session: string, spec: string, data: object | string = {}): Promise<void> {
+    await this.client.query('INSERT INTO events (kind, session, spec, data) VALUES ($1, $2, $3, $4)', [
+      kind,
+      session,
+      spec,
+      data,
+    ]);
   }
 
   // many writes n finished specs in one statement, their times a moment apart.
   async many(n: number, session: string): Promise<void> {
     await this.client.query(
       `INSERT INTO events (kind, session, spec, at)
-       SELECT 'spec_completed', $2, 'spec ' || i, now() - (($1::int - i) || ' microseconds')::interval FROM generate_series(1, $1::int) i`, [n, session]);
+       SELECT 'spec_completed', $2, 'spec ' || i, now() - (($1::int - i) || ' microseconds')::interval FROM generate_series(1, $1::int) i`,
+      [n, session]
+    );
   }
 
   // restore gives the table another history, as a restore from a dump does.

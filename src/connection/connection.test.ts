@@ -5,12 +5,27 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Connection } from './connection';
 import type { Batch, SpecEvent, State, Status } from './model';
 import { complete, type Settings } from './settings';
-import { Expired, type LiveHandlers, SignInNeeded, type Transport } from './transport';
+import { Expired, type LiveHandlers, Refusal, SignInNeeded, type Transport } from './transport';
 
-const state = { at: '2026-01-01T00:00:00Z', sessions: [], running: [], waiting: [], waitingTotal: 0, totals: {}, specs: { open: 0, completed: 0, failed: 0, timedOut: 0 } } as State;
+const state = {
+  at: '2026-01-01T00:00:00Z',
+  sessions: [],
+  running: [],
+  waiting: [],
+  waitingTotal: 0,
+  totals: {},
+  specs: { open: 0, completed: 0, failed: 0, timedOut: 0 },
+} as State;
 
 function event(id: number): SpecEvent {
-  return { id, kind: 'spec_started', at: `2026-01-01T00:00:${String(id).padStart(2, '0')}.000000000Z`, session: 's', spec: String(id), data: {} };
+  return {
+    id,
+    kind: 'spec_started',
+    at: `2026-01-01T00:00:${String(id).padStart(2, '0')}.000000000Z`,
+    session: 's',
+    spec: String(id),
+    data: {},
+  };
 }
 
 class Script implements Transport {
@@ -18,14 +33,19 @@ class Script implements Transport {
   polls: Array<string | undefined> = [];
   lines: LiveHandlers[] = [];
   since: Array<string | undefined> = [];
-  down = false;
+  down: boolean | Error = false;
+  takes = 0; // ms until a poll is answered
   expired = false;
   page = 100;
 
   async poll(since: string | undefined): Promise<Status> {
     this.polls.push(since);
     if (this.down) {
-      throw new Error('down');
+      throw this.down === true ? new Error('down') : this.down;
+    }
+    const { takes } = this;
+    if (takes > 0) {
+      await new Promise((answer) => setTimeout(answer, takes));
     }
     if (this.expired) {
       this.expired = false;
@@ -33,7 +53,13 @@ class Script implements Transport {
     }
     const from = Number(since ?? 0);
     const events = this.log.slice(from, from + this.page);
-    return { events, cursor: String(from + events.length), more: from + events.length < this.log.length, timestamp: new Date().toISOString(), state };
+    return {
+      events,
+      cursor: String(from + events.length),
+      more: from + events.length < this.log.length,
+      timestamp: new Date().toISOString(),
+      state,
+    };
   }
 
   live(since: string | undefined, handlers: LiveHandlers): () => void {
@@ -60,7 +86,11 @@ function start(settings: Partial<Settings> = {}): void {
   connection.start();
 }
 
-const ids = () => connection.snapshot().events.map((e) => e.id).reverse();
+const ids = () =>
+  connection
+    .snapshot()
+    .events.map((e) => e.id)
+    .reverse();
 const settle = () => vi.advanceTimersByTimeAsync(0);
 
 beforeEach(() => {
@@ -130,6 +160,30 @@ describe('live', () => {
     expect(ids()).toEqual([8]);
   });
 
+  it('takes the state from the stream, and then asks for none', async () => {
+    start();
+    script.line.opened({ cursor: '0', complete: true, events: [], state });
+    await settle();
+    script.log = [event(1), event(2)];
+    const polls = script.polls.length;
+    script.line.batch({ ...script.batch(0, 1), state: { ...state, waitingTotal: 7 } });
+    expect(connection.snapshot().state?.waitingTotal).toBe(7);
+    script.line.batch(script.batch(1, 2));
+    await vi.advanceTimersByTimeAsync(5_000);
+    expect(script.polls).toHaveLength(polls);
+  });
+
+  it('asks for the state after events where the stream does not bring it', async () => {
+    start();
+    script.line.opened({ cursor: '0', complete: true, events: [], state });
+    await settle();
+    script.log = [event(1)];
+    const polls = script.polls.length;
+    script.line.batch(script.batch(0, 1));
+    await vi.advanceTimersByTimeAsync(5_000);
+    expect(script.polls).toHaveLength(polls + 1);
+  });
+
   it('reconnects with its cursor', async () => {
     start({ autoFallback: false });
     script.log = [event(1)];
@@ -153,7 +207,12 @@ describe('fallback', () => {
     await vi.advanceTimersByTimeAsync(2_000);
     script.line.closed(new Error('refused'));
     await settle();
-    expect(connection.snapshot()).toMatchObject({ mode: 'polling', fallback: true, badge: 'delayed', couldBeLive: false });
+    expect(connection.snapshot()).toMatchObject({
+      mode: 'polling',
+      fallback: true,
+      badge: 'delayed',
+      couldBeLive: false,
+    });
     script.log = [event(1)];
     await vi.advanceTimersByTimeAsync(12_000);
     expect(ids()).toEqual([1]);
@@ -164,7 +223,12 @@ describe('fallback', () => {
     expect(connection.snapshot().switching).toBe(true);
     script.line.opened({ cursor: '1', complete: true, events: [], state });
     await settle();
-    expect(connection.snapshot()).toMatchObject({ mode: 'websocket', fallback: false, badge: 'live', switching: false });
+    expect(connection.snapshot()).toMatchObject({
+      mode: 'websocket',
+      fallback: false,
+      badge: 'live',
+      switching: false,
+    });
     expect(ids()).toEqual([1]);
   });
 });
@@ -282,6 +346,159 @@ describe('doubt', () => {
     expect(connection.snapshot().restarted).toBe(true);
     connection.dismiss();
     expect(connection.snapshot().restarted).toBe(false);
+  });
+
+  describe('in another history', () => {
+    // The same ids are told again, for other events.
+    const other = (id: number): SpecEvent => ({ ...event(id), spec: `other ${id}` });
+    const shown = () =>
+      connection
+        .snapshot()
+        .events.map((e) => e.spec)
+        .reverse();
+
+    it('drops all that it holds, where a poll says so', async () => {
+      start({ preferredMode: 'polling', pollingInterval: 5 });
+      script.log = [event(1), event(2)];
+      await vi.advanceTimersByTimeAsync(5_000);
+      expect(shown()).toEqual(['1', '2']);
+      script.log = [other(1), other(2), other(3)];
+      script.expired = true;
+      await vi.advanceTimersByTimeAsync(5_000);
+      expect(shown()).toEqual(['other 1', 'other 2', 'other 3']);
+      expect(connection.snapshot().history).toBe(1);
+    });
+
+    it('drops all that it holds, where the stream says so', async () => {
+      start();
+      script.line.opened({ cursor: '2', complete: true, events: [event(1), event(2)], state });
+      await settle();
+      script.line.closed(new Error('cut'));
+      script.log = [other(1)];
+      await vi.advanceTimersByTimeAsync(2_000);
+      script.line.opened({ cursor: '1', complete: true, expired: true, events: [other(1)], state });
+      await settle();
+      expect(shown()).toEqual(['other 1']);
+      expect(connection.snapshot()).toMatchObject({ badge: 'live', restarted: true });
+    });
+
+    it('hears no more of the stream of the old one', async () => {
+      start();
+      script.log = [event(1), event(2)];
+      script.line.opened({ cursor: '2', complete: true, events: script.log, state });
+      await settle();
+      const old = script.line;
+      script.log = [other(1)];
+      script.expired = true;
+      await connection.refresh();
+      expect(shown()).toEqual(['other 1']);
+      expect(connection.snapshot().badge).toBe('connecting');
+      old.batch({ from: '2', cursor: '3', events: [event(3)] });
+      expect(shown()).toEqual(['other 1']);
+      await vi.advanceTimersByTimeAsync(2_000);
+      expect(script.lines).toHaveLength(2);
+      expect(script.since.at(-1)).toBe('1');
+      script.line.opened({ cursor: '1', complete: true, events: [], state });
+      await settle();
+      expect(connection.snapshot()).toMatchObject({ badge: 'live', restarted: true });
+      expect(shown()).toEqual(['other 1']);
+    });
+
+    it('drops what it holds back for Refresh, too', async () => {
+      start({ manualRefreshOnly: true, preferredMode: 'polling', pollingInterval: 5 });
+      script.log = [event(1)];
+      await settle();
+      script.log = [event(1), event(2)];
+      await vi.advanceTimersByTimeAsync(5_000);
+      expect(connection.snapshot().pending).toBe(1);
+      script.log = [other(1), other(2)];
+      script.expired = true;
+      await vi.advanceTimersByTimeAsync(5_000);
+      expect(shown()).toEqual(['other 1', 'other 2']);
+      expect(connection.snapshot().pending).toBe(0);
+    });
+
+    it('does not ask at the speed of the network where each cursor expires at once', async () => {
+      start();
+      script.line.opened({ cursor: '0', complete: false });
+      await settle();
+      for (let i = 0; i < 20; i++) {
+        script.expired = true;
+        await connection.refresh();
+        await vi.advanceTimersByTimeAsync(500);
+        script.line.opened({ cursor: '0', complete: false });
+      }
+      expect(script.lines.length).toBeLessThan(12);
+    });
+  });
+
+  it('waits for a standby that is behind: says so, drops nothing, asks again', async () => {
+    for (const preferredMode of ['websocket', 'polling'] as const) {
+      start({ preferredMode, pollingInterval: 5 });
+      script.log = [event(1)];
+      if (preferredMode === 'websocket') {
+        script.line.opened({ cursor: '1', complete: true, events: script.log, state });
+      }
+      await settle();
+      script.log.push(event(2));
+      script.down = new Refusal('the standby is 3 s behind', 'behind');
+      connection.wake();
+      await vi.advanceTimersByTimeAsync(90_000);
+      expect(connection.snapshot().error).toBe('the standby is 3 s behind');
+      expect(ids()).toEqual([1]);
+      expect(script.lines.length).toBeLessThanOrEqual(1);
+      script.down = false;
+      await vi.advanceTimersByTimeAsync(35_000);
+      expect(connection.snapshot()).toMatchObject({
+        badge: preferredMode === 'polling' ? 'delayed' : 'live',
+        error: null,
+        restarted: false,
+      });
+      expect(ids()).toEqual([1, 2]);
+      connection.stop();
+    }
+  });
+
+  it('says what the server said, where it answers and does not serve', async () => {
+    start({ autoFallback: false });
+    script.line.opened({ cursor: '0', complete: true, events: [], state });
+    await settle();
+    script.down = new Refusal('the database is being restored');
+    await vi.advanceTimersByTimeAsync(30_600);
+    expect(connection.snapshot()).toMatchObject({ badge: 'offline', error: 'the database is being restored' });
+  });
+
+  it('holds no more than it may while a gap is filled', async () => {
+    start({ autoFallback: false });
+    script.takes = 60_000;
+    script.line.opened({ cursor: '0', complete: false });
+    for (let i = 0; i < 5_000; i++) {
+      script.line.batch({ from: String(i), cursor: String(i + 1), events: [] });
+    }
+    expect(connection.snapshot().badge).toBe('offline');
+  });
+
+  it('takes no freeze between question and answer for a wrong clock', async () => {
+    start({ preferredMode: 'polling', pollingInterval: 5 });
+    await settle();
+    script.takes = 600_000; // answered at once, and read when the page runs again
+    await vi.advanceTimersByTimeAsync(700_000);
+    expect(Math.abs(connection.snapshot().skew)).toBeLessThan(1_000);
+  });
+
+  it('goes on when what listens to it fails', async () => {
+    const complain = vi.spyOn(console, 'error').mockImplementation(() => undefined);
+    start();
+    const leave = connection.subscribe(() => {
+      throw new Error('a broken view');
+    });
+    script.log = [event(1)];
+    script.line.opened({ cursor: '1', complete: true, events: script.log, state });
+    await settle();
+    expect(connection.snapshot().badge).toBe('live');
+    expect(complain).toHaveBeenCalled();
+    leave();
+    complain.mockRestore();
   });
 
   it('runs nothing once it is stopped', async () => {

@@ -1,33 +1,48 @@
-// Connection keeps a view in step with PostgreSQL, live or by polling. What it
-// is doing is said by the table in machine.ts; here is what each phase does.
-// It knows neither React nor Grafana: a Transport brings the events.
+// Connection keeps the events of a view up to date, live or by polling. The
+// table in machine.ts defines the phases; this file does what each phase needs.
+// It does not depend on React or Grafana: a Transport delivers the events.
 //
-// Live: subscribe first, then fetch what lies between the own cursor and the
-// stream, then pass the stream on. Batches name the cursor that they follow;
-// one that follows another than the last batch shows that something is
-// missing, and it is fetched by cursor. Whatever comes twice is held once.
+// Live: subscribe first, then fetch the events between the cursor and the start
+// of the stream, then show the stream. Each batch names the cursor that it
+// follows. If it is not the cursor of the last batch, events are missing and are
+// fetched by cursor. Events are merged by id, so repeated ones are stored once.
 import { EventStore } from './events';
-import { type Badge, type Facts, type Hint, type Input, type Phase, fellBack, holdsBack, initial, modeOf, phases, reduce } from './machine';
-import type { Batch, SpecEvent, State, Status } from './model';
+import {
+  type Badge,
+  type Facts,
+  type Hint,
+  type Input,
+  type Phase,
+  fellBack,
+  holdsBack,
+  initial,
+  modeOf,
+  phases,
+  reduce,
+} from './machine';
+import type { Answer, Batch, Request, SpecEvent, State, Status } from './model';
 import { type Mode, type Settings, startMode } from './settings';
-import { Aborted, Expired, type Opened, SignInNeeded, type Transport } from './transport';
+import { Aborted, Expired, type Opened, Refusal, SignInNeeded, type Transport, isBehind } from './transport';
 
-// View is what a person sees. It is a new object at each change.
+// View is the data that the user interface shows: a new object at each change.
 export interface View {
   events: readonly SpecEvent[];
   state: State | null;
   badge: Badge;
   mode: Mode; // in effect
-  chosen: Mode; // by the person; a fallback does not change it
+  chosen: Mode; // by the user; a fallback does not change it
   fallback: boolean; // polling, because live was lost
+  worked: boolean; // Live was reached once
+  lost: string | null; // why the stream is not open
   couldBeLive: boolean; // live was lost and would work again
-  switching: boolean; // the chosen mode has not delivered yet
+  switching: boolean; // the chosen mode has not delivered events yet
   refreshing: boolean;
   pending: number; // new events that wait for Refresh
   updatedAt: number | null; // ms since 1970, by this machine's clock
   skew: number; // ms by which the database's clock is ahead of this machine's
   hint: Hint | null;
-  restarted: boolean; // the database's history changed, and the view began afresh
+  restarted: boolean; // the cursor had expired, and the view started again
+  history: number; // number of restarts: after each, ids name other events
   signIn: boolean;
   error: string | null;
   settings: Settings;
@@ -36,15 +51,17 @@ export interface View {
 const firstRetry = 500; // ms
 const lastRetry = 30_000;
 const stateEvery = 1_000; // at most once, after events
-const verifyEvery = 30_000; // live: states age without events, and a silent stream may be a dead one
-const redrawEvery = 100; // a burst of events is drawn a few times, not once per batch
+const verifyEvery = 30_000; // live: ages change without events, and a silent stream may be dead
+const redrawEvery = 100; // at most once, so that a burst of events is not drawn once per batch
+const heldBatches = 1_000; // while a gap is filled
 
 type Shown = Pick<View, 'events' | 'state'>;
 
 // Line is one stream, from its subscription to its end.
 interface Line {
-  at?: string; // cursor of its last batch
-  held: Batch[] | null; // batches that came while a gap is filled
+  at?: string; // cursor of the last batch
+  held: Batch[] | null; // batches that arrive while missing events are fetched
+  tells: boolean; // the stream contains the state, so it need not be polled
   end(): void;
 }
 
@@ -53,17 +70,18 @@ export class Connection {
   private facts: Facts;
   private state: State | null = null;
   private frozen: Shown | null = null; // what is shown while new events are held back
-  private view: View | null = null; // null: something changed since it was made
+  private view: View | null = null; // null: something has changed since
   private refreshing = 0;
   private listeners = new Set<() => void>();
   private redraw: ReturnType<typeof setTimeout> | null = null;
 
-  private cursor: string | undefined; // everything up to here is held
+  private cursor: string | undefined; // everything up to it has been received
+  private history = 0;
   private line: Line | null = null;
   private failures = { stream: 0, polls: 0 }; // in a row
   private timers = new Map<string, ReturnType<typeof setTimeout>>();
-  private asking = new AbortController(); // of what the phase asks for
-  private reading: Promise<unknown> = Promise.resolve(); // reads by cursor follow one another
+  private asking = new AbortController(); // of the requests of the current phase
+  private reading: Promise<unknown> = Promise.resolve(); // reads by cursor run one after the other
 
   constructor(
     private readonly transport: Transport,
@@ -87,10 +105,11 @@ export class Connection {
 
   stop = (): void => this.tell({ type: 'stop' });
 
-  // choose is the person's toggle.
+  // choose handles the toggle.
   choose = (mode: Mode): void => this.tell({ type: 'choose', mode });
 
-  // configure takes the person's settings; another preferred mode is a choice.
+  // configure applies saved settings. Another preferred mode works like the
+  // toggle.
   configure(settings: Settings): void {
     const before = this.facts.settings;
     this.tell({ type: 'configure', settings });
@@ -102,7 +121,7 @@ export class Connection {
     }
   }
 
-  // refresh asks the database now, whatever the mode, and shows what is held.
+  // refresh polls now, in any mode, and shows events that wait for Refresh.
   async refresh(): Promise<void> {
     this.refreshing++;
     this.changed();
@@ -121,18 +140,34 @@ export class Connection {
     }
   }
 
-  // signedIn tries again after the person has given a token.
+  private writeToken: string | undefined; // in memory only
+
+  // answer writes the user's answer to a request. The user interface asks for
+  // the token if the transport rejects with TokenNeeded.
+  async answer(request: Request, answer: Answer, token = this.writeToken): Promise<void> {
+    await this.transport.answer!(request, answer, token);
+    this.writeToken = token;
+    if (this.polls) {
+      this.pollIn(0);
+    }
+  }
+
+  // cannotAnswer says why the user cannot answer; undefined: they can.
+  cannotAnswer = async (): Promise<string | undefined> =>
+    this.transport.answer ? this.transport.readOnly?.() : 'Requests cannot be answered here.';
+
+  // signedIn tries again after the user has entered a token.
   signedIn = (): void => this.tell({ type: 'signedIn' });
 
-  // dismiss waves the hint, or the note of a fresh start, away.
+  // dismiss removes the hint, or the note about a restart.
   dismiss = (): void => this.tell({ type: 'dismissed' });
 
-  // hide and appear tell whether anybody can see the view.
+  // hide and appear report whether the page is visible.
   hide = (): void => this.tell({ type: 'hidden', at: Date.now() });
   appear = (): void => this.tell({ type: 'shown', at: Date.now() });
 
-  // wake tells that the device slept, or that its network is back: what was
-  // known of the connection is no longer sure.
+  // wake reports that the device slept, or that its network is back: the
+  // connection must be checked.
   wake(): void {
     const was = this.facts.phase;
     this.failures = { stream: 0, polls: 0 };
@@ -148,9 +183,9 @@ export class Connection {
     }
   }
 
-  // --- the machine
+  // --- state machine
 
-  // tell lets the machine take a step, and does what the new phase asks for.
+  // tell feeds an input to the state machine and starts what the new phase needs.
   private tell(input: Input): void {
     const before = this.facts;
     this.facts = reduce(before, input);
@@ -176,7 +211,7 @@ export class Connection {
     if (was.runs !== is.runs) {
       this.asking.abort();
       this.asking = new AbortController();
-      this.cancel('poll', 'verify', 'state');
+      this.cancel('poll', 'verify', 'state', 'rejoin', 'refill');
       if (is.runs === 'stream') {
         this.join();
       } else if (is.runs === 'polls') {
@@ -224,8 +259,8 @@ export class Connection {
     this.after('poll', ms, () => void this.poll());
   }
 
-  // read reads on from the cursor until there is no more, and returns how many
-  // events were new. Reads do not overlap: each begins where the last ended.
+  // read polls from the cursor until there are no more events, and returns how
+  // many were new. Reads do not overlap: each starts where the last one ended.
   private read(): Promise<number> {
     const { signal } = this.asking;
     const mine = this.reading.then(() => this.readOn(signal));
@@ -235,7 +270,7 @@ export class Connection {
 
   private async readOn(signal: AbortSignal): Promise<number> {
     let added = 0;
-    for (let more = true; more; ) {
+    for (let more = true; more;) {
       if (signal.aborted) {
         throw new Aborted();
       }
@@ -248,6 +283,7 @@ export class Connection {
           throw error;
         }
         this.forget();
+        this.rejoin();
         status = error.fresh;
       }
       if (signal.aborted) {
@@ -255,19 +291,30 @@ export class Connection {
       }
       this.cursor = status.cursor;
       more = status.more;
-      // The database looked at its clock somewhere between question and answer.
-      const skew = Date.parse(status.timestamp) - (asked + Date.now()) / 2;
-      added += this.take(status.events, status.state, skew);
+      added += this.take(status.events, status.state, this.skew(Date.parse(status.timestamp), asked));
     }
     return added;
   }
 
+  // skew estimates by how much the database's clock is ahead. The database read
+  // its clock at some time between request and answer. If that is long, because
+  // the page was frozen, the old value is kept unless the answer contradicts it.
+  private skew(told: number, asked: number): number {
+    const { skew } = this.facts;
+    const [least, most] = [told - Date.now(), told - asked];
+    return Number.isNaN(told) || (least <= skew && skew <= most) ? skew : (least + most) / 2;
+  }
+
   // --- live
 
-  // dial opens a stream. Once it is hung up, it is not heard any more.
-  private dial(on: { opened(line: Line, opened: Opened): void; batch(line: Line, batch: Batch): void; closed(reason: Error): void }): void {
+  // dial opens a stream. After it is closed, its messages are ignored.
+  private dial(on: {
+    opened(line: Line, opened: Opened): void;
+    batch(line: Line, batch: Batch): void;
+    closed(reason: Error): void;
+  }): void {
     this.hangUp();
-    const line: Line = { held: null, end: () => undefined };
+    const line: Line = { held: null, tells: false, end: () => undefined };
     const mine = () => this.line === line;
     this.line = line;
     line.end = this.transport.live(this.cursor, {
@@ -285,13 +332,23 @@ export class Connection {
     });
   }
 
+  // rejoin opens the stream again, if there is one, after the cursor had expired:
+  // the next batches of the old stream may be of the old history.
+  private rejoin(): void {
+    if (phases[this.facts.phase].runs === 'stream' && this.line?.at !== undefined) {
+      this.hangUp();
+      this.failures.stream++;
+      this.after('rejoin', this.backoff('stream'), () => this.join());
+    }
+  }
+
   private opened(line: Line, opened: Opened): void {
     if (opened.expired) {
       this.forget();
     }
     line.at = opened.cursor;
     const { state } = opened;
-    // A view that begins wants more of the past than the stream brings.
+    // A new view shows more old events than the stream delivers.
     const filled = opened.complete && state !== undefined && this.cursor !== undefined;
     if (filled) {
       this.cursor = opened.cursor;
@@ -308,7 +365,10 @@ export class Connection {
   }
 
   private receive(line: Line, batch: Batch): void {
-    if (line.held) {
+    line.tells ||= batch.state !== undefined;
+    if (line.held && line.held.length === heldBatches) {
+      this.closed(new Error('What lies before the stream cannot be fetched.'));
+    } else if (line.held) {
       line.held.push(batch);
     } else if (batch.from !== line.at) {
       line.held = [batch];
@@ -316,16 +376,16 @@ export class Connection {
       void this.fill(line);
     } else {
       line.at = this.cursor = batch.cursor;
-      this.take(batch.events, null);
-      if (batch.events.length > 0 && !this.timers.has('state')) {
+      this.take(batch.events, batch.state ?? null);
+      if (batch.events.length > 0 && !line.tells && !this.timers.has('state')) {
         this.after('state', stateEvery, () => this.verify());
       }
     }
   }
 
-  // fill fetches what is missing while batches wait, then takes them. What was
-  // fetched holds all that lies before the first of them, because the database
-  // was asked after it came.
+  // fill fetches missing events while new batches wait, then adds the batches.
+  // The fetched events include all before the first waiting batch, because the
+  // request was sent after that batch arrived.
   private async fill(line: Line): Promise<void> {
     line.held ??= [];
     try {
@@ -333,6 +393,9 @@ export class Connection {
     } catch (error) {
       if (this.line === line) {
         this.failed(error, 'stream');
+        if (isBehind(error)) {
+          this.after('refill', this.backoff('stream'), () => void this.fill(line));
+        }
       }
       return;
     }
@@ -348,9 +411,9 @@ export class Connection {
     batches.forEach((batch) => this.line === line && this.receive(line, batch));
   }
 
-  // verify asks the database beside the stream: for the state, which is not
-  // streamed, and for whether the stream told everything. Twice no answer, and
-  // the link is taken for dead, though the stream has not noticed.
+  // verify polls while the stream is open: for the state, if it is not streamed,
+  // and to check that the stream delivered everything. After two polls without
+  // an answer the connection counts as lost, even if the stream is still open.
   private async verify(again = false): Promise<void> {
     const { line } = this;
     this.cancel('verify', 'state');
@@ -358,16 +421,25 @@ export class Connection {
     let failed = false;
     try {
       await this.read();
+      this.failures.polls = 0;
     } catch (error) {
       if (this.line !== line || error instanceof Aborted) {
         return;
       }
-      if (again || error instanceof SignInNeeded) {
-        this.closed(error instanceof SignInNeeded ? error : new Error('The live connection went silent.'));
+      if (isBehind(error)) {
+        this.failed(error, 'polls');
+        pause = this.backoff('polls');
+      } else if (again || error instanceof SignInNeeded) {
+        this.closed(
+          error instanceof SignInNeeded || error instanceof Refusal
+            ? error
+            : new Error('The live connection went silent.')
+        );
         return;
+      } else {
+        failed = true;
+        pause = firstRetry;
       }
-      failed = true;
-      pause = firstRetry;
     }
     if (line && this.line === line) {
       this.after('verify', pause, () => this.verify(failed));
@@ -377,7 +449,11 @@ export class Connection {
   private closed(reason: Error): void {
     this.hangUp();
     this.failures.stream++;
-    this.tell(reason instanceof SignInNeeded ? { type: 'refused', reason: reason.message } : { type: 'closed', at: Date.now(), reason: reason.message });
+    this.tell(
+      reason instanceof SignInNeeded
+        ? { type: 'refused', reason: reason.message }
+        : { type: 'closed', at: Date.now(), reason: reason.message }
+    );
   }
 
   private hangUp(): void {
@@ -405,7 +481,7 @@ export class Connection {
     this.after('probe', ms, () => this.probe());
   }
 
-  // --- what both share
+  // --- both modes
 
   private take(events: readonly SpecEvent[], state: State | null, skew?: number): number {
     const added = this.store.add(events);
@@ -417,6 +493,7 @@ export class Connection {
   private held = (): Shown => ({ events: this.store.list(), state: this.state });
 
   private forget(): void {
+    this.history++;
     this.store.clear();
     this.cursor = undefined;
     this.state = null;
@@ -427,12 +504,13 @@ export class Connection {
     if (!(error instanceof Aborted)) {
       const reason = error instanceof Error ? error.message : String(error);
       this.failures[of]++;
-      this.tell({ type: error instanceof SignInNeeded ? 'refused' : 'failed', reason });
+      const waits = isBehind(error) && phases[this.facts.phase].runs === 'stream';
+      this.tell({ type: error instanceof SignInNeeded ? 'refused' : waits ? 'behind' : 'failed', reason });
     }
   }
 
-  // backoff doubles with every failure and is spread, so that many viewers do
-  // not come back in the same moment ("full jitter").
+  // backoff doubles with each failure and has full jitter, so that many viewers
+  // do not reconnect at the same moment.
   private backoff(of: 'stream' | 'polls'): number {
     const most = Math.min(lastRetry, firstRetry * 2 ** Math.min(this.failures[of], 10));
     return firstRetry / 2 + Math.random() * most;
@@ -456,7 +534,7 @@ export class Connection {
     }
   }
 
-  // changed tells the listeners, at once or a little later.
+  // changed notifies the listeners, at once or after redrawEvery.
   private changed(within = 0): void {
     this.view = null;
     if (within > 0) {
@@ -465,16 +543,37 @@ export class Connection {
     }
     clearTimeout(this.redraw ?? undefined);
     this.redraw = null;
-    this.listeners.forEach((listener) => listener());
+    for (const listener of this.listeners) {
+      try {
+        listener();
+      } catch (error) {
+        console.error(error); // an error in a listener must not stop the connection
+      }
+    }
   }
 
   private look(): View {
     const f = this.facts;
     return {
       ...(this.frozen ?? this.held()),
-      badge: phases[f.phase].badge, mode: modeOf(f), chosen: f.mode, fallback: fellBack(f), couldBeLive: f.phase === 'offer',
-      switching: f.switching, refreshing: this.refreshing > 0, pending: f.pending, updatedAt: f.updatedAt, skew: f.skew, hint: f.hint,
-      restarted: f.restarted, signIn: f.phase === 'refused', error: f.error, settings: f.settings,
+      badge: phases[f.phase].badge,
+      mode: modeOf(f),
+      chosen: f.mode,
+      fallback: fellBack(f),
+      worked: f.worked,
+      lost: f.lost,
+      couldBeLive: f.phase === 'offer',
+      switching: f.switching,
+      refreshing: this.refreshing > 0,
+      pending: f.pending,
+      updatedAt: f.updatedAt,
+      skew: f.skew,
+      hint: f.hint,
+      restarted: f.restarted,
+      history: this.history,
+      signIn: f.phase === 'refused',
+      error: f.error,
+      settings: f.settings,
     };
   }
 }

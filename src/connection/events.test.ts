@@ -4,7 +4,12 @@ import { EventStore } from './events';
 import type { SpecEvent } from './model';
 
 const event = (id: number, data: unknown = {}, kind: SpecEvent['kind'] = 'spec_started'): SpecEvent => ({
-  id, kind, at: new Date(1_700_000_000_000 + id * 1_000).toISOString(), session: 's', spec: String(id), data,
+  id,
+  kind,
+  at: new Date(1_700_000_000_000 + id * 1_000).toISOString(),
+  session: 's',
+  spec: String(id),
+  data,
 });
 const ids = (store: EventStore) => store.list().map((e) => e.id);
 
@@ -16,7 +21,10 @@ describe('the store', () => {
   });
   it('breaks ties of time by id', () => {
     const store = new EventStore();
-    store.add([{ ...event(1), id: 7 }, { ...event(1), id: 9 }]);
+    store.add([
+      { ...event(1), id: 7 },
+      { ...event(1), id: 9 },
+    ]);
     expect(ids(store)).toEqual([9, 7]);
   });
   it('counts no heartbeats as news, and holds them', () => {

@@ -1,6 +1,7 @@
+import { compact } from './json';
 import type { SpecEvent } from './model';
 
-// What a view holds at most; older events stay in PostgreSQL.
+// The most that a view keeps in memory; older events stay in PostgreSQL.
 export const heldEvents = 5_000;
 export const heldCharacters = 32_000_000; // of data, as JSON
 
@@ -9,8 +10,8 @@ interface Held {
   size: number;
 }
 
-// EventStore holds the newest events, each once, newest first, whichever way
-// they came. Events are told apart by id.
+// EventStore keeps the newest events in memory, each once, newest first. Events
+// are identified by id.
 export class EventStore {
   private held = new Map<number, Held>();
   private size = 0;
@@ -21,20 +22,19 @@ export class EventStore {
     private readonly mostCharacters = heldCharacters
   ) {}
 
-  // add returns how many of the events are news: not held yet, and no
-  // heartbeats, which tell of life and nothing else.
+  // add returns how many of the events are new and not heartbeats.
   add(events: readonly SpecEvent[]): number {
     let news = 0;
     for (const event of events) {
       if (!this.held.has(event.id)) {
-        const size = JSON.stringify(event.data)?.length ?? 0;
+        const size = compact(event.data).length;
         this.held.set(event.id, { event, size });
         this.size += size;
         this.sorted = null;
         news += event.kind === 'session_heartbeat' ? 0 : 1;
       }
     }
-    // Sorting is put off until somebody looks, unless too much is held.
+    // Sort only when the list is read, or when there are too many events.
     if (this.held.size > 2 * this.most || this.size > 2 * this.mostCharacters) {
       this.list();
     }
@@ -47,7 +47,7 @@ export class EventStore {
     this.sorted = [];
   }
 
-  // list is the same array until something changes.
+  // list returns the same array until something changes.
   list(): readonly SpecEvent[] {
     if (this.sorted) {
       return this.sorted;
@@ -63,7 +63,7 @@ export class EventStore {
   }
 }
 
-// Times have nine digits and are in UTC, so that texts sort as times do.
+// Times have nine digits and are in UTC, so they sort as strings.
 function newestFirst(a: SpecEvent, b: SpecEvent): number {
   return a.at === b.at ? b.id - a.id : a.at < b.at ? 1 : -1;
 }

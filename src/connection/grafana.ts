@@ -1,14 +1,43 @@
-// Grafana's transport: the data source's resource `status`, and Grafana Live.
-import { type DataFrameJSON, type LiveChannelAddress, LiveChannelConnectionState, LiveChannelScope, isLiveChannelMessageEvent, isLiveChannelStatusEvent } from '@grafana/data';
-import { getBackendSrv, getGrafanaLiveSrv } from '@grafana/runtime';
+// Transport of Grafana: the resource `status` of the data source, and Grafana
+// Live.
+import {
+  type DataFrameJSON,
+  type LiveChannelAddress,
+  LiveChannelConnectionState,
+  LiveChannelScope,
+  isLiveChannelMessageEvent,
+  isLiveChannelStatusEvent,
+} from '@grafana/data';
+import { config, getBackendSrv, getGrafanaLiveSrv } from '@grafana/runtime';
 import { type Unsubscribable, lastValueFrom } from 'rxjs';
 
-import type { SpecEvent, Status } from './model';
-import { Expired, type LiveHandlers, type Transport, limited, pollQuery } from './transport';
+import type { Answer, Request, SpecEvent, State, Status } from './model';
+import { patience } from './patience';
+import { Expired, type LiveHandlers, Refusal, type Transport, answerEvent, limited, pollQuery } from './transport';
 
 interface Position {
   from?: string;
   cursor: string;
+  state?: State;
+  interrupted?: string; // why no events arrive until the database is back
+}
+
+// Failed is the rejection of a Grafana request.
+interface Failed {
+  status?: number;
+  data?: Partial<Status> & { detail?: string; message?: string; code?: string };
+}
+
+function refusal(failed: Failed): Error {
+  if (failed.status === undefined) {
+    return failed instanceof Error ? failed : new Error('The request could not be sent.');
+  }
+  return failed.status > 0
+    ? new Refusal(
+        failed.data?.detail ?? failed.data?.message ?? `Grafana answered ${failed.status}.`,
+        failed.data?.code
+      )
+    : new Error('Grafana cannot be reached.');
 }
 
 const openingAllowed = 5_000; // ms
@@ -26,19 +55,57 @@ export class GrafanaTransport implements Transport {
     try {
       const answer = await limited(signal, () =>
         lastValueFrom(
-          getBackendSrv().fetch<Status>({ url: `/api/datasources/uid/${this.uid}/resources/status`, params: pollQuery(since), showErrorAlert: false, hideFromInspector: true })
+          getBackendSrv().fetch<Status>({
+            url: `/api/datasources/uid/${this.uid}/resources/status`,
+            params: pollQuery(since),
+            showErrorAlert: false,
+            hideFromInspector: true,
+          })
         )
       );
       return answer.data;
     } catch (error) {
-      const failed = error as { status?: number; data?: Status & { detail?: string; message?: string } };
+      const failed = error as Failed;
       if (failed.status === 410 && failed.data?.cursor) {
-        throw new Expired(failed.data);
+        throw new Expired(failed.data as Status);
       }
-      if (failed.status === undefined) {
-        throw error;
-      }
-      throw new Error(failed.data?.detail ?? failed.data?.message ?? (failed.status > 0 ? `Grafana answered ${failed.status}.` : 'Grafana cannot be reached.'));
+      throw refusal(failed);
+    }
+  }
+
+  async answer(request: Request, answer: Answer): Promise<void> {
+    try {
+      await lastValueFrom(
+        getBackendSrv().fetch({
+          method: 'POST',
+          url: this.answers,
+          data: answerEvent(request, answer),
+          showErrorAlert: false,
+          showSuccessAlert: false,
+        })
+      );
+    } catch (error) {
+      throw refusal(error as Failed);
+    }
+  }
+
+  private get answers(): string {
+    return `/api/datasources/uid/${this.uid}/resources/answer`;
+  }
+
+  // The role of the person decides, and whether the database user may write.
+  async readOnly(): Promise<string | undefined> {
+    try {
+      const { data } = await lastValueFrom(
+        getBackendSrv().fetch<{ allowed: boolean; why?: string }>({
+          url: this.answers,
+          showErrorAlert: false,
+          hideFromInspector: true,
+        })
+      );
+      return data.allowed ? undefined : (data.why ?? 'Requests cannot be answered here.');
+    } catch (error) {
+      throw refusal(error as Failed);
     }
   }
 
@@ -50,21 +117,27 @@ export class GrafanaTransport implements Transport {
     const end = (reason?: Error) => {
       if (!ended) {
         ended = true;
-        clearTimeout(patience);
+        stopWaiting();
         subscription?.unsubscribe();
         if (reason) {
           handlers.closed(reason);
         }
       }
     };
-    // A server without Live never answers.
-    const patience = setTimeout(() => end(new Error('Grafana Live does not answer.')), openingAllowed);
+    // A server with Live switched off never answers.
+    const stopWaiting = patience(openingAllowed, () =>
+      end(
+        new Error(
+          'Grafana Live does not answer. It may be switched off on this server (max_connections = 0), or a proxy in front of it does not pass on WebSockets.'
+        )
+      )
+    );
     queueMicrotask(() => {
       if (ended) {
         return;
       }
-      if (!live) {
-        end(new Error('Grafana Live is switched off on this server.'));
+      if (!live || !config.liveEnabled) {
+        end(new Error('Grafana Live is switched off on this server (max_connections = 0 in its settings).'));
         return;
       }
       subscription = live.getStream<DataFrameJSON>(eventsChannel(this.uid)).subscribe({
@@ -74,11 +147,11 @@ export class GrafanaTransport implements Transport {
           }
           if (isLiveChannelStatusEvent(event)) {
             if (event.state === LiveChannelConnectionState.Connected) {
-              // Subscribed: whatever comes from now on is seen. What came
-              // before is fetched by cursor. Grafana may say it again.
+              // Subscribed: later events arrive by the stream, earlier ones
+              // are fetched by cursor. Grafana may repeat this event.
               if (!open) {
                 open = true;
-                clearTimeout(patience);
+                stopWaiting();
                 handlers.opened({ cursor: (event.message && position(event.message)?.cursor) ?? '', complete: false });
               }
             } else if (open || event.state === LiveChannelConnectionState.Invalid) {
@@ -86,8 +159,15 @@ export class GrafanaTransport implements Transport {
             }
           } else if (isLiveChannelMessageEvent(event)) {
             const at = position(event.message);
-            if (at) {
-              handlers.batch({ from: at.from ?? '', cursor: at.cursor, events: eventsOf(event.message) });
+            if (at?.interrupted) {
+              end(new Error(at.interrupted));
+            } else if (at) {
+              handlers.batch({
+                from: at.from ?? '',
+                cursor: at.cursor,
+                events: eventsOf(event.message),
+                state: at.state,
+              });
             }
           }
         },
@@ -95,7 +175,7 @@ export class GrafanaTransport implements Transport {
         complete: () => end(new Error('Grafana Live ended the stream.')),
       });
       if (ended) {
-        subscription.unsubscribe(); // it ended while it began
+        subscription.unsubscribe(); // it ended during subscribe
       }
     });
     return () => end();
@@ -107,8 +187,7 @@ function position(frame: DataFrameJSON): Position | undefined {
   return custom?.cursor ? custom : undefined;
 }
 
-// eventsOf reads a stream frame: its times are in ms, and `nanos` holds what
-// is finer.
+// eventsOf reads a stream frame. Its times are in ms; `nanos` has the rest.
 export function eventsOf(frame: DataFrameJSON): SpecEvent[] {
   const index = new Map(frame.schema?.fields.map((field, i) => [field.name, i]));
   const column = (name: string): unknown[] => frame.data?.values[index.get(name) ?? -1] ?? [];
@@ -118,9 +197,16 @@ export function eventsOf(frame: DataFrameJSON): SpecEvent[] {
   return times.map((ms, i) => ({
     id: ids[i] as number,
     kind: kinds[i] as SpecEvent['kind'],
-    at: new Date(ms).toISOString().replace('Z', `${String(nanos?.[i] ?? 0).padStart(6, '0')}Z`),
+    at: timeOf(ms, nanos?.[i] ?? 0),
     session: sessions[i] as string,
     spec: specs[i] as string,
     data: data[i],
   }));
+}
+
+// timeOf formats a time as the gateway does. Times outside of JavaScript's range
+// are left out.
+function timeOf(ms: number, nanos: number): string {
+  const at = new Date(ms);
+  return Number.isNaN(at.getTime()) ? '' : at.toISOString().replace('Z', `${String(nanos).padStart(6, '0')}Z`);
 }

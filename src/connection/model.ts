@@ -1,9 +1,10 @@
-// The shapes that travel, as pkg/api and pkg/state write them.
+// JSON of the API, as pkg/api and pkg/state encode it.
 import type { Kind } from '../contract.gen';
 
+// Names may be any text, so collections with names as keys are Maps.
 export interface SpecEvent {
   id: number;
-  kind: Kind;
+  kind: Kind | (string & {}); // a custom kind has a dot
   at: string; // RFC 3339
   session: string;
   spec: string;
@@ -11,10 +12,12 @@ export interface SpecEvent {
 }
 
 export interface SpecCounts {
-  open: number;
+  open: number; // in sessions that run
+  silent?: number; // in sessions that are silent
   completed: number;
   failed: number;
   timedOut: number;
+  limited?: number; // ended by a usage limit; not counted as failed
 }
 
 export type SessionStatus = 'running' | 'sleeping' | 'done';
@@ -27,19 +30,60 @@ export interface SessionState {
   specs: SpecCounts;
   waiting: number;
   failureStreak: number; // specs that failed or timed out since the last one that completed, at most 100
+  clockAheadSeconds?: number; // of the writer's clock, relative to the database's
+  lastWork?: string | null; // the earliest of its running specs
+  limited?: boolean; // a usage limit ended a spec and is not known to be lifted
+  limitedUntil?: string | null; // when it is; null: not known
+  usage?: Usage;
 }
+
+// Usage is the sum of usage in the events of a session or spec.
+export interface Usage {
+  inputTokens?: number;
+  cachedInputTokens?: number; // among them
+  outputTokens?: number;
+  costUsd?: number;
+}
+
+export interface OpenSpec {
+  session: string;
+  spec: string;
+  since: string;
+  lastWork?: string; // last sign of work; none: not known, or it waits for a person
+  usage?: Usage;
+}
+
+export interface Request {
+  id: number;
+  session: string;
+  spec: string;
+  at: string;
+  data: unknown;
+}
+
+// Answer is the user's answer to a request.
+export type Answer = { answer: string } | { dismissed: true };
 
 export interface State {
   at: string;
   totals: Record<string, number>;
   specs: SpecCounts;
   sessions: SessionState[];
-  running: Array<{ session: string; spec: string; since: string }>;
-  waiting: Array<{ id: number; session: string; spec: string; at: string; data: unknown }>;
+  running: OpenSpec[];
+  silent?: OpenSpec[]; // started and not ended, in silent sessions
+  waiting: Request[];
   waitingTotal: number;
+  delivery?: Delivery; // none: PostgreSQL sends notifications
 }
 
-// Status is the answer of a poll.
+// Delivery says how the server learns of new events. Notifications do not pass
+// a pooler, so the server polls PostgreSQL every delaySeconds instead.
+export interface Delivery {
+  push: boolean;
+  delaySeconds?: number;
+}
+
+// Status is the answer to a poll.
 export interface Status {
   events: SpecEvent[];
   cursor: string;
@@ -53,4 +97,5 @@ export interface Batch {
   from: string;
   cursor: string;
   events: SpecEvent[];
+  state?: State; // if it changed, at most once a second
 }

@@ -1,12 +1,13 @@
 import type { Connection } from './connection';
 
 const tick = 5_000; // ms
-const asleep = 20_000; // a tick that comes this late tells of a sleep
-const unseen = 30_000; // a page that was hidden for longer looks anew
+const asleep = 20_000; // a tick that is this late means that the device slept
+const unseen = 30_000; // a page that was hidden for longer checks the connection
 
-// attend tells the connection what the browser knows: whether anybody can see
-// the page, that the network is back, and that the device slept (a lid, a
-// pocket): then no timer ran, and a socket may be dead without knowing.
+// attend reports browser events to the connection: the page is hidden or shown,
+// the network is back, or the page was frozen or the device slept. Then no timer
+// ran, and a socket may be dead without an event. None of these proves that the
+// connection is lost, so the connection checks it.
 export function attend(connection: Connection): () => void {
   let last = Date.now();
   let hiddenAt: number | null = null;
@@ -24,20 +25,26 @@ export function attend(connection: Connection): () => void {
       wake();
     }
   };
+  // A page that is restored from the back/forward cache was frozen.
+  const back = (e: PageTransitionEvent) => e.persisted && wake();
   const beat = setInterval(() => {
     const late = Date.now() - last - tick;
     last = Date.now();
-    // Browsers slow the timers of hidden pages down.
+    // Browsers throttle the timers of hidden pages.
     if (late > asleep && !document.hidden) {
       wake();
     }
   }, tick);
   document.addEventListener('visibilitychange', look);
+  document.addEventListener('resume', wake);
   window.addEventListener('online', wake);
+  window.addEventListener('pageshow', back);
   look();
   return () => {
     clearInterval(beat);
     document.removeEventListener('visibilitychange', look);
+    document.removeEventListener('resume', wake);
     window.removeEventListener('online', wake);
+    window.removeEventListener('pageshow', back);
   };
 }

@@ -12,7 +12,10 @@ describe('settings', () => {
     [{ pollingInterval: 7.4 }, { pollingInterval: 7 }],
     [{ pollingInterval: 'often' as unknown as number }, {}],
     [{ preferredMode: 'pigeon' as 'auto' }, {}],
-    [{ preferredMode: 'auto' as const, autoFallback: false }, { preferredMode: 'auto', autoFallback: false }],
+    [
+      { preferredMode: 'auto' as const, autoFallback: false },
+      { preferredMode: 'auto', autoFallback: false },
+    ],
   ])('%j', (given, expected) => {
     expect(complete(given)).toEqual({ ...defaults, ...expected });
   });

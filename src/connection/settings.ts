@@ -19,21 +19,22 @@ export const defaults: Settings = {
 
 export const intervalBounds = contract.pollingInterval;
 
-// complete fills up what is missing or out of bounds.
+// complete replaces missing or invalid values by defaults.
 export function complete(partial: Partial<Settings> | undefined, base: Settings = defaults): Settings {
   const s = { ...base, ...partial };
   if (!(contract.preferredMode.values as readonly string[]).includes(s.preferredMode)) {
     s.preferredMode = base.preferredMode;
   }
   const interval = Math.round(Number(s.pollingInterval));
-  s.pollingInterval = Number.isFinite(interval) ? Math.min(Math.max(interval, intervalBounds.min), intervalBounds.max) : base.pollingInterval;
+  s.pollingInterval = Number.isFinite(interval)
+    ? Math.min(Math.max(interval, intervalBounds.min), intervalBounds.max)
+    : base.pollingInterval;
   return s;
 }
 
 const key = 'specwatch.settings';
 
-// A person's own choice is remembered in this browser; a browser that forbids
-// storage forgets it.
+// The user's settings are stored in this browser, if it allows storage.
 export function remembered(): Partial<Settings> | undefined {
   try {
     return JSON.parse(localStorage.getItem(key) ?? 'null') ?? undefined;
@@ -50,11 +51,13 @@ export function remember(settings: Settings): void {
   }
 }
 
-// startMode is the mode at load. `auto` looks at the link; later it only hints.
+// startMode is the mode at load. `auto` chooses by the link, and later only
+// shows hints.
 export function startMode(s: Settings): Mode {
   if (s.preferredMode !== 'auto') {
     return s.preferredMode;
   }
-  const link = (globalThis.navigator as { connection?: { saveData?: boolean; effectiveType?: string } } | undefined)?.connection;
+  const link = (globalThis.navigator as { connection?: { saveData?: boolean; effectiveType?: string } } | undefined)
+    ?.connection;
   return link?.saveData || /2g/.test(link?.effectiveType ?? '') ? 'polling' : 'websocket';
 }

@@ -1,9 +1,10 @@
 import { limits } from '../contract.gen';
-import type { Batch, SpecEvent, State, Status } from './model';
+import type { Answer, Batch, Request, SpecEvent, State, Status } from './model';
+import { patience } from './patience';
 
-// Opened is what a live connection says first. With `complete` the events are
-// all that lay between the cursor that was asked for and the stream's; without
-// it the client fetches them itself.
+// Opened is the first message of a live connection. With `complete`, its events
+// are all between the requested cursor and that of the stream; without it the
+// client fetches them.
 export interface Opened {
   cursor: string;
   complete: boolean;
@@ -15,31 +16,45 @@ export interface Opened {
 export interface LiveHandlers {
   opened(opened: Opened): void;
   batch(batch: Batch): void;
-  closed(reason: Error): void; // once, and nothing after it
+  closed(reason: Error): void; // called once, and no handler after it
 }
 
-// Transport is a way to the events: the gateway's, or Grafana's.
+// Transport delivers events: from the gateway, or from Grafana.
 export interface Transport {
-  // poll rejects with Expired, SignInNeeded or any other Error, and within
-  // pollTimeout. Without a cursor it begins with the newest events.
+  // poll rejects with Expired, SignInNeeded, Refusal or another Error, within
+  // pollTimeout. Without a cursor it starts with the newest events.
   poll(since: string | undefined, signal: AbortSignal): Promise<Status>;
-  // live connects; the function that it returns ends the connection. No
-  // handler is called before it has returned.
+  // live connects and returns a function that disconnects. No handler is called
+  // before it has returned.
   live(since: string | undefined, handlers: LiveHandlers): () => void;
+  // answer writes an answer to a request. It rejects with TokenNeeded if writing
+  // needs a token. A transport without it cannot answer.
+  answer?(request: Request, answer: Answer, token: string | undefined): Promise<void>;
+  // readOnly says why the user cannot answer; undefined: they can.
+  readOnly?(): Promise<string | undefined>;
 }
+
+// answerEvent returns the event for an answer.
+export const answerEvent = ({ id, session, spec }: Request, answer: Answer) => ({
+  kind: 'intervention_answered',
+  session,
+  spec,
+  data: { request: id, ...answer },
+});
 
 export const pollTimeout = 15_000; // ms
 
-// A view that opens begins with this many of the newest events, however old.
+// A new view starts with this many of the newest events, however old.
 export const firstEvents = 2_000;
 
-// pollQuery is the query of a poll. Pages are large: a gap costs few answers.
+// pollQuery returns the query string of a poll. Pages are large, so that few
+// polls fill a gap.
 export function pollQuery(since: string | undefined): Record<string, string | number> {
   return since === undefined ? { last: firstEvents, limit: limits.pageMax } : { since, limit: limits.pageMax };
 }
 
-// limited runs an asynchronous call that ends when the signal says so, or
-// after pollTimeout: a request over a dead link would never end by itself.
+// limited runs an asynchronous call that is aborted by the signal, or after
+// pollTimeout: a request over a dead connection would never end.
 export async function limited<T>(signal: AbortSignal, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
   if (signal.aborted) {
     throw new Aborted();
@@ -47,20 +62,24 @@ export async function limited<T>(signal: AbortSignal, run: (signal: AbortSignal)
   const own = new AbortController();
   const leave = () => own.abort();
   signal.addEventListener('abort', leave, { once: true });
-  const timer = setTimeout(leave, pollTimeout);
+  const stopWaiting = patience(pollTimeout, leave);
   const ended = new Promise<never>((_, reject) => {
-    own.signal.addEventListener('abort', () => reject(signal.aborted ? new Aborted() : new Error('There was no answer in time.')), { once: true });
+    own.signal.addEventListener(
+      'abort',
+      () => reject(signal.aborted ? new Aborted() : new Error('There was no answer in time.')),
+      { once: true }
+    );
   });
   try {
     return await Promise.race([run(own.signal), ended]);
   } finally {
-    clearTimeout(timer);
+    stopWaiting();
     signal.removeEventListener('abort', leave);
   }
 }
 
-// Expired: the cursor is of another database or history. What is held must
-// go; `fresh` is where to start again.
+// Expired: the cursor is of another database or history. The client drops its
+// events and starts again with `fresh`.
 export class Expired extends Error {
   constructor(readonly fresh: Status) {
     super('the cursor expired');
@@ -69,5 +88,23 @@ export class Expired extends Error {
 
 export class SignInNeeded extends Error {}
 
-// Aborted: nobody waits for the answer any more.
+// Refusal is an error that the server answered with, so the connection works.
+// `code` is that of the problem, if it has one.
+export class Refusal extends Error {
+  constructor(
+    message: string,
+    readonly code?: string
+  ) {
+    super(message);
+  }
+}
+
+// TokenNeeded: writing needs another token than reading.
+export class TokenNeeded extends Error {}
+
+// isBehind: the server reads from a standby that has not replayed what the
+// cursor has seen. The client asks again.
+export const isBehind = (error: unknown): error is Refusal => error instanceof Refusal && error.code === 'behind';
+
+// Aborted: the caller cancelled the request.
 export class Aborted extends Error {}

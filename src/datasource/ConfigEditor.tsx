@@ -2,7 +2,7 @@ import type { DataSourcePluginOptionsEditorProps, SelectableValue } from '@grafa
 import { FieldSet, InlineField, Input, SecretInput, SecretTextArea, Select } from '@grafana/ui';
 import React from 'react';
 
-import type { SecureSettings, SourceSettings, TLSMode } from './types';
+import { type SecureSettings, type SourceSettings, type TLSMode, usualTLSMode } from './types';
 
 const tlsModes: Array<SelectableValue<TLSMode>> = [
   { value: 'disable', label: 'disable', description: 'No TLS' },
@@ -20,7 +20,10 @@ const certificates: Array<[keyof SecureSettings, string, string]> = [
 const label = 22;
 const width = 50;
 
-export function ConfigEditor({ options, onOptionsChange }: DataSourcePluginOptionsEditorProps<SourceSettings, SecureSettings>) {
+export function ConfigEditor({
+  options,
+  onOptionsChange,
+}: DataSourcePluginOptionsEditorProps<SourceSettings, SecureSettings>) {
   const { jsonData, secureJsonFields, secureJsonData } = options;
   const json = (part: Partial<SourceSettings>) => onOptionsChange({ ...options, jsonData: { ...jsonData, ...part } });
   const secret = (name: keyof SecureSettings) => ({
@@ -29,23 +32,61 @@ export function ConfigEditor({ options, onOptionsChange }: DataSourcePluginOptio
     onChange: (e: React.FormEvent<HTMLInputElement | HTMLTextAreaElement>) =>
       onOptionsChange({ ...options, secureJsonData: { ...secureJsonData, [name]: e.currentTarget.value } }),
     onReset: () =>
-      onOptionsChange({ ...options, secureJsonFields: { ...secureJsonFields, [name]: false }, secureJsonData: { ...secureJsonData, [name]: '' } }),
+      onOptionsChange({
+        ...options,
+        secureJsonFields: { ...secureJsonFields, [name]: false },
+        secureJsonData: { ...secureJsonData, [name]: '' },
+      }),
   });
-  const mode = jsonData.sslmode ?? 'verify-full';
+  const given = (name: keyof SecureSettings) => Boolean(secureJsonFields?.[name] || secureJsonData?.[name]);
+  const mode =
+    jsonData.sslmode ||
+    usualTLSMode(
+      options.url,
+      certificates.some(([name]) => given(name))
+    );
   return (
     <>
       <FieldSet label="PostgreSQL">
         <InlineField label="Host" labelWidth={label} required>
-          <Input id="specwatch-host" width={width} placeholder="localhost:5432" value={options.url} onChange={(e) => onOptionsChange({ ...options, url: e.currentTarget.value })} />
+          <Input
+            id="specwatch-host"
+            width={width}
+            placeholder="localhost:5432"
+            value={options.url}
+            onChange={(e) => onOptionsChange({ ...options, url: e.currentTarget.value })}
+          />
         </InlineField>
         <InlineField label="Database" labelWidth={label} required>
-          <Input id="specwatch-database" width={width} placeholder="specwatch" value={jsonData.database ?? ''} onChange={(e) => json({ database: e.currentTarget.value })} />
+          <Input
+            id="specwatch-database"
+            width={width}
+            placeholder="specwatch"
+            value={jsonData.database ?? ''}
+            onChange={(e) => json({ database: e.currentTarget.value })}
+          />
         </InlineField>
         <InlineField label="Schema" labelWidth={label} tooltip="Empty: the user’s own, usually public">
-          <Input id="specwatch-schema" width={width} placeholder="public" value={jsonData.schema ?? ''} onChange={(e) => json({ schema: e.currentTarget.value })} />
+          <Input
+            id="specwatch-schema"
+            width={width}
+            placeholder="public"
+            value={jsonData.schema ?? ''}
+            onChange={(e) => json({ schema: e.currentTarget.value })}
+          />
         </InlineField>
-        <InlineField label="User" labelWidth={label} required tooltip="Needs the role specwatch_reader">
-          <Input id="specwatch-user" width={width} value={options.user} onChange={(e) => onOptionsChange({ ...options, user: e.currentTarget.value })} />
+        <InlineField
+          label="User"
+          labelWidth={label}
+          required
+          tooltip="Needs the role specwatch_reader; with specwatch_writer as well, Editors can answer requests"
+        >
+          <Input
+            id="specwatch-user"
+            width={width}
+            value={options.user}
+            onChange={(e) => onOptionsChange({ ...options, user: e.currentTarget.value })}
+          />
         </InlineField>
         <InlineField label="Password" labelWidth={label}>
           <SecretInput id="specwatch-password" width={width} {...secret('password')} />
@@ -53,12 +94,25 @@ export function ConfigEditor({ options, onOptionsChange }: DataSourcePluginOptio
       </FieldSet>
       <FieldSet label="TLS">
         <InlineField label="TLS mode" labelWidth={label}>
-          <Select<TLSMode> inputId="specwatch-tls" aria-label="TLS mode" width={width} options={tlsModes} value={mode} onChange={(v) => json({ sslmode: v.value })} />
+          <Select<TLSMode>
+            inputId="specwatch-tls"
+            aria-label="TLS mode"
+            width={width}
+            options={tlsModes}
+            value={mode}
+            onChange={(v) => json({ sslmode: v.value })}
+          />
         </InlineField>
         {mode !== 'disable' &&
           certificates.map(([name, text, placeholder]) => (
             <InlineField key={name} label={text} labelWidth={label}>
-              <SecretTextArea id={`specwatch-${name}`} cols={width} rows={4} placeholder={placeholder} {...secret(name)} />
+              <SecretTextArea
+                id={`specwatch-${name}`}
+                cols={width}
+                rows={4}
+                placeholder={placeholder}
+                {...secret(name)}
+              />
             </InlineField>
           ))}
       </FieldSet>

@@ -1,87 +1,273 @@
-import type { QueryEditorProps, SelectableValue } from '@grafana/data';
-import { InlineField, InlineFieldRow, InlineSwitch, Input, MultiSelect, RadioButtonGroup, Select, TagsInput } from '@grafana/ui';
+import { CoreApp, type QueryEditorProps, type SelectableValue } from '@grafana/data';
+import {
+  InlineField,
+  InlineFieldRow,
+  InlineSwitch,
+  Input,
+  MultiSelect,
+  RadioButtonGroup,
+  Select,
+  TagsInput,
+} from '@grafana/ui';
 import React from 'react';
 
-import { type Kind, type QueryType, conditions, kinds, limits, queryTypes } from '../contract.gen';
-import { kindNames } from '../view/kinds';
+import { type QueryType, alerting, kinds, limits, queryTypes } from '../contract.gen';
+import { kindName } from '../view/kinds';
 import type { SpecwatchDataSource } from './datasource';
 import { followDashboard, type Query, type QueryMode, type SourceSettings } from './types';
 
-const types: Record<QueryType, [string, string]> = {
-  events: ['Events', 'Table of events, newest first'],
-  logs: ['Logs', 'Events as log lines'],
-  counts: ['Counts', 'Events over time, by kind'],
-  outcomes: ['Outcomes', 'Specs started, completed, failed, timed out in the range'],
-  durations: ['Durations', 'Attempts at specs and how long they took'],
-  sessions: ['Sessions', 'Sessions as they are now'],
-  timeline: ['Timeline', 'For the State timeline panel'],
-  delivery: ['Delivery', 'Health of the data source’s own reader, as it is now'],
-  timed_out: ['Timed out', 'Specs that timed out and have not started again; seconds since. For alert rules'],
-  waiting: ['Waiting', 'Interventions that nobody answered; seconds since. For alert rules'],
-  heartbeat_age: ['Heartbeat age', 'Sessions with open specs; seconds since the last heartbeat. For alert rules'],
-  failure_streak: ['Failure streak', 'Sessions whose last specs failed or timed out, and how many in a row. For alert rules'],
+interface Type {
+  label: string;
+  tells: string;
+  suits: string; // the visualisation
+  filters: ReadonlyArray<'kinds' | 'sessions' | 'specs' | 'limit' | 'since'>;
+}
+
+const condition = { suits: 'Stat or Table', filters: ['sessions', 'specs', 'limit', 'since'] } as const;
+
+export const types: Record<QueryType, Type> = {
+  events: {
+    label: 'Events',
+    tells: 'Table of events, newest first',
+    suits: 'Table',
+    filters: ['kinds', 'sessions', 'specs', 'limit'],
+  },
+  logs: {
+    label: 'Logs',
+    tells: 'Events as log lines',
+    suits: 'Logs',
+    filters: ['kinds', 'sessions', 'specs', 'limit'],
+  },
+  counts: {
+    label: 'Counts',
+    tells: 'Events over time, by kind',
+    suits: 'Time series',
+    filters: ['kinds', 'sessions', 'specs'],
+  },
+  outcomes: {
+    label: 'Outcomes',
+    tells: 'Specs started, completed, failed, timed out and ended by a usage limit in the range',
+    suits: 'Stat',
+    filters: ['sessions', 'specs'],
+  },
+  durations: {
+    label: 'Durations',
+    tells: 'Attempts at specs and how long they took',
+    suits: 'Table',
+    filters: ['sessions', 'specs', 'limit'],
+  },
+  sessions: { label: 'Sessions', tells: 'Sessions as they are now', suits: 'Table', filters: ['sessions'] },
+  overview: {
+    label: 'Overview',
+    tells: 'Sessions and specs as they are now, counted over all sessions',
+    suits: 'Stat',
+    filters: ['sessions'],
+  },
+  timeline: {
+    label: 'Timeline',
+    tells: 'Attempts at specs over time',
+    suits: 'State timeline',
+    filters: ['sessions', 'specs', 'limit'],
+  },
+  usage: {
+    label: 'Usage',
+    tells: 'Cost and tokens of each spec in the range, the most expensive first',
+    suits: 'Table',
+    filters: ['kinds', 'sessions', 'specs', 'limit'],
+  },
+  usage_over_time: {
+    label: 'Usage over time',
+    tells: 'Cost and tokens over time',
+    suits: 'Time series',
+    filters: ['kinds', 'sessions', 'specs'],
+  },
+  nights: {
+    label: 'Nights',
+    tells: 'What happened from noon to noon, a row for each night',
+    suits: 'Table',
+    filters: ['sessions', 'specs', 'limit'],
+  },
+  specs: {
+    label: 'Specs',
+    tells: 'Specs over all their attempts: how often they failed, changed and how long they take',
+    suits: 'Table',
+    filters: ['sessions', 'specs', 'limit'],
+  },
+  requests: {
+    label: 'Requests',
+    tells: 'What a person was asked, the answer and how long it took',
+    suits: 'Table',
+    filters: ['sessions', 'specs', 'limit'],
+  },
+  delivery: {
+    label: 'Delivery',
+    tells: 'Health of the data source’s own reader, as it is now',
+    suits: 'Stat',
+    filters: [],
+  },
+  promises: {
+    label: 'Promises',
+    tells: 'What viewers rely on, and whether it is at risk now',
+    suits: 'Table',
+    filters: [],
+  },
+  timed_out: {
+    label: 'Timed out',
+    tells: 'Specs that timed out and have not started again; seconds since',
+    ...condition,
+  },
+  waiting: { label: 'Waiting', tells: 'Interventions that nobody answered; seconds since', ...condition },
+  heartbeat_age: {
+    label: 'Heartbeat age',
+    tells: 'Sessions with open specs; seconds since the last heartbeat',
+    ...condition,
+  },
+  idle: {
+    label: 'Idle',
+    tells: 'Specs whose heartbeats go on without a sign of work; seconds since the last one',
+    ...condition,
+  },
+  failure_streak: {
+    label: 'Failure streak',
+    tells: 'Sessions whose last specs failed or timed out, and how many in a row',
+    ...condition,
+  },
 };
 
+const canAlert = (type: QueryType): boolean => (alerting as readonly QueryType[]).includes(type);
+
 const modes: Array<SelectableValue<QueryMode>> = [
-  { value: followDashboard, label: 'Follow the dashboard', description: 'Live while the variable specwatch_mode is "websocket"' },
-  { value: 'live', label: 'Live', description: 'Asked again when an event arrives' },
-  { value: 'polling', label: 'Polling', description: 'Asked at the dashboard’s refresh interval' },
+  {
+    value: followDashboard,
+    label: 'Follow the dashboard',
+    description: 'Live while the variable specwatch_mode is "websocket"',
+  },
+  { value: 'live', label: 'Live', description: 'Runs again when an event arrives' },
+  {
+    value: 'polling',
+    label: 'Polling',
+    description: 'Runs at the interval of the refresh picker, or of your settings',
+  },
 ];
 
-export function QueryEditor({ query, onChange, onRunQuery }: QueryEditorProps<SpecwatchDataSource, Query, SourceSettings>) {
+export function QueryEditor({
+  query,
+  onChange,
+  onRunQuery,
+  app,
+}: QueryEditorProps<SpecwatchDataSource, Query, SourceSettings>) {
   const change = (part: Partial<Query>) => {
     onChange({ ...query, ...part });
     onRunQuery();
   };
-  const type = query.queryType ?? 'events';
-  const condition = (conditions as readonly QueryType[]).includes(type);
-  const byKind = type === 'events' || type === 'logs' || type === 'counts';
-  const rows = condition || type === 'events' || type === 'logs' || type === 'durations' || type === 'timeline';
+  const name = query.queryType ?? 'events';
+  const type = types[name];
+  const has = (filter: Type['filters'][number]) => type.filters.includes(filter);
+  const most = name === 'timeline' ? limits.timelineSpecs : limits.pageMax;
+  const usual = Math.min(limits.rowsDefault, most);
+  const inRule = app === CoreApp.UnifiedAlerting || app === CoreApp.CloudAlerting;
+  // Explore has no dashboard to follow, and a Live button of its own; rules
+  // are evaluated by the server.
+  const choosesMode = !inRule && app !== CoreApp.Explore;
   return (
     <>
       <InlineFieldRow>
         <InlineField label="Query" labelWidth={14}>
           <Select<QueryType>
-            aria-label="Query" width={26} value={type}
-            options={queryTypes.map((value) => ({ value, label: types[value][0], description: types[value][1] }))}
+            aria-label="Query"
+            width={26}
+            value={name}
+            options={queryTypes
+              .filter((value) => !inRule || canAlert(value) || value === name)
+              .map((value) => ({ value, label: types[value].label, description: types[value].tells }))}
             onChange={(v) => change({ queryType: v.value })}
           />
         </InlineField>
-        <InlineField label="Mode" labelWidth={10}>
-          <RadioButtonGroup<QueryMode> value={query.mode ?? followDashboard} options={modes} onChange={(mode) => change({ mode })} />
-        </InlineField>
-      </InlineFieldRow>
-      <InlineFieldRow>
-        {byKind && (
-          <InlineField label="Kinds" labelWidth={14} tooltip="None means all">
-            <MultiSelect<Kind>
-              aria-label="Kinds" width={40} placeholder="all" value={query.kinds ?? []}
-              options={kinds.map((value) => ({ value, label: kindNames[value], description: value }))}
-              onChange={(list) => change({ kinds: list.map((v) => v.value!) })}
+        {choosesMode && (
+          <InlineField label="Mode" labelWidth={10}>
+            <RadioButtonGroup<QueryMode>
+              value={query.mode ?? followDashboard}
+              options={modes}
+              onChange={(mode) => change({ mode })}
             />
           </InlineField>
         )}
-        {rows && (
-          <InlineField label="Limit" labelWidth={10} tooltip={`Rows, at most ${limits.pageMax}`}>
+      </InlineFieldRow>
+      <p style={{ margin: '0 0 4px', opacity: 0.8 }}>
+        {type.tells}. Visualization: {type.suits}.{' '}
+        {canAlert(name) ? 'Can be used in alert rules.' : 'Cannot be used in alert rules: they compare numbers.'}
+      </p>
+      <InlineFieldRow>
+        {has('kinds') && (
+          <InlineField label="Kinds" labelWidth={14} tooltip="None means all; a variable such as $kind may be used">
+            <MultiSelect<string>
+              aria-label="Kinds"
+              width={40}
+              placeholder="all"
+              allowCustomValue
+              value={query.kinds ?? []}
+              options={kinds.map((value) => ({ value, label: kindName(value), description: value }))}
+              onChange={(list) => change({ kinds: list.map((v) => v.value!) as Query['kinds'] })}
+            />
+          </InlineField>
+        )}
+        {has('limit') && (
+          <InlineField
+            label="Limit"
+            labelWidth={10}
+            tooltip={name === 'timeline' ? `Specs, at most ${most}` : `Rows, at most ${most}`}
+          >
             <Input
-              aria-label="Limit" type="number" width={12} min={1} max={limits.pageMax} defaultValue={query.limit ?? limits.pageDefault}
-              onBlur={(e) => change({ limit: Math.min(Math.max(Math.round(Number(e.currentTarget.value)) || limits.pageDefault, 1), limits.pageMax) })}
+              key={name}
+              aria-label="Limit"
+              type="number"
+              width={12}
+              min={1}
+              max={most}
+              defaultValue={Math.min(query.limit ?? usual, most)}
+              onBlur={(e) =>
+                change({ limit: Math.min(Math.max(Math.round(Number(e.currentTarget.value)) || usual, 1), most) })
+              }
             />
           </InlineField>
         )}
-        {condition && (
-          <InlineField label="Since" labelWidth={10} tooltip="When it came about, in ms since 1970, instead of the number">
-            <InlineSwitch aria-label="Since" value={query.since ?? false} onChange={(e) => change({ since: e.currentTarget.checked })} />
+        {has('since') && (
+          <InlineField
+            label="Since"
+            labelWidth={10}
+            tooltip="The time of the event, in ms since 1970, instead of the number"
+          >
+            <InlineSwitch
+              aria-label="Since"
+              value={query.since ?? false}
+              onChange={(e) => change({ since: e.currentTarget.checked })}
+            />
           </InlineField>
         )}
       </InlineFieldRow>
       <InlineFieldRow>
-        <InlineField label="Sessions" labelWidth={14} tooltip="None means all; variables such as $session may be used">
-          <TagsInput placeholder="all, or a name and Enter" width={40} tags={query.sessions ?? []} onChange={(sessions) => change({ sessions })} />
-        </InlineField>
-        {type !== 'sessions' && type !== 'delivery' && (
+        {has('sessions') && (
+          <InlineField
+            label="Sessions"
+            labelWidth={14}
+            tooltip="None means all; variables such as $session may be used"
+          >
+            <TagsInput
+              placeholder="all, or a name and Enter"
+              width={40}
+              tags={query.sessions ?? []}
+              onChange={(sessions) => change({ sessions })}
+            />
+          </InlineField>
+        )}
+        {has('specs') && (
           <InlineField label="Specs" labelWidth={10} tooltip="None means all; variables such as $spec may be used">
-            <TagsInput placeholder="all, or a name and Enter" width={40} tags={query.specs ?? []} onChange={(specs) => change({ specs })} />
+            <TagsInput
+              placeholder="all, or a name and Enter"
+              width={40}
+              tags={query.specs ?? []}
+              onChange={(specs) => change({ specs })}
+            />
           </InlineField>
         )}
       </InlineFieldRow>

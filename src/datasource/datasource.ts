@@ -1,19 +1,47 @@
 import {
-  type AnnotationQuery, type DataQueryRequest, type DataQueryResponse, type DataSourceInstanceSettings, LoadingState, type MetricFindValue, type ScopedVars, dateMath,
+  type AnnotationQuery,
+  CoreApp,
+  type DataFrame,
+  type DataQueryRequest,
+  type DataQueryResponse,
+  type DataSourceInstanceSettings,
+  LoadingState,
+  type MetricFindValue,
+  type ScopedVars,
+  type SupplementaryQueryOptions,
+  SupplementaryQueryType,
+  type TimeRange,
+  dateMath,
 } from '@grafana/data';
 import { DataSourceWithBackend, getGrafanaLiveSrv, getTemplateSrv } from '@grafana/runtime';
-import { type Observable, map, startWith } from 'rxjs';
+import { type Observable, filter, map } from 'rxjs';
 
-import { limits } from '../contract.gen';
-import { askAgain, changes, refreshes } from './live';
+import type { QueryType } from '../contract.gen';
+import { annotationOf, asText } from './annotations';
+import { askAgain, failed } from './asking';
+import { type AdHocFilter, filterKeys, filterKinds, narrowed } from './filters';
+import { type Span, changes, polls, refreshes } from './live';
+import { types } from './QueryEditor';
 import { followDashboard, type Query, type SourceSettings } from './types';
+import { expand } from './variables';
 
 export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSettings> {
   annotations = {
     prepareAnnotation: (annotation: AnnotationQuery<Query>): AnnotationQuery<Query> => ({
       ...annotation,
-      target: { refId: 'Anno', queryType: 'events', kinds: ['intervention_request', 'timeout_triggered', 'spec_failed'], ...annotation.target },
-      mappings: { time: { value: 'time' }, title: { value: 'kind' }, text: { value: 'spec' }, tags: { value: 'session' }, ...annotation.mappings },
+      target: {
+        refId: 'Anno',
+        queryType: 'events',
+        kinds: ['intervention_request', 'timeout_triggered', 'spec_failed'],
+        ...annotation.target,
+      },
+      mappings: {
+        time: { value: 'time' },
+        title: { value: 'kind' },
+        text: { value: 'spec' },
+        tags: { value: 'session' },
+        ...annotation.mappings,
+      },
     }),
   };
 
@@ -21,79 +49,195 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
     super(settings);
   }
 
-  getDefaultQuery(): Partial<Query> {
-    return { queryType: 'events', mode: followDashboard, limit: limits.pageDefault };
+  // A new panel is a time series, and what a rule asks for must be a number.
+  getDefaultQuery(app: CoreApp): Partial<Query> {
+    switch (app) {
+      case CoreApp.Explore:
+        return { queryType: 'logs', mode: 'polling' };
+      case CoreApp.UnifiedAlerting:
+      case CoreApp.CloudAlerting:
+        return { queryType: 'timed_out', mode: 'polling' };
+      default:
+        return { queryType: 'counts', mode: followDashboard };
+    }
   }
 
-  applyTemplateVariables(query: Query, scoped: ScopedVars): Query {
-    const fill = (list?: string[]): string[] => (list ?? []).flatMap((text) => expand(text, scoped));
-    return { ...query, sessions: fill(query.sessions), specs: fill(query.specs) };
+  applyTemplateVariables(query: Query, scoped: ScopedVars, filters?: AdHocFilter[]): Query {
+    const fill = (names?: string[]): string[] => expand(getTemplateSrv(), names, scoped);
+    const filled = {
+      ...query,
+      kinds: fill(query.kinds) as Query['kinds'],
+      sessions: fill(query.sessions),
+      specs: fill(query.specs),
+    };
+    return narrowed(filled, types[query.queryType ?? 'events']?.filters ?? [], filters);
+  }
+
+  // getTagKeys and getTagValues fill the menus of ad-hoc filters.
+  async getTagKeys(): Promise<MetricFindValue[]> {
+    return filterKeys.map((text) => ({ text }));
+  }
+
+  async getTagValues({ key }: { key: string }): Promise<MetricFindValue[]> {
+    const names = key === 'kind' ? filterKinds : await this.getResource<string[]>(`${key}s`);
+    return names.map((text) => ({ text }));
+  }
+
+  // Explore takes a panel's queries along without the dashboard's variables.
+  interpolateVariablesInQueries(queries: Query[], scoped: ScopedVars, filters?: AdHocFilter[]): Query[] {
+    return queries.map((query) => ({ ...this.applyTemplateVariables(query, scoped, filters), mode: 'polling' }));
+  }
+
+  getSupportedSupplementaryQueryTypes = (): SupplementaryQueryType[] => [SupplementaryQueryType.LogsVolume];
+
+  // getSupplementaryQuery is what Explore draws above the log lines of a query.
+  getSupplementaryQuery({ type }: SupplementaryQueryOptions, query: Query): Query | undefined {
+    return type === SupplementaryQueryType.LogsVolume && query.queryType === 'logs' && !query.hide
+      ? { ...query, refId: `log-volume-${query.refId}`, queryType: 'counts', levels: true, mode: 'polling' }
+      : undefined;
+  }
+
+  getSupplementaryRequest(
+    type: SupplementaryQueryType,
+    request: DataQueryRequest<Query>
+  ): DataQueryRequest<Query> | undefined {
+    const targets = request.targets.flatMap((query) => this.getSupplementaryQuery({ type }, query) ?? []);
+    return targets.length > 0 ? { ...request, liveStreaming: false, targets } : undefined;
   }
 
   filterQuery(query: Query): boolean {
     return !query.hide;
   }
 
-  query(request: DataQueryRequest<Query>): Observable<DataQueryResponse> {
-    const hints = this.hints(request);
-    if (!hints) {
+  query(asked: DataQueryRequest<Query>): Observable<DataQueryResponse> {
+    const request = inZone(asked);
+    const annotation = annotationOf(request);
+    if (annotation) {
+      // Grafana waits for the end of the answer before it draws any.
+      return super.query(request).pipe(
+        map((response) => ({
+          ...response,
+          data: response.data.map((frame) => asText(frame as DataFrame, annotation.mappings)),
+        }))
+      );
+    }
+    const plan = this.plan(request);
+    if (!plan) {
       return super.query(request);
     }
     const key = `specwatch-${request.panelId ?? request.app}`;
     let last: DataQueryResponse | undefined;
-    return askAgain(hints.pipe(startWith(null)), () => super.query(atNow(request))).pipe(
+    return askAgain(plan.hints, () => super.query(atNow(request))).pipe(
       map((response) => {
-        if (response.error && last) {
+        if (failed(response) && last) {
           return { ...last, key, error: response.error, errors: response.errors, state: LoadingState.Error };
         }
         last = response;
-        return { ...response, key, state: response.error ? LoadingState.Error : LoadingState.Streaming };
+        return { ...response, key, state: failed(response) ? LoadingState.Error : plan.state };
       })
     );
   }
 
-  // hints tells when to ask again; none: Grafana's refresh interval does.
-  private hints(request: DataQueryRequest<Query>): Observable<unknown> | undefined {
-    const modes = request.targets.map((target) => getTemplateSrv().replace(target.mode ?? followDashboard, request.scopedVars));
-    if (getGrafanaLiveSrv() && modes.some((mode) => mode === 'live' || mode === 'websocket')) {
-      return changes(this.uid);
+  // plan tells when to ask again; none: whoever asks does.
+  private plan(request: DataQueryRequest<Query>): { hints: Observable<unknown>; state: LoadingState } | undefined {
+    if (request.liveStreaming) {
+      // Explore's own button
+      return { hints: changes(this.uid), state: LoadingState.Streaming };
     }
-    return modes.includes('manual') ? refreshes() : undefined;
+    const modes = request.targets.map((target) =>
+      getTemplateSrv().replace(target.mode ?? followDashboard, request.scopedVars)
+    );
+    if (modes.some((mode) => mode === 'live' || mode === 'websocket') && getGrafanaLiveSrv()) {
+      const hints = hasEnded(request)
+        ? changes(this.uid).pipe(filter((span) => overlaps(span, request.range)))
+        : changes(this.uid);
+      return { hints, state: LoadingState.Streaming };
+    }
+    if (modes.includes('manual')) {
+      return { hints: refreshes(), state: LoadingState.Done };
+    }
+    // Grafana's refresh interval polls in one renderer and not in the other,
+    // where it is set by the address. What is over is not polled.
+    return modes.includes('polling') && onDashboard(request) && !hasEnded(request)
+      ? { hints: polls(), state: LoadingState.Done }
+      : undefined;
   }
 
-  // metricFindQuery fills variables: "sessions", "specs", "specs(session)",
-  // "kinds".
-  async metricFindQuery(query: string | { query?: string }, options?: { scopedVars?: ScopedVars }): Promise<MetricFindValue[]> {
+  // metricFindQuery fills variables: "sessions", "specs", "specs(session)" and
+  // "kinds". Where $__searchFilter is in it, Grafana asks again with what a
+  // person types into the menu.
+  async metricFindQuery(
+    query: string | { query?: string },
+    options?: { scopedVars?: ScopedVars; searchFilter?: string }
+  ): Promise<MetricFindValue[]> {
     const text = (typeof query === 'string' ? query : (query.query ?? '')).trim() || 'sessions';
-    const [, name, argument] = /^(sessions|specs|kinds)(?:\((.*)\))?$/.exec(text) ?? [];
+    const [, name, list] = /^(sessions|specs|kinds)(?:\((.*)\))?$/.exec(text) ?? [];
     if (!name) {
-      throw new Error('A Specwatch variable is one of: sessions, specs, specs($session), kinds.');
+      throw new Error(
+        'A Specwatch variable is one of: sessions, specs, specs($session), kinds; with $__searchFilter last in brackets, the menu searches on the server.'
+      );
     }
-    const session = argument ? expand(argument, options?.scopedVars ?? {}) : [];
-    const list: string[] = await this.getResource(name, session.length > 0 ? { session } : undefined);
-    return list.map((value) => ({ text: value }));
+    const scoped = options?.scopedVars ?? {};
+    const typed = options?.searchFilter ?? (scoped.__searchFilter?.value as string | undefined);
+    const [, argument, search] = /^(.*?)(?:,?\s*(\$__searchFilter))?$/.exec((list ?? '').trim()) ?? [];
+    const session = expand(getTemplateSrv(), argument ? [argument] : [], scoped);
+    const found = await this.getResource<string[]>(name, {
+      ...(session.length > 0 && { session }),
+      ...(search && typed && { search: typed }),
+    });
+    return found.map((value) => ({ text: value }));
   }
 }
 
-// expand replaces variables; one with several values becomes several texts,
-// and "All" none, which means all.
-function expand(text: string, scoped: ScopedVars): string[] {
-  const filled = getTemplateSrv().replace(text, scoped, (value: string | string[]) => JSON.stringify(value));
-  if (filled === text) {
-    return text === '' ? [] : [text];
-  }
-  try {
-    const value = JSON.parse(filled) as string | string[];
-    return (Array.isArray(value) ? value : [value]).filter((v) => v !== '$__all' && v !== '');
-  } catch {
-    return [filled.replaceAll('"', '')];
-  }
+// inZone tells a query for nights which noon they begin with: that of the
+// dashboard's time zone.
+function inZone(request: DataQueryRequest<Query>): DataQueryRequest<Query> {
+  const zone =
+    request.timezone === 'browser' || !request.timezone
+      ? Intl.DateTimeFormat().resolvedOptions().timeZone
+      : request.timezone === 'utc'
+        ? 'UTC'
+        : request.timezone;
+  return {
+    ...request,
+    targets: request.targets.map((target) => (target.queryType === 'nights' ? { ...target, zone } : target)),
+  };
 }
 
-// atNow moves a relative range along with the clock.
+// Grafana 11.0's renderer of scenes calls itself so, whatever it renders.
+const dashboardApps: readonly string[] = [CoreApp.Dashboard, CoreApp.PanelEditor, CoreApp.PanelViewer, 'scenes'];
+
+const onDashboard = ({ app }: DataQueryRequest<Query>): boolean => dashboardApps.includes(app);
+
+// What is of now, whatever the range, and what an end or an answer after the
+// range still changes. Hardly any comes later than a day.
+const always: readonly QueryType[] = ['sessions', 'overview', 'delivery', 'promises'];
+const afterwards: readonly QueryType[] = ['durations', 'specs', 'requests', 'nights'];
+const aDay = 86_400_000; // ms
+
+// hasEnded: the range lies in the past and does not move with the clock, and
+// nothing that comes changes the answers.
+function hasEnded({ range, targets }: DataQueryRequest<Query>): boolean {
+  if (typeof range.raw.to === 'string' && range.raw.to.includes('now')) {
+    return false;
+  }
+  const types = targets.map((target) => target.queryType ?? 'events');
+  const patience = types.some((type) => afterwards.includes(type)) ? aDay : 0;
+  return !types.some((type) => always.includes(type)) && range.to.valueOf() + patience < Date.now();
+}
+
+const overlaps = (span: Span, range: TimeRange): boolean =>
+  span.to >= range.from.valueOf() && span.from <= range.to.valueOf();
+
+// atNow moves a relative range along with the clock, in whole seconds: those
+// who look at the same dashboard ask the same, and share the answer.
 function atNow(request: DataQueryRequest<Query>): DataQueryRequest<Query> {
   const { raw } = request.range;
   const from = dateMath.parse(raw.from, false);
   const to = dateMath.parse(raw.to, true);
-  return from && to ? { ...request, range: { from, to, raw } } : request;
+  if (!from || !to) {
+    return request;
+  }
+  const ahead = raw.to === 'now' ? 1_000 - (to.valueOf() % 1_000) : 0;
+  return { ...request, range: { from: from.add(ahead, 'ms'), to: to.add(ahead, 'ms'), raw } };
 }

@@ -1,24 +1,33 @@
-// What tells the queries of built-in panels to read again. The stream is only
-// a hint: the same query is asked once more, so a live panel shows exactly
-// what a polled one shows, and a reconnect can leave no gap and repeat nothing.
-import type { DataQueryResponse } from '@grafana/data';
-import { Observable, Subject, concat, concatMap, finalize, fromEvent, ignoreElements, share, take, throttle, timer } from 'rxjs';
+// When the queries of built-in panels run again. The stream is only a hint: the
+// same query runs once more, so a live panel shows the same as a polled one, and
+// a reconnect neither loses nor repeats events.
+import { locationService } from '@grafana/runtime';
+import { Observable, defer, filter, fromEvent, repeat, share, timer } from 'rxjs';
 
 import { Connection } from '../connection/connection';
 import { GrafanaTransport } from '../connection/grafana';
 import { type Badge, phases } from '../connection/machine';
 import { attend } from '../connection/presence';
+import { type SpecEvent } from '../connection/model';
 import { defaults } from '../connection/settings';
+import { pollingInterval } from './asking';
 import { refreshEvent } from './types';
 
-const atMostEvery = 500; // ms between two reads of a query
-const lingers = 5_000; // ms that a connection waits for the next refresh of its panels
+const lingers = 5_000; // ms that a connection stays open without panels
 
-const connections = new Map<string, Observable<void>>();
+// Span is the time range of new events, in ms since 1970.
+export interface Span {
+  from: number;
+  to: number;
+}
 
-// changes hints that the events of a data source changed, or that something
-// may have been missed. All queries of a browser tab share one connection.
-export function changes(uid: string): Observable<void> {
+const always: Span = { from: -Infinity, to: Infinity };
+
+const connections = new Map<string, Observable<Span>>();
+
+// changes hints that the events of a data source changed, and where, or that
+// something may have been missed. All queries of a browser tab share one connection.
+export function changes(uid: string): Observable<Span> {
   let known = connections.get(uid);
   if (!known) {
     known = connected(uid).pipe(share({ resetOnRefCountZero: () => timer(lingers) }));
@@ -27,9 +36,13 @@ export function changes(uid: string): Observable<void> {
   return known;
 }
 
-function connected(uid: string): Observable<void> {
-  return new Observable<void>((subscriber) => {
-    const connection = new Connection(new GrafanaTransport(uid), { ...defaults, manualRefreshOnly: false, autoFallback: true }, 'websocket');
+function connected(uid: string): Observable<Span> {
+  return new Observable<Span>((subscriber) => {
+    const connection = new Connection(
+      new GrafanaTransport(uid),
+      { ...defaults, manualRefreshOnly: false, autoFallback: true },
+      'websocket'
+    );
     let seen = connection.snapshot().events;
     let badge: Badge = 'connecting';
     const unsubscribe = connection.subscribe(() => {
@@ -37,12 +50,12 @@ function connected(uid: string): Observable<void> {
       const regained = delivers(view.badge) && !delivers(badge);
       badge = view.badge;
       if (delivers(badge) && (regained || view.events !== seen)) {
+        subscriber.next(regained ? always : spanOfNew(seen, view.events));
         seen = view.events;
-        subscriber.next();
       }
       if (view.couldBeLive) {
-        // Nobody sees this connection, so nobody can be asked. What the person
-        // decides, the dashboard's variable, decides whether it is there.
+        // This connection has no user interface. The dashboard's variable decides
+        // whether it exists.
         connection.choose('websocket');
       }
     });
@@ -58,16 +71,21 @@ function connected(uid: string): Observable<void> {
 
 const delivers = (badge: Badge): boolean => badge === phases.live.badge || badge === phases.polling.badge;
 
-// refreshes hints that the person pressed Refresh in a Specwatch panel.
+function spanOfNew(before: readonly SpecEvent[], now: readonly SpecEvent[]): Span {
+  const known = new Set(before.map((event) => event.id));
+  const times = now.filter((event) => !known.has(event.id)).map((event) => Date.parse(event.at));
+  return times.every(Number.isFinite) && times.length > 0
+    ? { from: Math.min(...times), to: Math.max(...times) }
+    : always;
+}
+
+// refreshes emits when the user presses Refresh in a Specwatch panel.
 export const refreshes = (): Observable<unknown> => fromEvent(window, refreshEvent);
 
-// askAgain asks at each hint, one question at a time; the hints that come
-// meanwhile lead to one more, so the last answer is never older than the last
-// hint. A failure keeps what was shown before it.
-export function askAgain(hints: Observable<unknown>, ask: () => Observable<DataQueryResponse>): Observable<DataQueryResponse> {
-  const idle = new Subject<void>();
-  return hints.pipe(
-    throttle(() => idle.pipe(take(1)), { leading: true, trailing: true }),
-    concatMap(() => concat(ask(), timer(atMostEvery).pipe(ignoreElements())).pipe(finalize(() => idle.next())))
+// polls hints at the interval of the dashboard's address, or else of the
+// person's settings, while anybody can see it.
+export const polls = (): Observable<unknown> =>
+  defer(() => timer(pollingInterval(locationService.getSearch().get('refresh')))).pipe(
+    repeat(),
+    filter(() => !document.hidden)
   );
-}

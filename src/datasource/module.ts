@@ -5,6 +5,8 @@ import { SpecwatchDataSource } from './datasource';
 import { QueryEditor } from './QueryEditor';
 import type { Query, SecureSettings, SourceSettings } from './types';
 
-export const plugin = new DataSourcePlugin<SpecwatchDataSource, Query, SourceSettings, SecureSettings>(SpecwatchDataSource)
+export const plugin = new DataSourcePlugin<SpecwatchDataSource, Query, SourceSettings, SecureSettings>(
+  SpecwatchDataSource
+)
   .setConfigEditor(ConfigEditor)
   .setQueryEditor(QueryEditor);

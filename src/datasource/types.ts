@@ -1,17 +1,16 @@
-import type { DataSourceJsonData } from '@grafana/data';
-import type { DataQuery } from '@grafana/data';
+import type { DataQuery, DataSourceJsonData } from '@grafana/data';
 
 import type { Kind, QueryType } from '../contract.gen';
 
 // The dashboard variable that a whole dashboard follows: `websocket`, `polling`,
-// or `manual`, where data move on Refresh only.
+// or `manual`: updates on Refresh only.
 export const modeVariable = 'specwatch_mode';
 
 // A Specwatch panel fires this event at the window when its Refresh is pressed.
 export const refreshEvent = 'specwatch-refresh';
 
-// followDashboard is a reference to the variable and not a word of our own:
-// Grafana runs a query again when a variable changes that its text names.
+// followDashboard refers to the variable, because Grafana runs a query again when
+// a variable in its text changes.
 export const followDashboard = `$${modeVariable}` as const;
 
 export type QueryMode = typeof followDashboard | 'live' | 'polling';
@@ -23,11 +22,18 @@ export interface Query extends DataQuery {
   sessions?: string[];
   specs?: string[];
   limit?: number;
-  since?: boolean; // of a condition: when it came about, in ms since 1970
+  since?: boolean; // of a condition: the time of the event, in ms since 1970
+  zone?: string; // of nights: the time zone in which they begin and end at noon
+  levels?: boolean; // of counts: by severity, as Explore draws them above log lines
   mode?: QueryMode;
 }
 
 export type TLSMode = 'disable' | 'require' | 'verify-ca' | 'verify-full';
+
+// usualTLSMode is the default, as in pkg/datasource: a server on the same machine
+// seldom has a certificate.
+export const usualTLSMode = (host: string, certificates: boolean): TLSMode =>
+  /^(\/|(localhost|127(\.\d+){3}|\[::1\])(:\d+)?$)/i.test(host) && !certificates ? 'disable' : 'verify-full';
 
 export interface SourceSettings extends DataSourceJsonData {
   database?: string;

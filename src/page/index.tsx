@@ -12,13 +12,19 @@ import { createRoot } from 'react-dom/client';
 import { Connection } from '../connection/connection';
 import { GatewayTransport, signIn } from '../connection/gateway';
 import { complete, remember, remembered } from '../connection/settings';
+import { Boundary } from '../view/Boundary';
 import { SpecwatchView } from '../view/SpecwatchView';
+import { NotifyButton } from './NotifyButton';
+import { announce } from './notify';
 
 const connection = new Connection(new GatewayTransport(), complete(remembered()));
 const darkness = matchMedia('(prefers-color-scheme: dark)');
 
 // The device's own fonts: nothing to load on a poor link.
-const typography = { fontFamily: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", fontFamilyMonospace: 'ui-monospace, Menlo, Consolas, monospace' };
+const typography = {
+  fontFamily: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+  fontFamilyMonospace: 'ui-monospace, Menlo, Consolas, monospace',
+};
 
 function Page() {
   const [dark, setDark] = useState(darkness.matches);
@@ -31,7 +37,9 @@ function Page() {
   return (
     <ThemeContext.Provider value={theme}>
       <GlobalStyles />
-      <Frame />
+      <Boundary what="This page">
+        <Frame />
+      </Boundary>
       <PortalContainer />
     </ThemeContext.Provider>
   );
@@ -41,9 +49,12 @@ function Frame() {
   const styles = useStyles2(getStyles);
   return (
     <main className={styles.page}>
-      <h1>
-        <img src="/logo.svg" alt="" /> Specwatch
-      </h1>
+      <div className={styles.head}>
+        <h1>
+          <img src="logo.svg" alt="" /> Specwatch
+        </h1>
+        <NotifyButton />
+      </div>
       <div className={styles.view}>
         <SpecwatchView connection={connection} onSettings={remember} onSignIn={signIn} />
       </div>
@@ -54,14 +65,28 @@ function Frame() {
 function getStyles() {
   return {
     page: css({
-      display: 'flex', flexDirection: 'column', height: '100dvh', maxWidth: 1280, margin: '0 auto',
-      '& > h1': { display: 'flex', alignItems: 'center', gap: 10, margin: 0, padding: '12px 8px 4px', fontSize: 20 },
-      '& > h1 img': { width: 28, height: 28 },
+      display: 'flex',
+      flexDirection: 'column',
+      height: '100dvh',
+      maxWidth: 1280,
+      margin: '0 auto',
+    }),
+    head: css({
+      display: 'flex',
+      alignItems: 'center',
+      justifyContent: 'space-between',
+      padding: '12px 8px 4px',
+      '& h1': { display: 'flex', alignItems: 'center', gap: 10, margin: 0, fontSize: 20 },
+      '& h1 img': { width: 28, height: 28 },
     }),
     view: css({ flex: 1, minHeight: 0 }),
   };
 }
 
 connection.start();
+announce(connection);
+void navigator.serviceWorker?.register('sw.js').catch(() => undefined); // without https there is none
 // Grafana's components ask for their texts; English needs no file.
-void initPluginTranslations('specwatch-events-app').then(() => createRoot(document.getElementById('root')!).render(<Page />));
+void initPluginTranslations('specwatch-events-app').then(() =>
+  createRoot(document.getElementById('root')!).render(<Page />)
+);

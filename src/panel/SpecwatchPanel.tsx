@@ -1,11 +1,20 @@
 import type { PanelProps } from '@grafana/data';
-import React, { useEffect, useMemo, useRef, useSyncExternalStore } from 'react';
+import React, { useEffect, useLayoutEffect, useMemo, useRef, useSyncExternalStore } from 'react';
 
 import { Connection } from '../connection/connection';
 import { GrafanaTransport } from '../connection/grafana';
 import { type Settings, complete, remember, remembered } from '../connection/settings';
 import { SpecwatchView } from '../view/SpecwatchView';
-import { type DashboardMode, dashboardMode, dashboardModeOf, driveDashboard, linkedMode, refreshDashboard, watchDashboard } from './dashboard';
+import {
+  type DashboardMode,
+  type SceneNode,
+  dashboardMode,
+  dashboardModeOf,
+  driveDashboard,
+  linkedMode,
+  refreshDashboard,
+  watchDashboard,
+} from './dashboard';
 
 export interface Options extends Settings {
   driveDashboard: boolean;
@@ -25,7 +34,10 @@ export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
     if (uid === undefined) {
       return null;
     }
-    const settings = complete(remembered(), complete({ preferredMode, pollingInterval, autoFallback, manualRefreshOnly }));
+    const settings = complete(
+      remembered(),
+      complete({ preferredMode, pollingInterval, autoFallback, manualRefreshOnly })
+    );
     const linked = drive ? linkedMode() : undefined;
     if (linked !== undefined) {
       settings.manualRefreshOnly = linked === 'manual';
@@ -36,7 +48,8 @@ export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
     connection?.start();
     return () => connection?.stop();
   }, [connection]);
-  useDashboard(connection, drive);
+  const scene = data.request?.scopedVars?.__sceneObject?.value as SceneNode | undefined; // where the renderer has such
+  useDashboard(connection, drive, scene);
   if (!connection) {
     return <div style={{ padding: 16 }}>Choose a Specwatch data source in this panel’s query.</div>;
   }
@@ -50,7 +63,11 @@ export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
 // useDashboard keeps the dashboard's variable and the panel's toggle in step:
 // whichever the person moves, the other follows. A fallback is no choice and
 // moves nothing: the built-in panels' own connection falls back by itself.
-function useDashboard(connection: Connection | null, drive: boolean): void {
+function useDashboard(connection: Connection | null, drive: boolean, scene: SceneNode | undefined): void {
+  const around = useRef(scene);
+  useLayoutEffect(() => {
+    around.current = scene;
+  }, [scene]);
   const asked = useRef<DashboardMode | null>(null); // of the dashboard, which has not followed yet
   useEffect(() => {
     if (!connection || !drive) {
@@ -66,7 +83,7 @@ function useDashboard(connection: Connection | null, drive: boolean): void {
         last = now;
         const before = dashboardMode();
         asked.current = before !== undefined && before !== mode ? mode : null;
-        driveDashboard(mode, view.settings.pollingInterval);
+        driveDashboard(mode, view.settings.pollingInterval, around.current);
       }
       if (view.refreshing && !refreshing) {
         refreshDashboard();

@@ -9,9 +9,15 @@ export const plugin = new PanelPlugin<Options>(SpecwatchPanel).setPanelOptions((
     .addRadio({
       path: 'preferredMode',
       name: 'Preferred mode',
-      description: 'A person may choose another one, which their browser remembers.',
+      description: 'The default. Each viewer can choose another mode, which is stored in their browser.',
       defaultValue: settings.preferredMode.default as PreferredMode,
-      settings: { options: [{ value: 'websocket', label: 'Live' }, { value: 'polling', label: 'Polling' }, { value: 'auto', label: 'Automatic' }] },
+      settings: {
+        options: [
+          { value: 'websocket', label: 'Live' },
+          { value: 'polling', label: 'Polling' },
+          { value: 'auto', label: 'Automatic' },
+        ],
+      },
     })
     .addSliderInput({
       path: 'pollingInterval',
@@ -20,12 +26,20 @@ export const plugin = new PanelPlugin<Options>(SpecwatchPanel).setPanelOptions((
       defaultValue: settings.pollingInterval.default,
       settings: { min: settings.pollingInterval.min, max: settings.pollingInterval.max, step: 1 },
     })
-    .addBooleanSwitch({ path: 'autoFallback', name: 'Poll when the live connection is lost', defaultValue: settings.autoFallback.default })
-    .addBooleanSwitch({ path: 'manualRefreshOnly', name: 'Move data on Refresh only', defaultValue: settings.manualRefreshOnly.default })
+    .addBooleanSwitch({
+      path: 'autoFallback',
+      name: 'Poll when the live connection is lost',
+      defaultValue: settings.autoFallback.default,
+    })
+    .addBooleanSwitch({
+      path: 'manualRefreshOnly',
+      name: 'Update on Refresh only',
+      defaultValue: settings.manualRefreshOnly.default,
+    })
     .addBooleanSwitch({
       path: 'driveDashboard',
-      name: 'The toggle moves the whole dashboard',
-      description: 'It sets the variable specwatch_mode, where the dashboard has it, and the refresh interval.',
+      name: 'The toggle switches the whole dashboard',
+      description: 'It sets the variable specwatch_mode, if the dashboard has it, and the refresh interval.',
       defaultValue: true,
     })
 );

@@ -1,30 +1,35 @@
-// The events, newest first; only the rows in sight are in the document.
+// The events, newest first. Only visible rows are in the document.
 import { css, cx } from '@emotion/css';
 import type { GrafanaTheme2 } from '@grafana/data';
 import { Button, ClipboardButton, FilterInput, FilterPill, Icon, Select, useStyles2, useTheme2 } from '@grafana/ui';
 import { useVirtualizer } from '@tanstack/react-virtual';
 import React, { useLayoutEffect, useMemo, useRef, useState } from 'react';
 
-import { type Kind, kinds } from '../contract.gen';
-import type { SpecEvent } from '../connection/model';
+import { kinds } from '../contract.gen';
+import { compact, pretty } from '../connection/json';
+import type { SpecEvent, State } from '../connection/model';
+import { Boundary } from './Boundary';
 import { type Filter, everything, isEverything, matches, namesOf } from './filter';
-import { clock, said } from './format';
-import { kindNames, palette } from './kinds';
+import { clock, said, usedBy } from './format';
+import { isKnown, kindName, palette, shownKind } from './kinds';
+import { brief, messageOf, nameOf } from './text';
 
 interface Props {
   events: readonly SpecEvent[];
+  state: State;
   now: number;
   filter: Filter;
   setFilter(filter: Filter): void;
 }
 
-const rowHeight = 36; // px, of a row with nothing unfolded
+const rowHeight = 36; // px, of a collapsed row
 
-export function EventList({ events, now, filter, setFilter }: Props) {
+export function EventList({ events, state, now, filter, setFilter }: Props) {
   const styles = useStyles2(getStyles);
   const scroller = useRef<HTMLDivElement>(null);
   const [unfolded, setUnfolded] = useState<ReadonlySet<number>>(new Set());
-  const shown = useMemo(() => matches(events, filter), [events, filter]);
+  const open = filter.latest ? state : null;
+  const shown = useMemo(() => matches(events, filter, open), [events, filter, open]);
   const rows = useVirtualizer({
     count: shown.length,
     getScrollElement: () => scroller.current,
@@ -33,6 +38,7 @@ export function EventList({ events, now, filter, setFilter }: Props) {
     overscan: 12,
   });
   useSteadyScroll(scroller, shown);
+  const usage = useMemo(() => usedBy(shown), [shown]);
   const fold = (id: number) => {
     setUnfolded((before) => {
       const after = new Set(before);
@@ -46,7 +52,14 @@ export function EventList({ events, now, filter, setFilter }: Props) {
     <section className={styles.section} aria-label="Events">
       <div className={styles.head}>
         <h2>Events</h2>
-        <span className={styles.soft} data-testid="event-count">{shown.length.toLocaleString()}</span>
+        <span className={styles.soft} data-testid="event-count">
+          {shown.length.toLocaleString()}
+        </span>
+        {usage !== '' && (
+          <span className={styles.soft} data-testid="events-usage" title="Used by these events together">
+            {usage}
+          </span>
+        )}
         <Filters events={events} filter={filter} setFilter={setFilter} />
       </div>
       {shown.length === 0 ? (
@@ -59,7 +72,9 @@ export function EventList({ events, now, filter, setFilter }: Props) {
           ) : (
             <>
               <p>None of the {events.length.toLocaleString()} events held here matches.</p>
-              <Button variant="secondary" size="sm" onClick={() => setFilter(everything)}>Show all events</Button>
+              <Button variant="secondary" size="sm" onClick={() => setFilter(everything)}>
+                Show all events
+              </Button>
             </>
           )}
         </div>
@@ -70,10 +85,17 @@ export function EventList({ events, now, filter, setFilter }: Props) {
               const event = shown[item.index];
               return (
                 <div
-                  key={item.key} ref={rows.measureElement} className={styles.row} style={{ transform: `translateY(${item.start}px)` }}
-                  data-testid="event-row" data-event-id={event.id} data-index={item.index}
+                  key={item.key}
+                  ref={rows.measureElement}
+                  className={styles.row}
+                  style={{ transform: `translateY(${item.start}px)` }}
+                  data-testid="event-row"
+                  data-event-id={event.id}
+                  data-index={item.index}
                 >
-                  <Row event={event} now={now} open={unfolded.has(event.id)} fold={() => fold(event.id)} />
+                  <Boundary what={`Event ${event.id}`} retry={shown}>
+                    <Row event={event} now={now} open={unfolded.has(event.id)} fold={() => fold(event.id)} />
+                  </Boundary>
                 </div>
               );
             })}
@@ -84,8 +106,8 @@ export function EventList({ events, now, filter, setFilter }: Props) {
   );
 }
 
-// useSteadyScroll keeps what a person reads in its place while newer events
-// come in above it.
+// useSteadyScroll keeps the visible rows in place while newer events are added
+// above.
 function useSteadyScroll(scroller: React.RefObject<HTMLDivElement | null>, shown: readonly SpecEvent[]): void {
   const top = useRef<number | undefined>(undefined);
   useLayoutEffect(() => {
@@ -97,7 +119,7 @@ function useSteadyScroll(scroller: React.RefObject<HTMLDivElement | null>, shown
     }
     const pushed = shown.findIndex((e) => e.id === before);
     if (pushed > 0) {
-      element.scrollTop += pushed * rowHeight;
+      element.scrollBy(0, pushed * rowHeight);
     }
   }, [scroller, shown]);
 }
@@ -106,83 +128,241 @@ function Filters({ events, filter, setFilter }: Pick<Props, 'events' | 'filter' 
   const styles = useStyles2(getStyles);
   const names = useMemo(() => namesOf(events, filter.session), [events, filter.session]);
   const set = (part: Partial<Filter>) => setFilter({ ...filter, latest: false, ...part });
-  const toggle = (kind: Kind) => set({ kinds: filter.kinds.includes(kind) ? filter.kinds.filter((k) => k !== kind) : [...filter.kinds, kind] });
-  const options = (list: string[], chosen: string | null) => [...new Set(chosen === null ? list : [chosen, ...list])].map((value) => ({ value, label: value || '(no spec)' }));
+  const toggle = (kind: string) =>
+    set({ kinds: filter.kinds.includes(kind) ? filter.kinds.filter((k) => k !== kind) : [...filter.kinds, kind] });
+  const customKinds = useMemo(() => customOf(events, filter.kinds), [events, filter.kinds]);
+  const options = (list: string[], chosen: string | null) =>
+    [...new Set(chosen === null ? list : [chosen, ...list])].map((value) => ({
+      value,
+      label: nameOf(value) || '(no spec)',
+    }));
   return (
     <div className={styles.filters} role="search" aria-label="Filter events">
-      <div className={styles.search}><FilterInput placeholder="Search text" value={filter.text} onChange={(text) => set({ text })} escapeRegex={false} aria-label="Search text" /></div>
-      <div className={styles.select}>
-        <Select<string> aria-label="Session" placeholder="All sessions" isClearable options={options(names.sessions, filter.session)} value={filter.session} onChange={(v) => set({ session: v?.value ?? null, spec: null })} />
+      <div className={styles.search}>
+        <FilterInput
+          placeholder="Search text"
+          value={filter.text}
+          onChange={(text) => set({ text })}
+          escapeRegex={false}
+          aria-label="Search text"
+        />
       </div>
       <div className={styles.select}>
-        <Select<string> aria-label="Spec" placeholder="All specs" isClearable options={options(names.specs, filter.spec)} value={filter.spec} onChange={(v) => set({ spec: v?.value ?? null })} />
+        <Select<string>
+          aria-label="Session"
+          placeholder="All sessions"
+          isClearable
+          options={options(names.sessions, filter.session)}
+          value={filter.session}
+          onChange={(v) => set({ session: v?.value ?? null, spec: null })}
+        />
+      </div>
+      <div className={styles.select}>
+        <Select<string>
+          aria-label="Spec"
+          placeholder="All specs"
+          isClearable
+          options={options(names.specs, filter.spec)}
+          value={filter.spec}
+          onChange={(v) => set({ spec: v?.value ?? null })}
+        />
       </div>
       <div className={styles.pills} role="group" aria-label="Kinds">
         {filter.latest && <FilterPill label="last word only" selected onClick={() => set({})} />}
-        {kinds.map((kind) => (
-          <FilterPill key={kind} label={kindNames[kind]} selected={filter.kinds.includes(kind)} onClick={() => toggle(kind)} />
+        {[...kinds, ...customKinds].map((kind) => (
+          <FilterPill
+            key={kind}
+            label={brief(kindName(kind), 40)}
+            selected={filter.kinds.includes(kind)}
+            onClick={() => toggle(kind)}
+          />
         ))}
-        {!isEverything(filter) && <Button size="sm" fill="text" icon="times" onClick={() => setFilter(everything)}>Clear</Button>}
+        {!isEverything(filter) && (
+          <Button size="sm" fill="text" icon="times" onClick={() => setFilter(everything)}>
+            Clear
+          </Button>
+        )}
       </div>
     </div>
   );
 }
 
+const customShown = 12; // custom kinds in the menu; the text search finds others
+
+// customOf returns the custom kinds of the events, the latest first.
+function customOf(events: readonly SpecEvent[], chosen: readonly string[]): string[] {
+  const found = new Set(chosen.filter((kind) => !isKnown(kind)));
+  for (const event of events) {
+    const kind = shownKind(event);
+    if (!isKnown(kind) && found.size < customShown) {
+      found.add(kind);
+    }
+  }
+  return [...found];
+}
+
 function Row({ event, now, open, fold }: { event: SpecEvent; now: number; open: boolean; fold(): void }) {
   const styles = useStyles2(getStyles);
-  const colors = palette(useTheme2()).kinds;
+  const color = palette(useTheme2()).kind;
+  const kind = shownKind(event);
   const id = `specwatch-event-${event.id}`;
   return (
     <>
-      <button type="button" className={styles.line} aria-expanded={open} aria-controls={open ? id : undefined} onClick={fold}>
+      <button
+        type="button"
+        className={styles.line}
+        aria-expanded={open}
+        aria-controls={open ? id : undefined}
+        onClick={fold}
+      >
         <Icon name={open ? 'angle-down' : 'angle-right'} />
-        <time dateTime={event.at} title={event.at}>{clock(Date.parse(event.at), now)}</time>
-        <span className={styles.kind} data-kind={event.kind}><i style={{ background: colors[event.kind] ?? colors.session_heartbeat }} />{kindNames[event.kind] ?? event.kind}</span>
-        <span className={styles.what} data-spec>{event.spec || event.session}</span>
-        {event.spec && <span className={cx(styles.soft, styles.session)}>{event.session}</span>}
+        <time dateTime={event.at} title={event.at}>
+          {clock(Date.parse(event.at), now)}
+        </time>
+        <span className={styles.kind} data-kind={event.kind} title={isKnown(kind) ? undefined : event.kind}>
+          <i style={{ background: color(kind) }} />
+          {kindName(kind)}
+        </span>
+        <span className={styles.what} data-spec>
+          {nameOf(event.spec || event.session)}
+        </span>
+        {event.spec && <span className={cx(styles.soft, styles.session)}>{nameOf(event.session)}</span>}
         <span className={cx(styles.soft, styles.said)}>{said(event.data)}</span>
       </button>
-      {open && (
-        <div id={id} className={styles.data}>
-          <div className={styles.copy}>
-            <ClipboardButton size="sm" variant="secondary" icon="copy" getText={() => asText(event)}>Copy</ClipboardButton>
-          </div>
-          <pre>{asText(event)}</pre>
-        </div>
-      )}
+      {open && <Data id={id} event={event} />}
     </>
   );
 }
 
-const asText = (event: SpecEvent): string => JSON.stringify(event, null, 2);
+const longest = 100_000; // characters shown of an event; Copy copies all
+
+// outputOf returns the last output of a command.
+function outputOf(data: unknown): string {
+  const output =
+    data !== null && typeof data === 'object'
+      ? new Map<string, unknown>(Object.entries(data)).get('output')
+      : undefined;
+  return typeof output === 'string' ? messageOf(output.slice(-longest)).trimEnd() : '';
+}
+
+function Data({ id, event }: { id: string; event: SpecEvent }) {
+  const styles = useStyles2(getStyles);
+  const { text, cut } = useMemo(() => pretty(event, longest), [event]);
+  const output = outputOf(event.data);
+  return (
+    <div id={id} className={styles.data}>
+      {output !== '' && (
+        <details className={styles.output} data-testid="output" open>
+          <summary>Last output</summary>
+          <pre tabIndex={0} aria-label="Last output">
+            {output}
+          </pre>
+        </details>
+      )}
+      <div className={styles.all}>
+        <div className={styles.copy}>
+          <ClipboardButton size="sm" variant="secondary" icon="copy" getText={() => (cut ? compact(event) : text)}>
+            Copy
+          </ClipboardButton>
+        </div>
+        <pre>
+          {text}
+          {cut && '…'}
+        </pre>
+        {cut && <p className={styles.soft}>The first {longest.toLocaleString()} characters. Copy gives them all.</p>}
+      </div>
+    </div>
+  );
+}
 
 function getStyles(theme: GrafanaTheme2) {
   const narrow = '@container specwatch (max-width: 560px)';
   return {
     section: css({ display: 'flex', flexDirection: 'column', flex: '1 0 360px', minHeight: 360, minWidth: 0 }),
-    head: css({ display: 'flex', flexWrap: 'wrap', alignItems: 'center', gap: theme.spacing(1), marginBottom: theme.spacing(1), '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: 0 } }),
+    head: css({
+      display: 'flex',
+      flexWrap: 'wrap',
+      alignItems: 'center',
+      gap: theme.spacing(1),
+      marginBottom: theme.spacing(1),
+      '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: 0 },
+    }),
     filters: css({ display: 'flex', flexWrap: 'wrap', alignItems: 'center', gap: theme.spacing(1), flex: '1 1 100%' }),
     search: css({ flex: '1 1 160px' }),
     select: css({ flex: '1 1 140px', maxWidth: 260, minWidth: 0, [narrow]: { maxWidth: 'none' } }),
     pills: css({ display: 'flex', flexWrap: 'wrap', alignItems: 'center', gap: theme.spacing(0.5) }),
-    list: css({ flex: '1 1 0', minHeight: 0, overflow: 'auto', borderTop: `1px solid ${theme.colors.border.weak}`, '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}`, outlineOffset: -2 } }),
+    list: css({
+      flex: '1 1 0',
+      minHeight: 0,
+      overflow: 'auto',
+      borderTop: `1px solid ${theme.colors.border.weak}`,
+      '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}`, outlineOffset: -2 },
+    }),
     rows: css({ position: 'relative', width: '100%' }),
     row: css({ position: 'absolute', left: 0, width: '100%', borderBottom: `1px solid ${theme.colors.border.weak}` }),
     line: css({
-      all: 'unset', boxSizing: 'border-box', cursor: 'pointer', width: '100%', minHeight: rowHeight - 1, padding: theme.spacing(0.5, 0.5), display: 'grid', alignItems: 'baseline', gap: theme.spacing(0, 1),
+      all: 'unset',
+      boxSizing: 'border-box',
+      cursor: 'pointer',
+      width: '100%',
+      minHeight: rowHeight - 1,
+      padding: theme.spacing(0.5, 0.5),
+      display: 'grid',
+      alignItems: 'baseline',
+      gap: theme.spacing(0, 1),
       gridTemplateColumns: '16px max-content 100px minmax(0, max-content) minmax(0, max-content) minmax(0, 1fr)',
-      '&:hover': { background: theme.colors.action.hover, '& > *': { color: theme.colors.text.primary } }, '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}`, outlineOffset: -2 },
+      '&:hover': { background: theme.colors.action.hover, '& > *': { color: theme.colors.text.primary } },
+      '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}`, outlineOffset: -2 },
       '& > svg, & > div:first-child': { alignSelf: 'center' },
-      '& > time': { color: theme.colors.text.secondary, fontVariantNumeric: 'tabular-nums', fontSize: theme.typography.bodySmall.fontSize, whiteSpace: 'nowrap' },
-      [narrow]: { gridTemplateColumns: '16px minmax(0, 1fr) max-content', '& > time': { gridColumn: 3, gridRow: 1, justifySelf: 'end' }, '& > span': { gridColumn: '2 / -1' }, '& > [data-kind]': { gridColumn: 2, gridRow: 1 } },
+      '& > time': {
+        color: theme.colors.text.secondary,
+        fontVariantNumeric: 'tabular-nums',
+        fontSize: theme.typography.bodySmall.fontSize,
+        whiteSpace: 'nowrap',
+      },
+      [narrow]: {
+        gridTemplateColumns: '16px minmax(0, 1fr) max-content',
+        '& > time': { gridColumn: 3, gridRow: 1, justifySelf: 'end' },
+        '& > span': { gridColumn: '2 / -1' },
+        '& > [data-kind]': { gridColumn: 2, gridRow: 1 },
+      },
     }),
-    kind: css({ whiteSpace: 'nowrap', fontWeight: theme.typography.fontWeightMedium, '& i': { display: 'inline-block', width: 9, height: 9, borderRadius: '50%', marginRight: theme.spacing(0.75) } }),
+    kind: css({
+      whiteSpace: 'nowrap',
+      overflow: 'hidden',
+      textOverflow: 'ellipsis',
+      fontWeight: theme.typography.fontWeightMedium,
+      '& i': { display: 'inline-block', width: 9, height: 9, borderRadius: '50%', marginRight: theme.spacing(0.75) },
+    }),
     what: css({ minWidth: 0, overflow: 'hidden', textOverflow: 'ellipsis', whiteSpace: 'nowrap' }),
     session: css({ overflow: 'hidden', textOverflow: 'ellipsis', whiteSpace: 'nowrap' }),
     said: css({ overflow: 'hidden', textOverflow: 'ellipsis', whiteSpace: 'nowrap' }),
-    data: css({ position: 'relative', margin: theme.spacing(0, 0.5, 1, 3), '& pre': { margin: 0, maxHeight: 260, overflow: 'auto', fontSize: theme.typography.bodySmall.fontSize, padding: theme.spacing(1) } }),
+    output: css({
+      marginBottom: theme.spacing(1),
+      '& summary': { cursor: 'pointer', fontSize: theme.typography.bodySmall.fontSize },
+    }),
+    all: css({ position: 'relative' }),
+    data: css({
+      margin: theme.spacing(0, 0.5, 1, 3),
+      '& pre': {
+        margin: 0,
+        maxHeight: 260,
+        overflow: 'auto',
+        fontSize: theme.typography.bodySmall.fontSize,
+        padding: theme.spacing(1),
+      },
+    }),
     copy: css({ position: 'absolute', right: theme.spacing(0.5), top: theme.spacing(0.5), zIndex: 1 }),
     soft: css({ color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize }),
-    empty: css({ display: 'grid', gap: theme.spacing(1), justifyItems: 'center', textAlign: 'center', color: theme.colors.text.secondary, padding: theme.spacing(4, 2), '& p': { margin: 0 }, '& code': { overflowWrap: 'anywhere' } }),
+    empty: css({
+      display: 'grid',
+      gap: theme.spacing(1),
+      justifyItems: 'center',
+      textAlign: 'center',
+      color: theme.colors.text.secondary,
+      padding: theme.spacing(4, 2),
+      '& p': { margin: 0 },
+      '& code': { overflowWrap: 'anywhere' },
+    }),
   };
 }

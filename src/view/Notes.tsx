@@ -1,5 +1,5 @@
-// What the connection has to say beside its badge. A note offers, and does
-// nothing by itself.
+// Notes of the connection below its badge. A note offers an action and never
+// does it by itself.
 import { css, cx } from '@emotion/css';
 import type { GrafanaTheme2 } from '@grafana/data';
 import { Button, Icon, type IconName, useStyles2 } from '@grafana/ui';
@@ -7,11 +7,11 @@ import React, { type ReactNode } from 'react';
 
 import type { Connection, View } from '../connection/connection';
 import type { Hint } from '../connection/machine';
-import { span } from './format';
+import { checked, span } from './format';
 
 const reasons: Record<Hint['why'], string> = {
-  unstable: 'The live connection was lost several times in five minutes. Polling copes better with a link like this.',
-  hidden: 'This page was out of sight for a while. Polling spares the battery of a device that mostly sleeps.',
+  unstable: 'The live connection was lost several times in five minutes. Polling works better on an unstable link.',
+  hidden: 'This page was hidden for a while. Polling uses less battery.',
   busy: 'Every poll brings events. Live would show them as they happen.',
 };
 
@@ -20,45 +20,87 @@ const icons: IconName[] = ['bolt', 'exclamation-triangle', 'info-circle', 'bell'
 const skewShown = 120_000; // ms
 
 export function Notes({ view, connection }: { view: View; connection: Connection }) {
-  const { hint } = view;
+  const { hint, state } = view;
   return (
     <>
       {view.couldBeLive && (
         <Note icon="bolt" tone="info" alert text="The live connection works again. Switch back to real-time?">
-          <Button size="sm" onClick={() => connection.choose('websocket')}>Switch back</Button>
-          <Button size="sm" variant="secondary" onClick={() => connection.choose('polling')}>Stay with polling</Button>
+          <Button size="sm" onClick={() => connection.choose('websocket')}>
+            Switch back
+          </Button>
+          <Button size="sm" variant="secondary" onClick={() => connection.choose('polling')}>
+            Stay with polling
+          </Button>
         </Note>
       )}
       {view.fallback && !view.couldBeLive && (
-        <Note icon="exclamation-triangle" tone="warning" text={`The live connection was lost${view.error ? `: ${view.error}` : '.'} You will be asked once it works again.`} />
+        <Note icon="exclamation-triangle" tone="warning" text={whyFallback(view)} />
       )}
       {hint && (
         <Note icon="info-circle" tone="info" text={reasons[hint.why]}>
-          <Button size="sm" variant="secondary" onClick={() => connection.choose(hint.mode)}>{hint.mode === 'polling' ? 'Switch to polling' : 'Switch to live'}</Button>
-          <Button size="sm" fill="text" onClick={connection.dismiss}>Not now</Button>
+          <Button size="sm" variant="secondary" onClick={() => connection.choose(hint.mode)}>
+            {hint.mode === 'polling' ? 'Switch to polling' : 'Switch to live'}
+          </Button>
+          <Button size="sm" fill="text" onClick={connection.dismiss}>
+            Not now
+          </Button>
         </Note>
       )}
       {view.pending > 0 && (
-        <Note icon="bell" tone="info" text={view.pending === 1 ? '1 new event' : `${view.pending.toLocaleString()} new events`}>
-          <Button size="sm" variant="secondary" onClick={() => void connection.refresh()}>Show</Button>
+        <Note
+          icon="bell"
+          tone="info"
+          text={view.pending === 1 ? '1 new event' : `${view.pending.toLocaleString()} new events`}
+        >
+          <Button size="sm" variant="secondary" onClick={() => void connection.refresh()}>
+            Show
+          </Button>
         </Note>
       )}
       {view.restarted && (
-        <Note icon="history" tone="warning" text="The database was restored or failed over to another history. The view began afresh with what it holds now.">
-          <Button size="sm" fill="text" onClick={connection.dismiss}>OK</Button>
+        <Note
+          icon="history"
+          tone="warning"
+          text="The database was restored, or failed over. The view has started again with the current events."
+        >
+          <Button size="sm" fill="text" onClick={connection.dismiss}>
+            OK
+          </Button>
         </Note>
       )}
-      {view.error && !view.fallback && !view.signIn && <Note icon="exclamation-triangle" tone="warning" alert text={view.error} />}
+      {state?.delivery?.push === false && (
+        <Note
+          icon="info-circle"
+          tone="info"
+          text={`The database cannot push events through a connection pooler in transaction mode: it is ${checked(state.delivery)}. For push, connect Specwatch to PostgreSQL directly, or to the pooler in session mode.`}
+        />
+      )}
+      {view.error && !(view.fallback && view.error === view.lost) && !view.signIn && (
+        <Note icon="exclamation-triangle" tone="warning" alert text={view.error} />
+      )}
       {/* Icons are files: without a network it is too late to load them. */}
-      <span hidden>{icons.map((name) => <Icon key={name} name={name} />)}</span>
+      <span hidden>
+        {icons.map((name) => (
+          <Icon key={name} name={name} />
+        ))}
+      </span>
       {Math.abs(view.skew) > skewShown && (
         <Note
-          icon="clock-nine" tone="info"
-          text={`This device’s clock is ${span(Math.abs(view.skew))} ${view.skew > 0 ? 'behind' : 'ahead of'} the database’s. Ages here follow the database.`}
+          icon="clock-nine"
+          tone="info"
+          text={`This device’s clock is ${span(Math.round(Math.abs(view.skew) / 60_000) * 60_000)} ${view.skew > 0 ? 'behind' : 'ahead of'} the database’s. Ages here follow the database.`}
         />
       )}
     </>
   );
+}
+
+// whyFallback distinguishes a connection that was lost from one that never worked.
+function whyFallback({ worked, lost }: View): string {
+  const why = lost === null ? '' : ` ${lost.replace(/\.?$/, '.')}`;
+  return worked
+    ? `The live connection was lost.${why} Events are polled, and you will be asked once live works again.`
+    : `The live connection could not be opened.${why} Events are polled. Live is tried again from time to time, and you will be asked before it is used.`;
 }
 
 interface NoteProps {
@@ -83,8 +125,15 @@ function Note({ icon, tone, text, alert, children }: NoteProps) {
 function getStyles(theme: GrafanaTheme2) {
   return {
     note: css({
-      display: 'flex', flexWrap: 'wrap', alignItems: 'center', gap: theme.spacing(1), padding: theme.spacing(1, 1.5),
-      borderRadius: theme.shape.radius.default, border: `1px solid ${theme.colors.border.weak}`, borderLeftWidth: 4, background: theme.colors.background.secondary,
+      display: 'flex',
+      flexWrap: 'wrap',
+      alignItems: 'center',
+      gap: theme.spacing(1),
+      padding: theme.spacing(1, 1.5),
+      borderRadius: theme.shape.radius.default,
+      border: `1px solid ${theme.colors.border.weak}`,
+      borderLeftWidth: 4,
+      background: theme.colors.background.secondary,
     }),
     text: css({ flex: '1 1 200px', overflowWrap: 'anywhere' }),
     actions: css({ display: 'flex', flexWrap: 'wrap', gap: theme.spacing(1) }),

@@ -12,8 +12,8 @@ interface Props {
 
 const modes: Array<{ value: PreferredMode; label: string; description: string }> = [
   { value: 'websocket', label: 'Live', description: 'Pushed as it happens' },
-  { value: 'polling', label: 'Polling', description: 'Asked for at an interval' },
-  { value: 'auto', label: 'Automatic', description: 'Chosen by the link when the page opens' },
+  { value: 'polling', label: 'Polling', description: 'Fetched at an interval' },
+  { value: 'auto', label: 'Automatic', description: 'Chosen when the page opens, by the quality of the link' },
 ];
 
 export function SettingsDialog({ settings, save, cancel }: Props) {
@@ -22,33 +22,51 @@ export function SettingsDialog({ settings, save, cancel }: Props) {
   const set = (part: Partial<Settings>) => setDraft((before) => ({ ...before, ...part }));
   return (
     <Modal title="Connection settings" isOpen onDismiss={cancel}>
-      <Field label="Preferred mode" description="How this browser begins. Automatic looks at the link, once, when the page opens.">
-        <RadioButtonGroup aria-label="Preferred mode" options={modes} value={draft.preferredMode} onChange={(preferredMode) => set({ preferredMode })} />
+      <Field label="Preferred mode" description="Used when this page opens.">
+        <RadioButtonGroup
+          aria-label="Preferred mode"
+          options={modes}
+          value={draft.preferredMode}
+          onChange={(preferredMode) => set({ preferredMode })}
+        />
       </Field>
-      <Field label="Polling interval" description={`Seconds between two polls, ${intervalBounds.min} to ${intervalBounds.max}.`}>
+      <Field
+        label="Polling interval"
+        description={`Seconds between two polls, ${intervalBounds.min} to ${intervalBounds.max}.`}
+      >
         {/* The label is for the slider's text box, which Grafana leaves without a name. */}
         <label className={styles.slider}>
           <span className={styles.unseen}>Polling interval in seconds</span>
           <Slider
-            min={intervalBounds.min} max={intervalBounds.max} step={1} value={draft.pollingInterval} ariaLabelForHandle="Polling interval in seconds"
+            min={intervalBounds.min}
+            max={intervalBounds.max}
+            step={1}
+            value={draft.pollingInterval}
+            ariaLabelForHandle="Polling interval in seconds"
             onChange={(pollingInterval) => set({ pollingInterval })}
           />
         </label>
       </Field>
       <Field>
         <Checkbox
-          label="Poll when the live connection is lost" description="You are asked before it goes back to live."
-          value={draft.autoFallback} onChange={(e) => set({ autoFallback: e.currentTarget.checked })}
+          label="Poll when the live connection is lost"
+          description="You are asked before it switches back to live."
+          value={draft.autoFallback}
+          onChange={(e) => set({ autoFallback: e.currentTarget.checked })}
         />
       </Field>
       <Field>
         <Checkbox
-          label="Move data on Refresh only" description="New events are counted and wait for the button."
-          value={draft.manualRefreshOnly} onChange={(e) => set({ manualRefreshOnly: e.currentTarget.checked })}
+          label="Update on Refresh only"
+          description="New events are counted, and shown when you press Refresh."
+          value={draft.manualRefreshOnly}
+          onChange={(e) => set({ manualRefreshOnly: e.currentTarget.checked })}
         />
       </Field>
       <Modal.ButtonRow>
-        <Button variant="secondary" fill="outline" onClick={cancel}>Cancel</Button>
+        <Button variant="secondary" fill="outline" onClick={cancel}>
+          Cancel
+        </Button>
         <Button onClick={() => save(complete(draft, settings))}>Save</Button>
       </Modal.ButtonRow>
     </Modal>
@@ -58,6 +76,13 @@ export function SettingsDialog({ settings, save, cancel }: Props) {
 function getStyles() {
   return {
     slider: css({ display: 'block', fontWeight: 'normal' }),
-    unseen: css({ position: 'absolute', width: 1, height: 1, overflow: 'hidden', clipPath: 'inset(50%)', whiteSpace: 'nowrap' }),
+    unseen: css({
+      position: 'absolute',
+      width: 1,
+      height: 1,
+      overflow: 'hidden',
+      clipPath: 'inset(50%)',
+      whiteSpace: 'nowrap',
+    }),
   };
 }

@@ -13,10 +13,20 @@ export function SignIn({ signIn, done }: { signIn(token: string): Promise<void>;
       }}
     >
       <Field
-        label="Read token of this gateway" htmlFor={id} invalid={error !== ''} error={error}
+        label="Read token of this gateway"
+        htmlFor={id}
+        invalid={error !== ''}
+        error={error}
         description="The gateway has it in SPECWATCH_READ_TOKEN. This browser keeps a cookie, not the token."
       >
-        <Input id={id} type="password" required autoComplete="current-password" value={token} onChange={(e) => setToken(e.currentTarget.value)} />
+        <Input
+          id={id}
+          type="password"
+          required
+          autoComplete="current-password"
+          value={token}
+          onChange={(e) => setToken(e.currentTarget.value)}
+        />
       </Field>
       <Button type="submit">Sign in</Button>
     </form>

@@ -1,4 +1,4 @@
-// What the Grafana panel and the gateway's page both show.
+// The view that the Grafana panel and the page of the gateway share.
 import { css } from '@emotion/css';
 import type { GrafanaTheme2 } from '@grafana/data';
 import { LoadingPlaceholder, useStyles2 } from '@grafana/ui';
@@ -7,6 +7,7 @@ import React, { useEffect, useState, useSyncExternalStore } from 'react';
 import type { Connection, View } from '../connection/connection';
 import { attend } from '../connection/presence';
 import type { Settings } from '../connection/settings';
+import { Boundary } from './Boundary';
 import { ConnectionBar } from './ConnectionBar';
 import { EventList } from './EventList';
 import { everything } from './filter';
@@ -22,7 +23,15 @@ interface Props {
   onSignIn?(token: string): Promise<void>;
 }
 
-export function SpecwatchView({ connection, onSettings, onSignIn }: Props) {
+export function SpecwatchView(props: Props) {
+  return (
+    <Boundary what="Specwatch">
+      <Frame {...props} />
+    </Boundary>
+  );
+}
+
+function Frame({ connection, onSettings, onSignIn }: Props) {
   const styles = useStyles2(getStyles);
   const view = useSyncExternalStore(connection.subscribe, connection.snapshot);
   const now = useNow();
@@ -31,9 +40,17 @@ export function SpecwatchView({ connection, onSettings, onSignIn }: Props) {
   return (
     <div className={styles.frame} data-specwatch>
       <div className={styles.body}>
-        <ConnectionBar view={view} now={now} connection={connection} openSettings={() => setSettingsOpen(true)} />
-        <Notes view={view} connection={connection} />
-        {view.signIn && onSignIn ? <SignIn signIn={onSignIn} done={connection.signedIn} /> : <Content view={view} now={now} />}
+        <Boundary what="The connection" retry={view}>
+          <ConnectionBar view={view} now={now} connection={connection} openSettings={() => setSettingsOpen(true)} />
+        </Boundary>
+        <Boundary what="The notes about the connection" retry={view}>
+          <Notes view={view} connection={connection} />
+        </Boundary>
+        {view.signIn && onSignIn ? (
+          <SignIn signIn={onSignIn} done={connection.signedIn} />
+        ) : (
+          <Content view={view} now={now} connection={connection} />
+        )}
       </div>
       {settingsOpen && (
         <SettingsDialog
@@ -50,31 +67,54 @@ export function SpecwatchView({ connection, onSettings, onSignIn }: Props) {
   );
 }
 
-function Content({ view, now }: { view: View; now: number }) {
+function Content({ view, now, connection }: { view: View; now: number; connection: Connection }) {
   const styles = useStyles2(getStyles);
   const [filter, setFilter] = useState(everything);
   const { events, state } = view;
   if (!state) {
     return (
       <div className={styles.wait}>
-        {view.badge === 'offline' ? <p>Nothing has been received yet. Trying again.</p> : <LoadingPlaceholder text="Connecting…" />}
+        {view.badge === 'offline' ? (
+          <p>No data has been received yet. Trying again.</p>
+        ) : (
+          <LoadingPlaceholder text="Connecting…" />
+        )}
       </div>
     );
   }
-  // What is offline, or held back, does not grow old: nobody knows what became
-  // of it. By the database's clock.
+  // Ages stop counting while disconnected, or while events wait for Refresh: the
+  // current state is not known. By the database's clock.
   const stale = view.badge === 'offline' || view.settings.manualRefreshOnly;
   const serverNow = (stale ? (view.updatedAt ?? now) : now) + view.skew;
   return (
     <>
-      <Summary state={state} now={serverNow} asOf={view.badge === 'offline' ? view.updatedAt : null} filter={filter} setFilter={setFilter} />
-      <Timeline events={events} state={state} now={serverNow} setFilter={setFilter} />
-      <EventList events={events} now={serverNow} filter={filter} setFilter={setFilter} />
+      <Summary
+        state={state}
+        now={serverNow}
+        asOf={view.badge === 'offline' ? view.updatedAt : null}
+        filter={filter}
+        setFilter={setFilter}
+        connection={connection}
+      />
+      <Boundary what="The timeline" retry={view}>
+        <Timeline events={events} state={state} now={serverNow} setFilter={setFilter} />
+      </Boundary>
+      <Boundary what="The list of events" retry={view}>
+        {/* In another history, an id means another event. */}
+        <EventList
+          key={view.history}
+          events={events}
+          state={state}
+          now={serverNow}
+          filter={filter}
+          setFilter={setFilter}
+        />
+      </Boundary>
     </>
   );
 }
 
-// useNow makes ages grow on the screen.
+// useNow updates the ages on the screen.
 function useNow(): number {
   const [now, setNow] = useState(Date.now);
   useEffect(() => {
@@ -87,7 +127,19 @@ function useNow(): number {
 function getStyles(theme: GrafanaTheme2) {
   return {
     frame: css({ containerType: 'inline-size', containerName: 'specwatch', height: '100%', overflow: 'auto' }),
-    body: css({ display: 'flex', flexDirection: 'column', gap: theme.spacing(2), minHeight: '100%', padding: theme.spacing(1), '& > *': { flexShrink: 0 } }),
-    wait: css({ display: 'grid', placeItems: 'center', padding: theme.spacing(6, 2), color: theme.colors.text.secondary }),
+    body: css({
+      display: 'flex',
+      flexDirection: 'column',
+      gap: theme.spacing(2),
+      minHeight: '100%',
+      padding: theme.spacing(1),
+      '& > *': { flexShrink: 0 },
+    }),
+    wait: css({
+      display: 'grid',
+      placeItems: 'center',
+      padding: theme.spacing(6, 2),
+      color: theme.colors.text.secondary,
+    }),
   };
 }

@@ -1,4 +1,4 @@
-// The specs as bars over time: to look at rather than to read.
+// Specs as bars over time.
 import { css } from '@emotion/css';
 import type { GrafanaTheme2 } from '@grafana/data';
 import { RadioButtonGroup, useStyles2, useTheme2 } from '@grafana/ui';
@@ -9,12 +9,18 @@ import { type Track, tracksOf } from './attempts';
 import { type Filter, everything } from './filter';
 import { clock, span } from './format';
 import { type Outcome, palette } from './kinds';
+import { nameOf } from './text';
 
 const tracks = 12;
-const shortest = 60_000; // ms; a shorter axis would tell nothing
+const shortest = 60_000; // ms
 const hour = 3_600_000;
 
-const windows = [{ value: 0, label: 'All' }, { value: 12 * hour, label: '12 h' }, { value: 3 * hour, label: '3 h' }, { value: hour / 2, label: '30 min' }];
+const windows = [
+  { value: 0, label: 'All' },
+  { value: 12 * hour, label: '12 h' },
+  { value: 3 * hour, label: '3 h' },
+  { value: hour / 2, label: '30 min' },
+];
 
 interface Props {
   events: readonly SpecEvent[];
@@ -36,29 +42,57 @@ export function Timeline({ events, state, now, setFilter }: Props) {
     <section className={styles.timeline} aria-label="Timeline of specs">
       <div className={styles.head}>
         <h2>Timeline</h2>
-        <RadioButtonGroup aria-label="Span of the timeline" size="sm" options={windows} value={width} onChange={setWidth} />
+        <RadioButtonGroup
+          aria-label="Span of the timeline"
+          size="sm"
+          options={windows}
+          value={width}
+          onChange={setWidth}
+        />
       </div>
       {list.length === 0 ? (
-        <p className={styles.soft}>{all.length > 0 ? 'No spec ran in this span.' : 'No spec has started or ended yet.'}</p>
+        <p className={styles.soft}>
+          {all.length > 0 ? 'No spec ran in this span.' : 'No spec has started or ended yet.'}
+        </p>
       ) : (
         <>
           <div className={styles.tracks}>
             {list.map((t) => (
-              <Row key={`${t.session}\n${t.spec}`} track={t} start={start} now={now} at={at} colors={colors} setFilter={setFilter} />
+              <Row
+                key={JSON.stringify([t.session, t.spec])}
+                track={t}
+                start={start}
+                now={now}
+                at={at}
+                colors={colors}
+                setFilter={setFilter}
+              />
             ))}
           </div>
           <div className={styles.axis} aria-hidden="true">
             {[0, 1 / 3, 2 / 3].map((part) => (
-              <span key={part} style={{ left: `${part * 100}%` }}>{clock(start + (now - start) * part, now)}</span>
+              <span key={part} style={{ left: `${part * 100}%` }}>
+                {clock(start + (now - start) * part, now)}
+              </span>
             ))}
             <span style={{ right: 0 }}>now</span>
           </div>
           <div className={styles.legend} aria-hidden="true">
             {Object.entries(colors.outcomes).map(([name, color]) => (
-              <span key={name}><i style={{ background: color }} />{name}</span>
+              <span key={name}>
+                <i style={{ background: color }} />
+                {name}
+              </span>
             ))}
-            <span><i style={{ background: colors.asked, borderRadius: '50%' }} />needs you</span>
-            {all.length > list.length && <span>the latest {list.length} of {all.length.toLocaleString()} specs</span>}
+            <span>
+              <i style={{ background: colors.asked, borderRadius: '50%' }} />
+              needs you
+            </span>
+            {all.length > list.length && (
+              <span>
+                the latest {list.length} of {all.length.toLocaleString()} specs
+              </span>
+            )}
           </div>
         </>
       )}
@@ -78,24 +112,43 @@ interface RowProps {
 function Row({ track, start, now, at, colors, setFilter }: RowProps) {
   const styles = useStyles2(getStyles);
   const latest = track.attempts.at(-1)!;
-  const name = track.spec || track.session;
+  const name = nameOf(track.spec || track.session);
   const told = `${name}: ${latest.outcome}, ${span((latest.to ?? now) - latest.from)}`;
   return (
     <button
-      type="button" className={styles.row} title={`${told}. Show its events`} aria-label={told} data-testid="timeline-row"
+      type="button"
+      className={styles.row}
+      title={`${told}. Show its events`}
+      aria-label={told}
+      data-testid="timeline-row"
       onClick={() => setFilter({ ...everything, session: track.session, spec: track.spec })}
     >
       <span className={styles.name}>{name}</span>
       <span className={styles.lane}>
-        {track.attempts.filter((a) => (a.to ?? now) >= start).slice(-40).map((a) => (
-          <i
-            key={a.from} data-outcome={a.outcome}
-            style={{ left: `${at(a.from)}%`, width: `max(3px, ${at(a.to ?? now) - at(a.from)}%)`, background: colors.outcomes[a.outcome] }}
-          />
-        ))}
-        {track.asked.filter((ms) => ms >= start).slice(-40).map((ms) => (
-          <i key={`asked ${ms}`} data-outcome="asked" style={{ left: `calc(${at(ms)}% - 5px)`, background: colors.asked }} />
-        ))}
+        {track.attempts
+          .filter((a) => (a.to ?? now) >= start)
+          .slice(-40)
+          .map((a, i) => (
+            <i
+              key={i}
+              data-outcome={a.outcome}
+              style={{
+                left: `${at(a.from)}%`,
+                width: `max(3px, ${at(a.to ?? now) - at(a.from)}%)`,
+                background: colors.outcomes[a.outcome],
+              }}
+            />
+          ))}
+        {track.asked
+          .filter((ms) => ms >= start)
+          .slice(-40)
+          .map((ms, i) => (
+            <i
+              key={`asked ${i}`}
+              data-outcome="asked"
+              style={{ left: `calc(${at(ms)}% - 5px)`, background: colors.asked }}
+            />
+          ))}
       </span>
     </button>
   );
@@ -105,21 +158,73 @@ function getStyles(theme: GrafanaTheme2) {
   const names = 'minmax(64px, 24%)';
   return {
     timeline: css({ minWidth: 0, '& p': { margin: 0 } }),
-    head: css({ display: 'flex', flexWrap: 'wrap', justifyContent: 'space-between', alignItems: 'center', gap: theme.spacing(1), marginBottom: theme.spacing(0.5), '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: 0 } }),
+    head: css({
+      display: 'flex',
+      flexWrap: 'wrap',
+      justifyContent: 'space-between',
+      alignItems: 'center',
+      gap: theme.spacing(1),
+      marginBottom: theme.spacing(0.5),
+      '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: 0 },
+    }),
     tracks: css({ display: 'grid', gap: 2 }),
     row: css({
-      all: 'unset', boxSizing: 'border-box', cursor: 'pointer', display: 'grid', gridTemplateColumns: `${names} minmax(0, 1fr)`, gap: theme.spacing(1), alignItems: 'center',
-      fontSize: theme.typography.bodySmall.fontSize, '&:hover': { background: theme.colors.action.hover }, '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}` },
+      all: 'unset',
+      boxSizing: 'border-box',
+      cursor: 'pointer',
+      display: 'grid',
+      gridTemplateColumns: `${names} minmax(0, 1fr)`,
+      gap: theme.spacing(1),
+      alignItems: 'center',
+      fontSize: theme.typography.bodySmall.fontSize,
+      '&:hover': { background: theme.colors.action.hover },
+      '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}` },
     }),
     name: css({ overflow: 'hidden', textOverflow: 'ellipsis', whiteSpace: 'nowrap' }),
     lane: css({
-      position: 'relative', height: 18, background: theme.colors.background.secondary, borderRadius: 2, overflow: 'hidden',
+      position: 'relative',
+      height: 18,
+      background: theme.colors.background.secondary,
+      borderRadius: 2,
+      overflow: 'hidden',
       '& i': { position: 'absolute', top: 2, bottom: 2, borderRadius: 2, opacity: 0.9 },
-      '& i[data-outcome=asked]': { width: 10, top: 4, bottom: 4, borderRadius: '50%', opacity: 1, border: `2px solid ${theme.colors.background.primary}` },
-      '& i[data-outcome=running]': { borderTopRightRadius: 0, borderBottomRightRadius: 0, borderRight: `2px solid ${theme.colors.text.maxContrast}` },
+      '& i[data-outcome=asked]': {
+        width: 10,
+        top: 4,
+        bottom: 4,
+        borderRadius: '50%',
+        opacity: 1,
+        border: `2px solid ${theme.colors.background.primary}`,
+      },
+      '& i[data-outcome=running]': {
+        borderTopRightRadius: 0,
+        borderBottomRightRadius: 0,
+        borderRight: `2px solid ${theme.colors.text.maxContrast}`,
+      },
     }),
-    axis: css({ position: 'relative', height: 18, marginLeft: `calc(max(64px, 24%) + ${theme.spacing(1)})`, color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize, '& span': { position: 'absolute', top: 2, whiteSpace: 'nowrap' } }),
-    legend: css({ display: 'flex', flexWrap: 'wrap', gap: theme.spacing(0, 1.5), color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize, '& i': { display: 'inline-block', width: 10, height: 10, borderRadius: 2, marginRight: theme.spacing(0.5), verticalAlign: -1 } }),
+    axis: css({
+      position: 'relative',
+      height: 18,
+      marginLeft: `calc(max(64px, 24%) + ${theme.spacing(1)})`,
+      color: theme.colors.text.secondary,
+      fontSize: theme.typography.bodySmall.fontSize,
+      '& span': { position: 'absolute', top: 2, whiteSpace: 'nowrap' },
+    }),
+    legend: css({
+      display: 'flex',
+      flexWrap: 'wrap',
+      gap: theme.spacing(0, 1.5),
+      color: theme.colors.text.secondary,
+      fontSize: theme.typography.bodySmall.fontSize,
+      '& i': {
+        display: 'inline-block',
+        width: 10,
+        height: 10,
+        borderRadius: 2,
+        marginRight: theme.spacing(0.5),
+        verticalAlign: -1,
+      },
+    }),
     soft: css({ color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize }),
   };
 }

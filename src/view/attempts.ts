@@ -1,10 +1,10 @@
 import type { SpecEvent, State } from '../connection/model';
-import { type Outcome, ends } from './kinds';
+import { type Outcome, ends, limitKind, shownKind } from './kinds';
 
 // Attempt is one try at a spec. Times are in ms since 1970.
 export interface Attempt {
   from: number;
-  to: number | null; // null: it runs
+  to: number | null; // null: nothing has ended it
   outcome: Outcome;
 }
 
@@ -18,6 +18,8 @@ export interface Track {
 }
 
 // tracksOf pairs starts with ends; the tracks with the latest change first.
+// Events whose time cannot be read, and kinds that neither start nor end a
+// spec, do not show on a timeline.
 export function tracksOf(events: readonly SpecEvent[], state: State): Track[] {
   const found = new Map<string, Track>();
   const track = (session: string, spec: string): Track => {
@@ -31,16 +33,18 @@ export function tracksOf(events: readonly SpecEvent[], state: State): Track[] {
   };
   for (let i = events.length - 1; i >= 0; i--) {
     const event = events[i]; // oldest first
-    if (event.kind === 'session_heartbeat') {
+    const at = Date.parse(event.at);
+    const outcome = event.kind === limitKind ? undefined : ends.get(shownKind(event));
+    const asks = event.kind === 'intervention_request';
+    if (Number.isNaN(at) || !(outcome || asks || event.kind === 'spec_started')) {
       continue;
     }
     const t = track(event.session, event.spec);
-    const at = Date.parse(event.at);
     const current = t.attempts.at(-1);
     t.last = at;
-    if (event.kind === 'intervention_request') {
+    if (asks) {
       t.asked.push(at);
-    } else if (event.kind === 'spec_started') {
+    } else if (!outcome) {
       if (current?.to === null) {
         current.to = at;
         current.outcome = 'abandoned'; // started again before it ended
@@ -48,17 +52,36 @@ export function tracksOf(events: readonly SpecEvent[], state: State): Track[] {
       t.attempts.push({ from: at, to: null, outcome: 'running' });
     } else if (current?.to === null) {
       current.to = at;
-      current.outcome = ends[event.kind]!;
+      current.outcome = outcome;
     }
   }
   // An open spec may have started before the oldest event that is held.
-  for (const open of state.running) {
+  for (const open of [...state.running, ...(state.silent ?? [])]) {
     const t = track(open.session, open.spec);
     const from = Date.parse(open.since);
-    if (!t.attempts.some((a) => a.from >= from)) {
+    if (!Number.isNaN(from) && !t.attempts.some((a) => a.from >= from)) {
       t.attempts.push({ from, to: null, outcome: 'running' });
       t.last = Math.max(t.last, from);
     }
   }
+  silence(found.values(), state);
   return [...found.values()].filter((t) => t.attempts.length > 0).sort((a, b) => b.last - a.last);
+}
+
+// silence marks the open attempts that the state does not count as running:
+// their session is not heard from. Attempts that are newer than the state are in
+// none yet, and where it lists only some of the running specs, nothing is known
+// of the others.
+function silence(tracks: Iterable<Track>, state: State): void {
+  if (state.specs.open > state.running.length) {
+    return;
+  }
+  const running = new Set(state.running.map((open) => JSON.stringify([open.session, open.spec])));
+  const known = Date.parse(state.at);
+  for (const t of tracks) {
+    const current = t.attempts.at(-1);
+    if (current?.to === null && current.from <= known && !running.has(JSON.stringify([t.session, t.spec]))) {
+      current.outcome = 'silent';
+    }
+  }
 }

@@ -1,36 +1,50 @@
-import type { Kind } from '../contract.gen';
-import type { SpecEvent } from '../connection/model';
+import { compact } from '../connection/json';
+import type { SpecEvent, State } from '../connection/model';
+import { shownKind } from './kinds';
 
-// Filter narrows the list of events. Empty means all.
+// Filter of the list of events. Empty means all.
 export interface Filter {
-  kinds: readonly Kind[];
+  kinds: readonly string[];
   session: string | null;
   spec: string | null;
   text: string;
-  latest: boolean; // only what is the last word on its spec: the events behind a summary's figure
+  latest: boolean; // only the latest outcome of each spec: the events that a figure of the summary counts
 }
 
 export const everything: Filter = { kinds: [], session: null, spec: null, text: '', latest: false };
 
-export const isEverything = (f: Filter): boolean => f.kinds.length === 0 && f.session === null && f.spec === null && f.text.trim() === '' && !f.latest;
+export const isEverything = (f: Filter): boolean =>
+  f.kinds.length === 0 && f.session === null && f.spec === null && f.text.trim() === '' && !f.latest;
 
-// matches filters events, newest first. Heartbeats drown the rest, so they
-// come only when they are asked for.
-export function matches(events: readonly SpecEvent[], f: Filter): readonly SpecEvent[] {
-  const words = f.text.toLowerCase().split(/\s+/).filter((word) => word !== '');
-  const told = new Set<string>(); // specs whose last word has come
+// matches filters events, newest first. Heartbeats are left out unless they are
+// chosen, because there are so many. The state says what waits and what runs, if
+// it lists all of it.
+export function matches(events: readonly SpecEvent[], f: Filter, state: State | null = null): readonly SpecEvent[] {
+  const words = f.text
+    .toLowerCase()
+    .split(/\s+/)
+    .filter((word) => word !== '');
+  const told = new Set<string>(); // specs whose latest outcome was found
+  const open = f.latest && state ? openIn(state) : { waiting: null, running: null };
   return events.filter((e) => {
-    if (f.latest && lastWords(f).includes(e.kind)) {
+    if (f.latest && e.kind === 'intervention_request' && open.waiting) {
+      if (!open.waiting.has(e.id)) {
+        return false;
+      }
+    } else if (f.latest && lastWords(f).includes(e.kind)) {
       const spec = JSON.stringify([e.session, e.spec]);
       if (told.has(spec)) {
         return false;
       }
       told.add(spec);
+      if (e.kind === 'spec_started' && open.running && !open.running.has(spec)) {
+        return false;
+      }
     } else if (f.latest) {
       return false;
     }
     return (
-      (f.kinds.length > 0 ? f.kinds.includes(e.kind) : e.kind !== 'session_heartbeat') &&
+      (f.kinds.length > 0 ? f.kinds.includes(shownKind(e)) : e.kind !== 'session_heartbeat') &&
       (f.session === null || e.session === f.session) &&
       (f.spec === null || e.spec === f.spec) &&
       words.every((word) => textOf(e).includes(word))
@@ -38,26 +52,39 @@ export function matches(events: readonly SpecEvent[], f: Filter): readonly SpecE
   });
 }
 
-// lastWords are the kinds that take the last word from one another: a question
-// ends nothing, and is answered by whatever comes after it (as in pkg/state).
-const lastWords = (f: Filter): readonly Kind[] => (f.kinds.includes('intervention_request') ? [...outcomes, 'intervention_request'] : outcomes);
+// openIn returns null if the state does not list all.
+function openIn(state: State): { waiting: Set<number> | null; running: Set<string> | null } {
+  return {
+    waiting: state.waitingTotal <= state.waiting.length ? new Set(state.waiting.map((w) => w.id)) : null,
+    running:
+      state.specs.open <= state.running.length
+        ? new Set(state.running.map((r) => JSON.stringify([r.session, r.spec])))
+        : null,
+  };
+}
 
-const outcomes: readonly Kind[] = ['spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered'];
+// lastWords groups the kinds that replace one another as the latest outcome. A
+// request ends nothing, and is answered by any later event of its group (as in
+// pkg/state).
+const lastWords = (f: Filter): readonly string[] =>
+  f.kinds.includes('intervention_request') ? [...outcomes, 'intervention_request'] : outcomes;
+
+const outcomes: readonly string[] = ['spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered'];
 
 const texts = new WeakMap<SpecEvent, string>();
 
 function textOf(e: SpecEvent): string {
   let text = texts.get(e);
   if (text === undefined) {
-    text = `${e.session}\n${e.spec}\n${e.kind}\n${JSON.stringify(e.data)}`.toLowerCase();
+    text = `${e.session}\n${e.spec}\n${e.kind}\n${compact(e.data)}`.toLowerCase();
     texts.set(e, text);
   }
   return text;
 }
 
-const menu = 200; // names in a menu; the text search finds the others
+const menu = 200; // names in a menu; the text search finds others
 
-// namesOf lists what can be chosen from, the latest first.
+// namesOf returns the names for a menu, the latest first.
 export function namesOf(events: readonly SpecEvent[], session: string | null): { sessions: string[]; specs: string[] } {
   const sessions = new Set<string>();
   const specs = new Set<string>();

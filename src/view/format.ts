@@ -1,5 +1,13 @@
-// span prints a length of time in its one or two largest units.
+import { compact } from '../connection/json';
+import type { Delivery, SpecEvent } from '../connection/model';
+import { brief, messageOf, nameOf } from './text';
+
+// span prints a length of time in its one or two largest units. Where a time
+// could not be read, it is NaN.
 export function span(ms: number): string {
+  if (Number.isNaN(ms)) {
+    return 'unknown time';
+  }
   const s = Math.max(0, Math.round(ms / 1000));
   if (s < 60) {
     return `${s} s`;
@@ -13,40 +21,162 @@ export function span(ms: number): string {
   return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3600)} h`;
 }
 
-export const ago = (ms: number): string => (ms < 2_000 ? 'Just now' : `${span(ms)} ago`);
+export const ago = (ms: number): string =>
+  Number.isNaN(ms) ? 'at an unknown time' : ms < 2_000 ? 'Just now' : `${span(ms)} ago`;
 
-const clockFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
+// checked says how often the server looks for new events where the database
+// cannot push them.
+export const checked = ({ delaySeconds }: Delivery): string =>
+  delaySeconds ? `checked every ${Number(delaySeconds.toPrecision(2))} s` : 'checked at intervals';
+
+const clockFormat = new Intl.DateTimeFormat(undefined, {
+  hour: '2-digit',
+  minute: '2-digit',
+  second: '2-digit',
+  hour12: false,
+});
 const dayFormat = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'numeric' });
+const yearFormat = new Intl.DateTimeFormat(undefined, { year: 'numeric', month: 'short', day: 'numeric' });
 
 // clock prints a time of today, and the day too for any other.
-export function clock(at: number, now: number): string {
-  const text = clockFormat.format(at);
-  return new Date(at).toDateString() === new Date(now).toDateString() ? text : `${dayFormat.format(at)}, ${text}`;
+export function clock(at: number, now = Date.now()): string {
+  const date = new Date(at);
+  if (Number.isNaN(date.getTime())) {
+    return 'no time';
+  }
+  const text = clockFormat.format(date);
+  const today = new Date(now);
+  if (date.toDateString() === today.toDateString()) {
+    return text;
+  }
+  return `${(date.getFullYear() === today.getFullYear() ? dayFormat : yearFormat).format(date)}, ${text}`;
 }
 
-// What the runner writes, in words.
-const phrases: Record<string, (value: unknown) => string> = {
-  exit_code: (v) => `exit code ${v}`,
-  signal: (v) => `ended by ${v}`,
-  duration_seconds: (v) => `after ${Number(v).toFixed(1)} s`,
-  timeout_seconds: (v) => `timeout ${v} s`,
-  command: (v) => (Array.isArray(v) ? v.join(' ') : String(v)),
-  reason: () => '', // the kind of event says it
-};
+const minuteFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hour12: false });
 
-// said finds in an event's data what a person would want to read first.
-export function said(data: unknown): string {
-  if (data === null || typeof data !== 'object') {
-    return data === undefined || data === null ? '' : String(data);
+// lifted says when a limit of usage ends; Infinity: nobody knows.
+export function lifted(at: number, now: number): string {
+  if (at === Infinity) {
+    return 'reset time not known';
   }
-  const fields = data as Record<string, unknown>;
-  for (const name of ['question', 'message', 'error', 'text', 'title']) {
-    if (typeof fields[name] === 'string') {
-      return fields[name];
+  const date = new Date(at);
+  const time = minuteFormat.format(date);
+  return date.toDateString() === new Date(now).toDateString()
+    ? `resets ${time}`
+    : `resets ${dayFormat.format(date)}, ${time}`;
+}
+
+const longest = 300; // characters of what an event says in one line
+
+// scalarIn is the text of a value that has one of its own.
+export const scalarIn = (value: unknown): string | undefined =>
+  typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean' ? String(value) : undefined;
+
+// What is shown of a value of any shape.
+const short = (value: unknown): string => scalarIn(value) ?? compact(value);
+
+const seconds = (value: unknown): string =>
+  typeof value !== 'number' ? `${short(value)} s` : value < 60 ? `${Number(value.toFixed(1))} s` : span(value * 1_000);
+
+const plainReasons = ['exit code', 'signal', 'timeout']; // the rest of the data says it
+
+// What the runner writes, in words.
+const phrases = new Map<string, (value: unknown) => string>([
+  ['exitCode', (v) => `exit code ${short(v)}`],
+  ['signal', (v) => `ended by ${short(v)}`],
+  ['durationSeconds', (v) => `after ${seconds(v)}`],
+  ['timeoutSeconds', (v) => `timeout ${seconds(v)}`],
+  ['idleTimeoutSeconds', (v) => `idle timeout ${seconds(v)}`],
+  ['silentSeconds', (v) => `no sign of work for ${seconds(v)}`],
+  ['command', (v) => (Array.isArray(v) ? v.map(short).join(' ') : short(v))],
+  ['reason', (v) => (plainReasons.includes(short(v)) ? '' : short(v))],
+  ['output', (v) => (typeof v === 'string' ? lastLine(v) : short(v))],
+  ['usage', (v) => used(v)],
+  [
+    'resetsAt',
+    (v) =>
+      typeof v === 'string' && !Number.isNaN(Date.parse(v)) ? lifted(Date.parse(v), Date.now()) : `resets ${short(v)}`,
+  ],
+]);
+
+const camel = (name: string): string => name.replace(/(?<=[a-z0-9])_([a-z0-9])/g, (_, c: string) => c.toUpperCase());
+const words = (name: string): string =>
+  name
+    .replace(/(?<=[a-z0-9])_(?=[a-z0-9])/g, ' ')
+    .replace(/(?<=[a-z0-9])[A-Z](?=[a-z])/g, (c) => ` ${c.toLowerCase()}`);
+
+const lastLine = (text: string): string => text.slice(-2_000).trimEnd().split('\n').at(-1)!.trim();
+
+const tokens = new Intl.NumberFormat(undefined, { notation: 'compact', maximumFractionDigits: 1 });
+
+// used says what tokens and money were used; empty where nothing is known.
+export const used = (usage: unknown): string => usedIn([usage]);
+
+// usedBy is the same for all of the events together.
+export const usedBy = (events: readonly SpecEvent[]): string =>
+  usedIn(
+    events.map(({ data }) => (data !== null && typeof data === 'object' && 'usage' in data ? data.usage : undefined))
+  );
+
+// usedIn sums as pkg/state does: what is no number or below zero is none.
+function usedIn(usages: readonly unknown[]): string {
+  let [read, written, cost] = [0, 0, 0];
+  for (const usage of usages) {
+    if (usage !== null && typeof usage === 'object') {
+      const fields = new Map<string, unknown>(Object.entries(usage));
+      const number = (name: string) => {
+        const value = fields.get(name);
+        return typeof value === 'number' && Number.isFinite(value) ? Math.max(value, 0) : 0;
+      };
+      read += number('inputTokens') + number('input_tokens');
+      written += number('outputTokens') + number('output_tokens');
+      cost += number('costUsd') + number('cost_usd');
     }
   }
-  return Object.entries(fields)
-    .map(([name, value]) => phrases[name]?.(value) ?? `${name.replaceAll('_', ' ')} ${typeof value === 'object' ? JSON.stringify(value) : String(value)}`)
+  return [
+    cost > 0 ? `$${cost < 0.1 ? Number(cost.toPrecision(2)) : cost.toFixed(2)}` : '',
+    read > 0 ? `${tokens.format(read)} tokens in` : '',
+    written > 0 ? `${tokens.format(written)} out` : '',
+  ]
     .filter((text) => text !== '')
     .join(', ');
+}
+
+const messages = ['question', 'message', 'error', 'text', 'title'];
+
+// said finds in an event's data what a person would want to read first, in one
+// line.
+export function said(data: unknown): string {
+  return nameOf(messageIn(data).replace(/\s+/g, ' ').trim(), longest);
+}
+
+// asked is the same with its lines, for a question that somebody answers.
+export const asked = (data: unknown): string => messageOf(brief(messageIn(data).trim(), 4_000));
+
+function messageIn(data: unknown): string {
+  if (data === null || data === undefined) {
+    return '';
+  }
+  if (typeof data !== 'object') {
+    return String(data);
+  }
+  const fields = Object.entries(data);
+  const values = new Map<string, unknown>(fields);
+  for (const name of messages) {
+    const text = scalarIn(values.get(name));
+    if (text !== undefined && text !== '') {
+      const reset = values.has('resetsAt') ? phrases.get('resetsAt')!(values.get('resetsAt')) : '';
+      return reset === '' ? text : `${text}, ${reset}`;
+    }
+  }
+  let all = '';
+  const last = fields.filter(([name]) => name === 'output'); // after what is shorter
+  for (const [name, value] of [...fields.filter(([name]) => name !== 'output'), ...last]) {
+    const text = phrases.get(camel(name))?.(value) ?? `${words(name)} ${short(value)}`;
+    all += text === '' ? '' : `${all === '' ? '' : ', '}${text}`;
+    if (all.length > 8 * longest) {
+      break;
+    }
+  }
+  return all;
 }

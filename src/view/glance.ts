@@ -1,39 +1,112 @@
 // The state of all sessions in one sentence.
 import type { SessionState, SessionStatus, State } from '../connection/model';
 import { limits } from '../contract.gen';
-import { ago, span } from './format';
+import { ago, lifted, span } from './format';
+import { nameOf } from './text';
+
+const longestName = 120; // characters of a name in a sentence
 
 // statusAt lets a status grow old between two answers of the database.
 export function statusAt(s: SessionState, now: number): SessionStatus {
   if (now - Date.parse(s.lastSeen) <= limits.awakeSeconds * 1_000) {
     return 'running';
   }
-  return s.specs.open > 0 || s.waiting > 0 ? 'sleeping' : 'done';
+  return openIn(s) > 0 || s.waiting > 0 ? 'sleeping' : 'done';
 }
 
-export type Mood = 'awake' | 'asleep' | 'done' | 'none';
+const openIn = ({ specs }: SessionState): number => specs.open + (specs.silent ?? 0);
+
+// idleFor is for how long a spec of a session whose heartbeats go on has shown no
+// sign of work; null: all of them work, or nothing is known of it.
+export function idleFor(s: SessionState, now: number): number | null {
+  const idle = s.lastWork ? now - Date.parse(s.lastWork) : NaN;
+  return statusAt(s, now) === 'running' && s.specs.open > 0 && idle >= limits.idleSeconds * 1_000 ? idle : null;
+}
+
+export interface Idle {
+  session: string;
+  spec: string; // empty: the session has it, and the state does not list its specs
+  lastWork: string;
+  for: number; // ms
+}
+
+// idleIn lists the specs that idleFor tells of, the longest first.
+export function idleIn({ sessions, running }: State, now: number): Idle[] {
+  const found: Idle[] = [];
+  for (const s of sessions) {
+    const longest = idleFor(s, now);
+    if (longest === null) {
+      continue;
+    }
+    const before = found.length;
+    for (const { session, spec, lastWork } of running) {
+      const idle = session === s.session && lastWork ? now - Date.parse(lastWork) : NaN;
+      if (idle >= limits.idleSeconds * 1_000) {
+        found.push({ session, spec, lastWork: lastWork!, for: idle });
+      }
+    }
+    if (found.length === before) {
+      found.push({ session: s.session, spec: '', lastWork: s.lastWork!, for: longest });
+    }
+  }
+  return found.sort((a, b) => b.for - a.for);
+}
+
+// limitOf is until when a session waits for its limit of usage, in ms since
+// 1970, and Infinity where nobody knows; null: it does not wait. A session that
+// works has found a way on.
+export function limitOf(s: SessionState, now: number): number | null {
+  const until = s.limitedUntil ? Date.parse(s.limitedUntil) : s.limited ? Infinity : NaN;
+  return until > now && s.specs.open === 0 ? until : null;
+}
+
+export type Mood = 'awake' | 'hung' | 'limited' | 'asleep' | 'done' | 'none';
 
 export function glance(state: State, now: number): { mood: Mood; headline: string; detail: string } {
   const at = (status: SessionStatus) => state.sessions.filter((s) => statusAt(s, now) === status);
   const awake = at('running');
   const asleep = at('sleeping');
   const last = Math.max(...state.sessions.map((s) => Date.parse(s.lastSeen)));
+  const [longest] = idleIn(state, now);
+  if (longest) {
+    const others = awake.length - 1;
+    const rest = others > 0 ? `; ${others} other ${others === 1 ? 'session is' : 'sessions are'} awake` : '';
+    return {
+      mood: 'hung',
+      headline: 'Alive',
+      detail: `but nothing has come for ${span(longest.for)} from ${nameOf(longest.spec || longest.session, longestName)}${rest}`,
+    };
+  }
+  // A limit without an end is the news of the session heard last alone.
+  const limited = state.sessions
+    .map((s) => ({ until: limitOf(s, now), latest: Date.parse(s.lastSeen) === last }))
+    .flatMap(({ until, latest }) => (until !== null && (latest || until < Infinity) ? [until] : []));
+  if (limited.length > 0 && state.sessions.every((s) => openIn(s) === 0)) {
+    return { mood: 'limited', headline: 'Usage limit', detail: lifted(Math.min(...limited), now) };
+  }
   if (awake.length > 0) {
     const names = new Set(awake.map((s) => s.session));
     const running = state.running.filter((open) => names.has(open.session));
     const first = running[0];
     const others = running.length - 1;
-    const work = first ? `working on ${first.spec || first.session}, for ${span(now - Date.parse(first.since))}` : 'between two specs';
-    const silent = asleep.length > 0 ? `; ${asleep.length} other ${asleep.length === 1 ? 'session is' : 'sessions are'} asleep` : '';
+    const work = first
+      ? `working on ${nameOf(first.spec || first.session, longestName)}, for ${span(now - Date.parse(first.since))}`
+      : 'between two specs';
+    const silent =
+      asleep.length > 0 ? `; ${asleep.length} other ${asleep.length === 1 ? 'session is' : 'sessions are'} asleep` : '';
     return { mood: 'awake', headline: 'Awake', detail: `${work}${others > 0 ? `, and ${others} more` : ''}${silent}` };
   }
   if (asleep.length > 0) {
-    const { open } = asleep.reduce((sum, s) => ({ open: sum.open + s.specs.open }), { open: 0 });
+    const open = asleep.reduce((sum, s) => sum + openIn(s), 0);
     const left = open > 0 ? `, with ${open} ${open === 1 ? 'spec' : 'specs'} open` : ', waiting for you';
     return { mood: 'asleep', headline: 'Asleep', detail: `nothing was heard for ${span(now - last)}${left}` };
   }
   if (state.sessions.length > 0) {
-    return { mood: 'done', headline: 'Done', detail: `every spec has ended; last heard ${ago(now - last).toLowerCase()}` };
+    return {
+      mood: 'done',
+      headline: 'Done',
+      detail: `every spec has ended; last heard ${ago(now - last).toLowerCase()}`,
+    };
   }
   return { mood: 'none', headline: 'Nothing yet', detail: 'no session in the last seven days' };
 }

@@ -1,4 +1,4 @@
-// The two doors to the same events: the gateway's page, and the panel in a
+// The two frontends to the same events: the gateway's page, and the panel in a
 // real Grafana. A scenario is told once and played at both.
 import { type Page, test as base } from '@playwright/test';
 import { execFile } from 'node:child_process';
@@ -10,7 +10,7 @@ import { type Gateway, executable } from './gateway';
 import type { Link, Network } from './link';
 import { Table } from './table';
 
-export interface Door {
+export interface Frontend {
   link: Link; // what lies between browser and server
   table: Table;
   open(page: Page, settings: object): Promise<void>;
@@ -24,7 +24,10 @@ export const noGrafana = 'GRAFANA_HOME is not set: no Grafana to test in';
 export const admin = { Authorization: `Basic ${Buffer.from('admin:admin').toString('base64')}` };
 
 const remember = (page: Page, settings: object) =>
-  page.addInitScript((text) => localStorage.setItem('specwatch.settings', text), JSON.stringify({ pollingInterval: 5, ...settings }));
+  page.addInitScript(
+    (text) => localStorage.setItem('specwatch.settings', text),
+    JSON.stringify({ pollingInterval: 5, ...settings })
+  );
 
 // refuseStreams is what some proxies do: requests are answered, WebSockets are
 // not.
@@ -38,7 +41,7 @@ export async function refuseStreams(page: Page): Promise<void> {
   });
 }
 
-export async function pageDoor(gateway: Gateway, table: Table, network: Network): Promise<Door> {
+export async function pageFrontend(gateway: Gateway, table: Table, network: Network): Promise<Frontend> {
   const link = await network.link(gateway.address);
   return {
     link,
@@ -53,7 +56,7 @@ export async function pageDoor(gateway: Gateway, table: Table, network: Network)
   };
 }
 
-export async function grafanaDoor(network: Network): Promise<Door> {
+export async function grafanaFrontend(network: Network): Promise<Frontend> {
   const link = await network.link(new URL(grafana!).host);
   const table = await Table.open(database.SPECWATCH_SCHEMA!);
   return {
@@ -64,7 +67,8 @@ export async function grafanaDoor(network: Network): Promise<Door> {
       await page.setExtraHTTPHeaders(admin);
       await page.goto(`http://${link.address}/d/specwatch?viewPanel=1`);
     },
-    specwatch: async (...args) => void (await promisify(execFile)(executable, args, { env: { ...process.env, ...database } })),
+    specwatch: async (...args) =>
+      void (await promisify(execFile)(executable, args, { env: { ...process.env, ...database } })),
     // Nobody restarts the Grafana that all tests share; to the browser a cut
     // is the same.
     restart: async () => {
@@ -76,19 +80,19 @@ export async function grafanaDoor(network: Network): Promise<Door> {
   };
 }
 
-// atEachDoor tells a scenario as a test for each door.
-export function atEachDoor(title: string, play: (door: Door, page: Page) => Promise<void>): void {
+// inEachFrontend tells a scenario as a test for each frontend.
+export function inEachFrontend(title: string, play: (frontend: Frontend, page: Page) => Promise<void>): void {
   test(`${title}, on the gateway's page`, async ({ page, gateway, table, network }) => {
-    await play(await pageDoor(gateway, table, network), page);
+    await play(await pageFrontend(gateway, table, network), page);
   });
   test(`${title}, in Grafana`, async ({ page, network }) => {
     base.skip(!grafana, noGrafana);
     base.slow();
-    const door = await grafanaDoor(network);
+    const frontend = await grafanaFrontend(network);
     try {
-      await play(door, page);
+      await play(frontend, page);
     } finally {
-      await door.close();
+      await frontend.close();
     }
   });
 }

@@ -1,0 +1,134 @@
+// What calls for the person while the page is open: it is counted in the title
+// and the icon, and told once by a notification.
+import type { SpecEvent, State } from '../connection/model';
+import { askOf } from '../view/ask';
+import { said, span } from '../view/format';
+import { idleIn } from '../view/glance';
+import { brief, nameOf } from '../view/text';
+
+// Matter is one thing that calls for the person. Its key stays the same for as
+// long as it is the same thing, over reconnects and reloads.
+export interface Matter {
+  key: string;
+  title: string;
+  body: string;
+}
+
+const streakShown = 3; // failures in a row
+const longest = 200; // characters
+
+// mattersIn finds them in what the view holds; events newest first.
+export function mattersIn(events: readonly SpecEvent[], state: State, now: number): Matter[] {
+  const matters: Matter[] = [];
+  const add = (key: unknown[], title: string, body: string) =>
+    matters.push({ key: JSON.stringify(key), title: brief(title, longest), body: brief(body, longest) });
+  for (const e of events) {
+    if (e.kind === 'timeout_triggered') {
+      add(['timeout', e.id, e.at], `Timed out: ${nameOf(e.spec || e.session)}`, said(e.data) || nameOf(e.session));
+    }
+  }
+  for (const w of state.waiting) {
+    add(
+      ['waiting', w.id, w.at],
+      `Needs you: ${nameOf(w.spec || w.session)}`,
+      askOf(w.data).question || 'An intervention was requested.'
+    );
+  }
+  for (const s of state.sessions) {
+    const name = nameOf(s.session);
+    // The database's word, and not the age of the last answer.
+    if (s.status === 'sleeping' && s.specs.open + (s.specs.silent ?? 0) > 0) {
+      add(
+        ['silent', s.session, s.lastSeen],
+        `Silent: ${name}`,
+        `Nothing was heard for ${span(now - Date.parse(s.lastSeen))}, and a spec has not ended.`
+      );
+    }
+    if (s.failureStreak >= streakShown) {
+      add(
+        ['streak', s.session],
+        `Failures in a row: ${name}`,
+        `${s.failureStreak} specs failed or timed out since the last one that completed.`
+      );
+    }
+  }
+  for (const { session, spec, lastWork, for: idle } of idleIn(state, now)) {
+    add(
+      ['idle', session, spec, lastWork],
+      `No output: ${nameOf(spec || session)}`,
+      `It is alive, but nothing has come for ${span(idle)}.`
+    );
+  }
+  return matters;
+}
+
+const remembered = 500; // keys
+
+// Memory keeps a text in this browser, for all of its tabs; null: there is none.
+export interface Memory {
+  read(): string | null;
+  write(text: string): void;
+}
+
+// News tells each matter once in a browser, whatever came about while no page
+// was open among them. What is there when a browser first sees the events is in
+// sight and not news.
+export class News {
+  private told: Set<string> | null = null;
+  private text: string | null = null; // of told
+
+  constructor(private readonly memory: Memory) {}
+
+  // of returns the matters that are new. A streak that ended may come again.
+  of(matters: readonly Matter[]): Matter[] {
+    const told = this.recall();
+    const news = told === null ? [] : matters.filter((m) => !told.has(m.key));
+    const keys = new Set(matters.map((m) => m.key));
+    const gone = [...(told ?? [])].filter((key) => !keys.has(key));
+    const over = gone.filter((key) => !key.startsWith('["streak"'));
+    if (told === null || news.length > 0 || over.length < gone.length) {
+      this.keep([...over.slice(Math.max(over.length + keys.size - remembered, 0)), ...keys]);
+    }
+    return news;
+  }
+
+  private recall(): Set<string> | null {
+    const text = this.memory.read();
+    if (text !== null && text !== this.text) {
+      try {
+        this.told = new Set((JSON.parse(text) as unknown[]).map(String));
+        this.text = text;
+      } catch {
+        // nobody's list of keys
+      }
+    }
+    return this.told;
+  }
+
+  private keep(keys: string[]): void {
+    this.told = new Set(keys);
+    this.text = JSON.stringify(keys);
+    this.memory.write(this.text);
+  }
+}
+
+const single = 3; // matters that are told one by one
+
+// together makes one of many matters, for a page that was closed for long.
+export function together(matters: readonly Matter[]): readonly Matter[] {
+  if (matters.length <= single) {
+    return matters;
+  }
+  const body = matters.map((m) => m.title).join('\n');
+  return [{ key: 'together', title: `${matters.length} things call for you`, body: brief(body, longest) }];
+}
+
+// titleOf is the page's title: what waits and what failed comes first.
+export function titleOf(state: State | null): string {
+  const failed = state ? state.specs.failed + state.specs.timedOut : 0;
+  const parts = [
+    state && state.waitingTotal > 0 ? `${state.waitingTotal} waiting` : '',
+    failed > 0 ? `${failed} failed` : '',
+  ].filter((part) => part !== '');
+  return parts.length > 0 ? `${parts.join(', ')} - Specwatch` : 'Specwatch';
+}

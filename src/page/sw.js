@@ -1,0 +1,12 @@
+// Phones notify, and install a page, by a service worker only. It keeps nothing:
+// events always come from the gateway.
+self.addEventListener('install', () => self.skipWaiting());
+self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
+self.addEventListener('notificationclick', (event) => {
+  event.notification.close();
+  event.waitUntil(
+    self.clients
+      .matchAll({ type: 'window' })
+      .then((pages) => (pages.length > 0 ? pages[0].focus() : self.clients.openWindow('./')))
+  );
+});

@@ -1,0 +1,203 @@
+// The dashboards with two data sources, in a real Grafana and in both of its
+// renderers: each shows what the table of the chosen one holds.
+import type { Page } from '@playwright/test';
+
+import { admin, grafana, noGrafana } from './frontends';
+import { database } from './events';
+import { expect, test } from './fixtures';
+import { Table } from './table';
+
+const panel = (page: Page, title: string) => page.getByTestId(`data-testid Panel header ${title}`);
+const number = (n: number) => n.toLocaleString('en-US');
+
+test.describe('two data sources', () => {
+  test.skip(!grafana, noGrafana);
+  test.use({ baseURL: grafana, extraHTTPHeaders: admin, viewport: { width: 1400, height: 2600 } }); // panels out of sight are not loaded
+  test.setTimeout(300_000);
+
+  for (const renderer of ['', '&scenes']) {
+    test(`the default one is open, All is all, and the other is a choice away${renderer && ', scenes'}`, async ({
+      page,
+      request,
+      gateway,
+      table,
+    }) => {
+      const events = await Table.open(database.SPECWATCH_SCHEMA!);
+      const address = new URL(process.env.SPECWATCH_TEST_DATABASE_URL!);
+      // Its name comes first in the alphabet, and it is not the default.
+      const made = await request.post('/api/datasources', {
+        data: {
+          name: `A second one ${Date.now()}`,
+          type: 'specwatch-events-datasource',
+          access: 'proxy',
+          url: address.host,
+          user: address.username,
+          jsonData: { database: address.pathname.slice(1), schema: gateway.schema, sslmode: 'disable' },
+          secureJsonData: { password: address.password },
+        },
+      });
+      const { datasource } = (await made.json()) as { datasource: { uid: string; name: string } };
+      try {
+        await table.many(1_234, 'elsewhere');
+        const completed = async (from: Table) =>
+          number(
+            Number(
+              (
+                await from.read(
+                  `SELECT count(*) AS n FROM events WHERE kind = 'spec_completed' AND at > now() - interval '1 hour'`
+                )
+              )[0].n
+            )
+          );
+        const outcomes = panel(page, 'Outcomes');
+
+        await events.many(23, 'old night');
+        // The renderer of scenes in Grafana 11.0 knows no default among the values of a variable.
+        await page.goto(`/d/specwatch?from=now-1h&to=now${renderer && `${renderer}&var-datasource=specwatch`}`);
+        await expect(outcomes.getByText(await completed(events), { exact: true }).first()).toBeVisible({
+          timeout: 90_000,
+        });
+        await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'live', { timeout: 60_000 });
+        // A session that begins after the page was opened.
+        await events.many(17, `new night ${Date.now()}`);
+        await expect(outcomes.getByText(await completed(events), { exact: true }).first()).toBeVisible({
+          timeout: 60_000,
+        });
+        await expect(panel(page, 'Events').getByText('spec_completed spec 17').first()).toBeVisible();
+
+        await page.goto(`/d/specwatch?from=now-1h&to=now&var-datasource=${datasource.uid}${renderer}`);
+        await expect(outcomes.getByText('1,234', { exact: true })).toBeVisible({ timeout: 90_000 });
+        await expect(panel(page, 'Sessions').getByText('elsewhere').first()).toBeVisible();
+        await expect(panel(page, 'Sessions')).not.toContainText('night');
+      } finally {
+        await events.close();
+        await request.delete(`/api/datasources/uid/${datasource.uid}`);
+      }
+    });
+
+    test(`in polling mode the built-in panels poll, whatever the picker says${renderer && ', scenes'}`, async ({
+      page,
+    }) => {
+      const events = await Table.open(database.SPECWATCH_SCHEMA!);
+      await page.addInitScript(() => localStorage.setItem('specwatch.settings', '{"pollingInterval":5}'));
+      await page.goto(`/d/specwatch?from=now-1h&to=now&var-datasource=specwatch&var-specwatch_mode=polling${renderer}`);
+      await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'delayed', { timeout: 90_000 });
+      const spec = `polled ${Date.now()}`;
+      await events.insert('spec_completed', 'polled', spec);
+      await expect(panel(page, 'Events').getByText(`spec_completed ${spec}`).first()).toBeVisible({ timeout: 60_000 });
+      await page.getByRole('radio', { name: 'Live' }).check();
+      await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'live', { timeout: 60_000 });
+      await events.insert('spec_completed', 'polled', `${spec} live`);
+      await expect(panel(page, 'Events').getByText(`spec_completed ${spec} live`).first()).toBeVisible({
+        timeout: 60_000,
+      });
+      await expect(page).not.toHaveURL(/refresh=\d/);
+      // The toggle does the same as the address.
+      await page.getByRole('radio', { name: 'Polling' }).check();
+      await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'delayed');
+      await events.insert('spec_completed', 'polled', `${spec} again`);
+      await expect(panel(page, 'Events').getByText(`spec_completed ${spec} again`).first()).toBeVisible({
+        timeout: 60_000,
+      });
+      await page.getByRole('radio', { name: 'Live' }).check();
+      await expect(page).not.toHaveURL(/refresh=\d/);
+      await events.close();
+    });
+  }
+
+  test('over five years every start counts, and what is over is not asked for again', async ({ page }) => {
+    const events = await Table.open(database.SPECWATCH_SCHEMA!);
+    await events.read(
+      `INSERT INTO events (kind, session, spec, at) SELECT kind, 'of year ' || i, 'spec', now() - interval '5 years' * i / 1500 - interval '1 hour'
+       FROM generate_series(1, 1499) i, unnest(array['spec_started', 'spec_completed']) kind`
+    );
+    const started = async (range: string) =>
+      number(
+        Number((await events.read(`SELECT count(*) AS n FROM events WHERE kind = 'spec_started' AND ${range}`))[0].n)
+      );
+    await page.goto('/d/specwatch?from=now-5y&to=now');
+    await expect(
+      panel(page, 'Outcomes')
+        .getByText(await started(`at > now() - interval '5 years'`), { exact: true })
+        .first()
+    ).toBeVisible({ timeout: 90_000 });
+
+    const asked: string[] = [];
+    const to = Date.now() - 3 * 86_400_000;
+    const from = to - 300 * 86_400_000;
+    await page.goto(`/d/specwatch?from=${from}&to=${to}`);
+    await expect(
+      panel(page, 'Outcomes')
+        .getByText(await started(`at BETWEEN to_timestamp(${from / 1_000}) AND to_timestamp(${to / 1_000})`), {
+          exact: true,
+        })
+        .first()
+    ).toBeVisible({ timeout: 90_000 });
+    await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'live', { timeout: 60_000 });
+    await page.waitForLoadState('networkidle');
+    page.on('request', (request) => {
+      if (request.url().includes('/api/ds/query')) {
+        const { queries } = request.postDataJSON() as { queries: Array<{ queryType: string }> };
+        asked.push(...queries.map(({ queryType }) => queryType));
+      }
+    });
+    for (const spec of ['one', 'two', 'three']) {
+      await events.insert('spec_completed', 'of now', spec);
+      await expect(page.getByTestId('event-row').filter({ hasText: spec }).first()).toBeVisible();
+    }
+    await expect.poll(() => asked.length).toBeGreaterThan(0);
+    // Sessions are as they are now, and a stat with a range of its own moves.
+    expect(asked.filter((type) => !['heartbeat_age', 'overview', 'sessions'].includes(type))).toEqual([]);
+    await events.close();
+  });
+
+  test('Explore: Live follows, and the volume of the log lines is drawn', async ({ page }) => {
+    const events = await Table.open(database.SPECWATCH_SCHEMA!);
+    await events.many(5, 'explored');
+    const panes = {
+      a: {
+        datasource: 'specwatch',
+        queries: [
+          {
+            refId: 'A',
+            queryType: 'logs',
+            sessions: ['explored'],
+            mode: 'polling',
+            datasource: { type: 'specwatch-events-datasource', uid: 'specwatch' },
+          },
+        ],
+        range: { from: 'now-1h', to: 'now' },
+      },
+    };
+    await page.goto(`/explore?schemaVersion=1&orgId=1&panes=${encodeURIComponent(JSON.stringify(panes))}`);
+    await expect(page.getByText('spec_completed spec 5').first()).toBeVisible({ timeout: 90_000 });
+    await expect(page.getByText(/Logs volume/).first()).toBeVisible();
+    await expect(page.getByText(/does not support full range histograms|No logs volume available/)).toHaveCount(0);
+    await page.getByRole('button', { name: 'Live', exact: true }).click();
+    const spec = `followed ${Date.now()}`;
+    await events.insert('spec_completed', 'explored', spec);
+    await expect(page.getByText(`spec_completed ${spec}`).first()).toBeVisible();
+    await events.close();
+  });
+
+  test('Nights shows what failed and why, who was asked, and leads to the session', async ({ page }) => {
+    const events = await Table.open(database.SPECWATCH_SCHEMA!);
+    const session = `a night & more ${Date.now()}`;
+    await events.insert('spec_started', session, 'login');
+    await events.insert('intervention_request', session, 'login', { question: 'Which port?' });
+    await events.insert('intervention_answered', session, 'login', { answer: '8080' });
+    await events.insert('spec_failed', session, 'login', { reason: 'the port is taken' });
+    await page.goto('/d/specwatch-nights?from=now-1h&to=now');
+    await expect(panel(page, 'What failed, and why')).toContainText('the port is taken', { timeout: 90_000 });
+    await expect(panel(page, 'Who was asked')).toContainText('Which port?');
+    await expect(panel(page, 'Who was asked')).toContainText('8080');
+    for (const title of ['Night against night', 'Specs that fail often']) {
+      await expect(panel(page, title).getByRole('row').nth(1)).toBeVisible();
+    }
+    await panel(page, 'What failed, and why').getByRole('link', { name: session }).first().click();
+    await expect(page).toHaveURL(/\/d\/specwatch-session/);
+    await expect(panel(page, 'Status').getByText('running')).toBeVisible({ timeout: 60_000 });
+    await expect(panel(page, 'Events')).toContainText('spec_failed login', { timeout: 60_000 });
+    await events.close();
+  });
+});
