@@ -157,8 +157,8 @@ func (a at) mustRun(t *testing.T, args ...string) string {
 // migrated is an empty database with its schema.
 func migrated(t *testing.T) at {
 	t.Helper()
-	url, _ := postgrestest.Schema(t)
-	a := place(t, url)
+	// A database of its own: migrations of one database wait for each other.
+	a := place(t, postgrestest.Database(t))
 	a.mustRun(t, "migrate")
 	return a
 }
@@ -826,9 +826,9 @@ func TestOneLine(t *testing.T) {
 // missing is named as what it is.
 func TestVariablesWithNewlinesAndMissingFiles(t *testing.T) {
 	t.Parallel()
-	url, schema := postgrestest.Schema(t)
+	url := postgrestest.Database(t)
 	a := place(t, url+"\r\n")
-	a.env = []string{envSchema + "=" + schema + "\n"}
+	a.env = []string{envSchema + "=public\n"}
 	a.mustRun(t, "migrate")
 	a.mustRun(t, "emit", "spec_started", "--session", "s")
 	if rows := (at{url: url}).rows(t); len(rows) != 1 {
