@@ -45,6 +45,7 @@ func (w *writing) did(kind string, acks ...acknowledged) {
 	defer w.mu.Unlock()
 	w.kinds[kind]++
 	w.acks = append(w.acks, acks...)
+	w.run.told.Add(int64(len(acks)))
 }
 
 // producer writes streams of events, one after the other.
@@ -70,7 +71,6 @@ func (p *producer) another() {
 
 func (p *producer) next() mark {
 	p.n++
-	p.run.told.Add(1)
 	return mark{p.stream, p.n}
 }
 

@@ -33,7 +33,7 @@ type run struct {
 	ports   *ports
 	network *network
 	faults  *journal
-	told    atomic.Int64 // events written
+	told    atomic.Int64 // events confirmed to their producers
 	streams atomic.Int64
 	planned atomic.Int64 // faults
 	parts   sync.WaitGroup
