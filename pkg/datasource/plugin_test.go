@@ -1116,7 +1116,7 @@ func TestStateIsStreamed(t *testing.T) {
 	conn := g.connect()
 	row(t, conn, insert, "one")
 	row(t, conn, insert, "two")
-	var told time.Time
+	begun, states := time.Now(), 0
 	var st struct {
 		Totals map[string]int `json:"totals"`
 	}
@@ -1130,13 +1130,13 @@ func TestStateIsStreamed(t *testing.T) {
 		if here.State == nil {
 			continue
 		}
-		if since := time.Since(told); since < 900*time.Millisecond {
-			t.Errorf("a state %s after the last", since)
-		}
-		told = time.Now()
+		states++
 		if err := json.Unmarshal(here.State, &st); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if seconds := int(time.Since(begun).Seconds()); states > seconds+2 {
+		t.Errorf("%d states in %d seconds", states, seconds)
 	}
 }
 
@@ -1208,7 +1208,7 @@ func TestStreamTellsOfAnOutage(t *testing.T) {
 	database.set(false)
 	begun := time.Now()
 	_, gone := next()
-	if gone.Interrupted == "" || gone.Cursor != at.Cursor || gone.From != at.Cursor || time.Since(begun) > 2*time.Second {
+	if gone.Interrupted == "" || gone.Cursor != at.Cursor || gone.From != at.Cursor || time.Since(begun) > 5*time.Second {
 		t.Fatalf("%+v after %s", gone, time.Since(begun))
 	}
 	if resp, err := g.stream.SubscribeStream(t.Context(), &pluginv2.SubscribeStreamRequest{PluginContext: g.context, Path: "events"}); err == nil {

@@ -105,7 +105,7 @@ func TestStateHoldsWhatTheCursorHasSeen(t *testing.T) {
 	// A transaction that is rolled back moves cursors and brings nothing.
 	w.exec(`BEGIN; INSERT INTO events (kind, session) VALUES ('spec_started', 's'); ROLLBACK`)
 	begun := time.Now()
-	if n := w.at(w.here()).State.Totals[event.SpecStarted]; n != 55 || time.Since(begun) > time.Second {
+	if n := w.at(w.here()).State.Totals[event.SpecStarted]; n != 55 || time.Since(begun) > 5*time.Second {
 		t.Errorf("%d events after %s", n, time.Since(begun))
 	}
 	s := w.at(cursor.Cursor{})
@@ -154,23 +154,19 @@ func TestTold(t *testing.T) {
 			t.Fatal("the first state is not told")
 		}
 	}
-	var last time.Time
+	begun := time.Now()
 	n := 0
 	for i := range 60 {
 		w.exec(insert, fmt.Sprint(i))
 		_, tellings := w.source.Overview.Told()
 		select {
 		case <-tellings:
-			if since := time.Since(last); since < 900*time.Millisecond {
-				t.Errorf("told again after %s", since)
-			}
-			last = time.Now()
 			n++
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	if n == 0 {
-		t.Error("nothing is told")
+	if seconds := int(time.Since(begun).Seconds()); n == 0 || n > seconds+1 {
+		t.Errorf("told %d times in %d seconds", n, seconds)
 	}
 	for {
 		told, tellings := w.source.Overview.Told()

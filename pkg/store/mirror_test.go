@@ -386,7 +386,7 @@ func TestMirrorHoldsNobodyUp(t *testing.T) {
 	for range 20 {
 		began := time.Now()
 		exec(t, other, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'short')`)
-		if took := time.Since(began); took > time.Second {
+		if took := time.Since(began); took > 5*time.Second {
 			t.Errorf("a writer waited %s", took)
 		}
 	}
