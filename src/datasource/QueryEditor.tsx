@@ -225,8 +225,8 @@ export function QueryEditor({
               min={1}
               max={most}
               defaultValue={Math.min(query.limit ?? usual, most)}
-              onBlur={(e) =>
-                change({ limit: Math.min(Math.max(Math.round(Number(e.currentTarget.value)) || usual, 1), most) })
+              onBlur={({ currentTarget: { value, valueAsNumber } }) =>
+                change({ limit: value === '' ? usual : Math.min(Math.max(Math.round(valueAsNumber), 1), most) })
               }
             />
           </InlineField>
