@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/grafana/grafana-plugin-sdk-go/build"
+	"github.com/grafana/grafana-plugin-sdk-go/build/buildinfo"
 	"github.com/magefile/mage/mg"
 	"github.com/magefile/mage/sh"
 	"github.com/magefile/mage/target"
@@ -51,7 +52,7 @@ func Demo() error {
 // foreground runs a program until it ends or the person ends it. Ctrl-C goes
 // to the program, too, so this process only has to wait for it.
 func foreground(program string, env []string, args ...string) error {
-	cmd := exec.Command(program, args...)
+	cmd := exec.Command(program, args...) // #nosec G702 -- the caller names one of this repository's programs
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), env...)
 	signals := make(chan os.Signal, 1)
@@ -150,7 +151,7 @@ func (r release) plugin(system, cpu string) error {
 	err := build.SetBeforeBuildCallback(func(c build.Config) (build.Config, error) {
 		c.PluginJSONPath = "dist" // where webpack has put it, and the data source's below
 		c.CustomVars = r.variables()
-		info, err := json.Marshal(build.Info{Time: r.at.UnixMilli(), PluginID: pluginID, Version: r.version})
+		info, err := json.Marshal(buildinfo.Info{Time: r.at.UnixMilli(), PluginID: pluginID, Version: r.version})
 		if err != nil {
 			return c, err
 		}

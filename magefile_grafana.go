@@ -33,7 +33,7 @@ func grafana(database, schema, data, port string) (env []string, program string,
 		return nil, "", nil, err
 	}
 	link := filepath.Join(plugins, "specwatch-events-app")
-	os.Remove(link) //nolint:errcheck // it may not be there
+	os.Remove(link)
 	if err := os.Symlink(dist, link); err != nil {
 		return nil, "", nil, err
 	}

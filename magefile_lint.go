@@ -18,7 +18,7 @@ const (
 	golangciLint = "-modfile=tools/golangci-lint/go.mod"
 )
 
-// Lint checks form and common mistakes: gofmt and go vet for Go; tsc, ESLint and
+// Lint checks form and common mistakes: gofmt and golangci-lint for Go; tsc, ESLint and
 // Prettier for TypeScript. `npm run lint:fix` mends what it can.
 func Lint() error {
 	mg.Deps(dependencies)
@@ -37,12 +37,14 @@ func lintGo() error {
 	if unformatted != "" {
 		return fmt.Errorf("these files are not formatted; run gofmt -w %s", strings.ReplaceAll(unformatted, "\n", " "))
 	}
-	return sh.RunV("go", "vet", "./...")
+	return Golangci()
 }
 
-// Golangci runs golangci-lint, with staticcheck and the checks of security. The
-// first run compiles it, which takes some minutes; Go keeps the result.
+// Golangci runs golangci-lint, with go vet, staticcheck and the checks of
+// security. The first run compiles it, which takes some minutes; Go keeps the
+// result.
 func Golangci() error {
+	step("golangci-lint")
 	return sh.RunV("go", "tool", golangciLint, "golangci-lint", "run")
 }
 

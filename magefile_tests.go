@@ -215,7 +215,7 @@ func browserTests(ctx context.Context, reports, url string) (tally, error) {
 		return tally{}, err
 	}
 	env["PLAYWRIGHT_JSON_OUTPUT_NAME"] = report
-	os.Remove(report) //nolint:errcheck // of an earlier run
+	os.Remove(report)
 	err = playwright(env, "tests", "--reporter=list,json")
 	var r struct {
 		Stats struct{ Expected, Unexpected, Flaky, Skipped int }

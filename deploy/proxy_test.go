@@ -75,8 +75,8 @@ func launch(t *testing.T, cmd *exec.Cmd) *said {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) //nolint:errcheck // it may have ended
-		cmd.Wait()                                      //nolint:errcheck // as above
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		cmd.Wait()
 	})
 	return log
 }

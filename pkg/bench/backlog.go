@@ -35,7 +35,7 @@ func (w *world) backlog(ctx context.Context) ([]Line, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has told
+	defer conn.Close(context.WithoutCancel(ctx))
 	for range backlogEvents / 1_000 {
 		if _, err := conn.Exec(ctx, `INSERT INTO events`+pourInto, 1_000); err != nil {
 			return nil, err

@@ -73,7 +73,7 @@ func (w *world) outbox(ctx context.Context, database string) (*contender, error)
 			break
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			return nil, fmt.Errorf("Centrifugo does not start: %w", err)
+			return nil, fmt.Errorf("the Centrifugo server does not start: %w", err)
 		}
 	}
 	return &contender{name: "Centrifugo's outbox consumer", table: "outbox_events", address: address + "/connection/websocket",

@@ -45,7 +45,7 @@ func (w *world) fill(ctx context.Context, database string, rows int) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has told
+	defer conn.Close(context.WithoutCancel(ctx))
 	type index struct{ Name, Definition string }
 	found, err := conn.Query(ctx, `SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'events'::regclass AND NOT indisprimary`)
 	if err != nil {
@@ -79,7 +79,7 @@ func (w *world) fill(ctx context.Context, database string, rows int) error {
 				if err != nil {
 					return err
 				}
-				defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has told
+				defer conn.Close(context.WithoutCancel(ctx))
 				if _, err := conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
 					return err
 				}

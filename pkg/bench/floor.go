@@ -65,7 +65,7 @@ func Floor(ctx context.Context, database string, print func(string)) error {
 			}
 		}
 	})}
-	defer server.Close() //nolint:errcheck // it ends with the process
+	defer server.Close()
 	go func() { failed <- server.Serve(l) }()
 	print("http://" + l.Addr().String())
 	select {
@@ -81,7 +81,7 @@ func follow(ctx context.Context, database string, ws *websocket.Conn) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the process ends
+	defer conn.Close(context.WithoutCancel(ctx))
 	if _, err := conn.Exec(ctx, `LISTEN bare`); err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func (w *world) keeps(ctx context.Context, database string, since time.Time) (ti
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has told
+	defer conn.Close(context.WithoutCancel(ctx))
 	said := time.Now()
 	for {
 		var kept bool
@@ -154,7 +154,7 @@ func (w *world) questions(ctx context.Context, database, rows string) (lines []L
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has told
+	defer conn.Close(context.WithoutCancel(ctx))
 	if _, err := conn.Exec(ctx, `SET timezone = 'UTC'`); err != nil {
 		return nil, err
 	}

@@ -75,7 +75,7 @@ func (l *latencies) write(ctx context.Context, address, table string, p pace, sp
 		if err != nil {
 			return err
 		}
-		defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has told
+		defer conn.Close(context.WithoutCancel(ctx))
 		conns[i] = conn
 	}
 	l.began = time.Now()

@@ -21,7 +21,7 @@ func hammer(ctx context.Context, address, table string, writers int, span time.D
 		if err != nil {
 			return 0, err
 		}
-		defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has told
+		defer conn.Close(context.WithoutCancel(ctx))
 		// Else the disk is measured.
 		if _, err := conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
 			return 0, err
@@ -126,7 +126,7 @@ func pour(ctx context.Context, address, insert string) error {
 				failed <- err
 				return
 			}
-			defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has told
+			defer conn.Close(context.WithoutCancel(ctx))
 			for range burstEvents / writers / each {
 				if _, err := conn.Exec(ctx, insert, each); err != nil {
 					failed <- err

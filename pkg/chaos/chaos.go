@@ -187,7 +187,7 @@ func (a *cluster) injectAll(ctx context.Context) error {
 		}
 		rng := a.random(f.name)
 		for range a.options.Rounds {
-			t := &turn{fault: f, rng: rand.New(rand.NewPCG(rng.Uint64(), 1))}
+			t := &turn{fault: f, rng: rand.New(rand.NewPCG(rng.Uint64(), 1))} // #nosec G404 -- the seed repeats it
 			if f.touches != nil {
 				t.on = f.touches(t.rng)
 			}

@@ -288,7 +288,7 @@ func (a *cluster) up(ctx context.Context) error {
 		default:
 			var conn *pgx.Conn
 			if conn, err = connect(ctx, a.primary.URL()); err == nil {
-				conn.Close(ctx) //nolint:errcheck // it was a question
+				conn.Close(ctx)
 			}
 		}
 		if err == nil || ctx.Err() != nil {

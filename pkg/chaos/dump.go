@@ -36,7 +36,7 @@ func readDump(ctx context.Context, database string) (*dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // nothing is left to say
+	defer conn.Close(ctx)
 	d := &dump{sequences: map[string]int64{}}
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, tablesSQL)
@@ -72,7 +72,7 @@ func (d *dump) restore(ctx context.Context, database string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // nothing is left to say
+	defer conn.Close(ctx)
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		// pg_restore, too, makes triggers after the rows.
 		if _, err := tx.Exec(ctx, "SET LOCAL session_replication_role = replica"); err != nil {

@@ -160,7 +160,7 @@ func (r *run) failOvers(ctx context.Context, report *Report) (err error) {
 			return err
 		}
 		err = conn.QueryRow(ctx, "SELECT pg_promote()").Scan(&promoted)
-		conn.Close(ctx) //nolint:errcheck // nothing is left to say
+		conn.Close(ctx)
 		if err != nil || !promoted {
 			return fmt.Errorf("cannot promote: %v, %w", promoted, err)
 		}
@@ -275,7 +275,6 @@ type episode struct {
 	*annex
 	name string // of the database
 	kind string
-	w    *writing
 }
 
 func (e *episode) url(database string) string { return inDatabase(e.server.URL(), database) }
@@ -288,7 +287,7 @@ func (e *episode) write(ctx context.Context, database, who string, n int) error 
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // nothing is left to say
+	defer conn.Close(ctx)
 	for range n {
 		if err := p.single(ctx, conn); err != nil {
 			return err

@@ -284,7 +284,7 @@ func (a *cluster) withConnection(ctx context.Context, f func(*pgx.Conn) error) e
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is left to say
+	defer conn.Close(context.WithoutCancel(ctx))
 	return f(conn)
 }
 
@@ -463,7 +463,7 @@ func (a *cluster) writeUntilFull(ctx context.Context) error {
 	if err != nil {
 		return nil // it went down already
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is left to say
+	defer conn.Close(context.WithoutCancel(ctx))
 	for ctx.Err() == nil {
 		if _, err := conn.Exec(ctx, "CREATE TEMPORARY TABLE filling AS SELECT repeat(n::text, 100) FROM generate_series(1, 20000) n"); err != nil {
 			return nil

@@ -52,7 +52,8 @@ func (r *run) newGrafana(database string) (*grafana, error) {
 	return &grafana{path: r.plugin, log: log, context: &pluginv2.PluginContext{
 		OrgId: 1, PluginId: "specwatch-events-datasource", User: &pluginv2.User{Login: "chaos", Role: "Viewer"},
 		DataSourceInstanceSettings: &pluginv2.DataSourceInstanceSettings{
-			Id: 1, Uid: "specwatch", Name: "Specwatch", Url: u.Host, User: u.User.Username(), JsonData: settings,
+			Id:  1, //nolint:staticcheck // Grafana sends it
+			Uid: "specwatch", Name: "Specwatch", Url: u.Host, User: u.User.Username(), JsonData: settings,
 			DecryptedSecureJsonData: map[string]string{"password": password}, LastUpdatedMS: time.Now().UnixMilli(),
 		},
 	}}, nil

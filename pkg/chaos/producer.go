@@ -124,7 +124,7 @@ func (p *producer) sql(ctx context.Context, pause time.Duration, work job) {
 		}
 		if conn != nil {
 			closing, cancel := context.WithTimeout(context.Background(), time.Second)
-			conn.Close(closing) //nolint:errcheck // it may be broken
+			conn.Close(closing)
 			cancel()
 		}
 	}
@@ -306,7 +306,7 @@ func finishPrepared(ctx context.Context, database string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // nothing is left to say
+	defer conn.Close(ctx)
 	rows, err := conn.Query(ctx, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
 	if err != nil {
 		return err

@@ -268,7 +268,7 @@ func (r *Report) Text() string {
 	for _, f := range r.perFault() {
 		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t\n", f.name, f.times, f.what["lost"], f.what["repeated"], f.what["out of order"], f.what["invented"]+f.what["differs"], r.journal.failed[f.name])
 	}
-	table.Flush() //nolint:errcheck // into memory
+	table.Flush()
 	for _, name := range slices.Sorted(maps.Keys(r.journal.counts)) {
 		var total time.Duration
 		for _, e := range r.journal.entries {
@@ -373,7 +373,7 @@ func (r *Report) Write(document string) error {
 		before = strings.TrimRight(before, "\n") + "\n\n"
 		after = "\n"
 	}
-	return os.WriteFile(document, []byte(before+first+"\n"+r.Markdown()+last+after), 0o644)
+	return os.WriteFile(document, []byte(before+first+"\n"+r.Markdown()+last+after), 0o644) // #nosec G703 -- the document that the caller named
 }
 
 // Markdown is the report for a document.

@@ -43,7 +43,7 @@ type run struct {
 }
 
 func (r *run) random(name string) *rand.Rand {
-	return rand.New(rand.NewPCG(r.options.Seed, hashOf(name)))
+	return rand.New(rand.NewPCG(r.options.Seed, hashOf(name))) // #nosec G404 -- the seed repeats it
 }
 
 // build makes the executables that are tested.
@@ -163,7 +163,7 @@ func execute(ctx context.Context, database string, statements ...string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is left to say
+	defer conn.Close(context.WithoutCancel(ctx))
 	for _, sql := range statements {
 		if _, err := conn.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("%s: %w", sql, err)
@@ -177,7 +177,7 @@ func number(ctx context.Context, database, sql string, args ...any) (n int64, er
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is left to say
+	defer conn.Close(context.WithoutCancel(ctx))
 	err = conn.QueryRow(ctx, sql, args...).Scan(&n)
 	return n, err
 }
@@ -216,7 +216,7 @@ func readTruth(ctx context.Context, database string) (*truth, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is left to say
+	defer conn.Close(context.WithoutCancel(ctx))
 	rows, err := conn.Query(ctx, `
 		SELECT id, kind, at, session, spec, data, false FROM events UNION ALL
 		SELECT id, kind, at, session, spec, data, true FROM chaos.pruned`)
@@ -285,7 +285,7 @@ stats_period = 3600
 		}
 		uid, _ := strconv.Atoi(nobody.Uid)
 		gid, _ := strconv.Atoi(nobody.Gid)
-		p.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		p.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} // #nosec G115 -- numbers of a user
 		if err := os.Chown(config, uid, gid); err != nil {
 			return nil, "", err
 		}
@@ -324,7 +324,7 @@ func (d *disk) fill() error {
 		if err = syscall.Statfs(d.path, &s); err != nil {
 			return err
 		}
-		if err = d.resize((s.Blocks - s.Bfree + 16) * uint64(s.Bsize)); err == nil {
+		if err = d.resize((s.Blocks - s.Bfree + 16) * uint64(s.Bsize)); err == nil { // #nosec G115 -- a size is never negative
 			return nil
 		}
 	}

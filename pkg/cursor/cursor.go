@@ -101,7 +101,7 @@ func (s Snapshot) Contains(o Snapshot) bool {
 		// s says nothing about [s.Xmax, o.Xmax): o must list all of it as open.
 		missing := o.Xmax - s.Xmax
 		i, _ := slices.BinarySearch(o.Xip, s.Xmax)
-		if uint64(len(o.Xip)-i) != missing {
+		if uint64(len(o.Xip[i:])) != missing {
 			return false
 		}
 	}

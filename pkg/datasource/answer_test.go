@@ -95,7 +95,7 @@ func TestAnswerNeedsAWriter(t *testing.T) {
 	g.context.User = &pluginv2.User{Login: "editor", Role: "Editor"}
 	user := fmt.Sprintf("specwatch_dashboard_%d", time.Now().UnixNano())
 	row(t, conn, `CREATE ROLE `+user+` LOGIN PASSWORD 'secret' IN ROLE specwatch_reader`)
-	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+user) }) //nolint:errcheck // the server ends with the tests
+	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+user) })
 	var request int64
 	if err := conn.QueryRow(t.Context(), `INSERT INTO events (kind, session) VALUES ('intervention_request', 'night') RETURNING id`).Scan(&request); err != nil {
 		t.Fatal(err)

@@ -221,7 +221,8 @@ func TestDashboardsSayWhatTheTableSays(t *testing.T) {
 	// One process serves both, as Grafana's does.
 	second := *g
 	second.context, second.database = other.context, other.database
-	second.context.DataSourceInstanceSettings.Id, second.context.DataSourceInstanceSettings.Uid = 2, "other"
+	second.context.DataSourceInstanceSettings.Id = 2 //nolint:staticcheck // Grafana sends it
+	second.context.DataSourceInstanceSettings.Uid = "other"
 	compared := 0
 	for name, source := range map[string]*grafana{"ten thousand sessions": g, "the other source": &second} {
 		conn := source.connect()

@@ -67,7 +67,7 @@ func (m *Metrics) New(ctx context.Context, settings backend.DataSourceInstanceSe
 	}
 	d := &Datasource{store: s, source: api.NewSource(s), running: running, stop: stop, ended: make(chan struct{})}
 	d.CallResourceHandler = httpadapter.New(d.resources())
-	m.add(d, backend.PluginConfigFromContext(ctx).OrgID, settings.UID)
+	m.add(d, backend.PluginConfigFromContext(ctx).OrgID, settings.UID) //nolint:staticcheck // Grafana 11.0 sends no namespace
 	return d, nil
 }
 

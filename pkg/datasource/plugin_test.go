@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
-	os.RemoveAll(folder) //nolint:errcheck
+	os.RemoveAll(folder)
 	os.Exit(code)
 }
 
@@ -75,7 +75,8 @@ func settings(t testing.TB, database string) *pluginv2.DataSourceInstanceSetting
 		host = u.Query().Get("host")
 	}
 	return &pluginv2.DataSourceInstanceSettings{
-		Id: 1, Uid: "specwatch", Name: "Specwatch", Url: host, User: u.User.Username(), JsonData: jsonData,
+		Id:  1, //nolint:staticcheck // Grafana sends it
+		Uid: "specwatch", Name: "Specwatch", Url: host, User: u.User.Username(), JsonData: jsonData,
 		DecryptedSecureJsonData: map[string]string{"password": password}, LastUpdatedMS: time.Now().UnixMilli(),
 	}
 }
@@ -468,8 +469,8 @@ func TestHealth(t *testing.T) {
 	role := fmt.Sprintf("specwatch_plugin_%d", time.Now().UnixNano())
 	row(t, conn, "CREATE ROLE "+role+" LOGIN PASSWORD 'hunter2'")
 	t.Cleanup(func() {
-		conn.Exec(context.Background(), "DROP OWNED BY "+role) //nolint:errcheck
-		conn.Exec(context.Background(), "DROP ROLE "+role)     //nolint:errcheck
+		conn.Exec(context.Background(), "DROP OWNED BY "+role)
+		conn.Exec(context.Background(), "DROP ROLE "+role)
 	})
 	var schema string
 	if err := conn.QueryRow(t.Context(), "SELECT current_schema()").Scan(&schema); err != nil {
@@ -1032,10 +1033,10 @@ func TestStreamReconnects(t *testing.T) {
 	g := launch(t, true)
 	g.subscribe()
 	next := g.run()
-	_, at := next()
+	next()
 	conn := g.connect()
 	row(t, conn, insert, "before")
-	_, at = next()
+	_, at := next()
 	row(t, conn, `SELECT pg_terminate_backend(l.pid) FROM pg_locks l, specwatch_meta m WHERE l.pid <> pg_backend_pid()
 		AND locktype = 'advisory' AND ((classid::bigint << 32) | objid::bigint) = m.bell`)
 	row(t, conn, insert, "after")
@@ -1071,7 +1072,7 @@ func TestCrashLosesNothing(t *testing.T) {
 		row(t, conn, insert, "undone")
 		row(t, conn, "ROLLBACK")
 		polled = g.poll(polled)["cursor"].(string)
-		conn.Close(t.Context()) //nolint:errcheck // the server is killed
+		conn.Close(t.Context())
 		if err := server.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -1175,8 +1176,8 @@ func newLink(t testing.TB, to string) *link {
 				}
 			} else {
 				l.open = append(l.open, here, there)
-				go io.Copy(here, there) //nolint:errcheck // until it is cut
-				go io.Copy(there, here) //nolint:errcheck // as above
+				go io.Copy(here, there)
+				go io.Copy(there, here)
 			}
 			l.mu.Unlock()
 		}
@@ -1286,7 +1287,7 @@ func TestMetrics(t *testing.T) {
 		g.context.OrgId = org
 		g.context.DataSourceInstanceSettings = settings(t, g.database)
 		g.context.DataSourceInstanceSettings.Uid = uid
-		g.context.DataSourceInstanceSettings.Id = org
+		g.context.DataSourceInstanceSettings.Id = org //nolint:staticcheck // Grafana sends it
 		return g.context.DataSourceInstanceSettings
 	}
 	use(1, "second")

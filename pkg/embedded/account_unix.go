@@ -44,7 +44,7 @@ func serverAccount() (*account, error) {
 	if err != nil {
 		return nil, fmt.Errorf("user %q has an unusable group: %w", accountName, err)
 	}
-	return &account{uid: uint32(uid), gid: uint32(gid)}, nil
+	return &account{uid: uint32(uid), gid: uint32(gid)}, nil // #nosec G115 -- -2 means 2^32-2
 }
 
 // Place is where Start keeps a server that is asked to live in dir. That is dir
@@ -108,7 +108,7 @@ func (a *account) own(dir string) error {
 		if status, ok := info.Sys().(*syscall.Stat_t); ok && status.Uid == a.uid && status.Gid == a.gid {
 			return nil
 		}
-		return os.Lchown(path, int(a.uid), int(a.gid))
+		return os.Lchown(path, int(a.uid), int(a.gid)) // #nosec G122 -- nobody else writes in this folder yet, and links are not followed
 	})
 	if err != nil {
 		return fmt.Errorf("cannot hand %s to the user %q, as whom PostgreSQL must run: %w", dir, accountName, err)

@@ -25,7 +25,7 @@ const (
 
 // append takes one event or a list; it stores all or none.
 func (g *Gateway) append(w http.ResponseWriter, r *http.Request) {
-	if encodings := r.Header.Values("Content-Encoding"); len(encodings) > 0 && !(len(encodings) == 1 && strings.EqualFold(encodings[0], "identity")) {
+	if encodings := r.Header.Values("Content-Encoding"); len(encodings) > 0 && (len(encodings) != 1 || !strings.EqualFold(encodings[0], "identity")) {
 		w.Header().Set("Accept-Encoding", "identity")
 		refuse(w, api.Problem{Status: http.StatusUnsupportedMediaType, Title: "compressed", Detail: "events are taken as plain JSON; send them without Content-Encoding"})
 		return

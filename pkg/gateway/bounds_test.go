@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -159,7 +160,9 @@ func TestPoorLink(t *testing.T) {
 	}
 	var reading sync.WaitGroup
 	reading.Go(func() {
-		client := http.Client{Transport: &http.Transport{Dial: dial, DisableCompression: true}}
+		client := http.Client{Transport: &http.Transport{DisableCompression: true, DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			return dial(network, address)
+		}}}
 		began := time.Now()
 		resp, err := client.Get("http://" + d.address + "/api/status?last=4000&limit=4000")
 		if err != nil {
@@ -196,7 +199,7 @@ func TestCompressedInput(t *testing.T) {
 	d := start(t, gateway.Options{})
 	var bomb strings.Builder
 	z := gzip.NewWriter(&bomb)
-	z.Write([]byte(strings.Repeat(" ", 100*megabyte))) //nolint:errcheck // of a strings.Builder
+	z.Write([]byte(strings.Repeat(" ", 100*megabyte)))
 	z.Close()
 	for _, encoding := range []string{"gzip", "deflate", "br", "zstd", "identity, gzip"} {
 		if status, a, h := d.do("POST", "/api/events", bomb.String(), "Content-Encoding", encoding); status != http.StatusUnsupportedMediaType || h.Get("Accept-Encoding") != "identity" {
@@ -223,13 +226,13 @@ func TestEndlessBodies(t *testing.T) { // not parallel: it measures the heap
 		go func() {
 			for range 15 {
 				if i%2 == 1 {
-					fmt.Fprintf(c, "%x\r\n", megabyte) //nolint:errcheck // the test ends it
+					fmt.Fprintf(c, "%x\r\n", megabyte)
 				}
 				if _, err := c.Write(part); err != nil {
 					return
 				}
 				if i%2 == 1 {
-					io.WriteString(c, "\r\n") //nolint:errcheck // as above
+					io.WriteString(c, "\r\n")
 				}
 			}
 		}()

@@ -170,7 +170,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace+stopCut+stopAnswer)
 		defer cancel()
 		if server.Shutdown(grace) != nil {
-			server.Close() //nolint:errcheck // what is left is cut off
+			server.Close()
 		}
 		g.sockets.Wait()
 		stopWaking()

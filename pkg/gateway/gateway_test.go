@@ -174,7 +174,7 @@ func (d *server) socket(since string) (*websocket.Conn, push) {
 
 func receive(t testing.TB, conn *websocket.Conn) push {
 	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(patience)) //nolint:errcheck
+	conn.SetReadDeadline(time.Now().Add(patience))
 	var p push
 	if err := conn.ReadJSON(&p); err != nil {
 		t.Fatal(err)
@@ -301,7 +301,7 @@ func TestEveryEventOnceInBothModes(t *testing.T) {
 		collect("live", live, hello.Data.Events)
 		for last := hello.Cursor; len(live) < writers*each; {
 			var p push
-			conn.SetReadDeadline(time.Now().Add(patience)) //nolint:errcheck
+			conn.SetReadDeadline(time.Now().Add(patience))
 			if err := conn.ReadJSON(&p); err != nil {
 				t.Errorf("live, after %d events: %v", len(live), err)
 				return
@@ -485,7 +485,7 @@ func TestAppend(t *testing.T) {
 
 func closeCode(t testing.TB, conn *websocket.Conn) int {
 	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(patience)) //nolint:errcheck
+	conn.SetReadDeadline(time.Now().Add(patience))
 	for {
 		if _, _, err := conn.ReadMessage(); err != nil {
 			if e, ok := err.(*websocket.CloseError); ok {
@@ -553,7 +553,7 @@ func TestSlowClient(t *testing.T) {
 		n := len(hello.Data.Events)
 		for n < rows {
 			var p push
-			reader.SetReadDeadline(time.Now().Add(2 * patience)) //nolint:errcheck
+			reader.SetReadDeadline(time.Now().Add(2 * patience))
 			if err := reader.ReadJSON(&p); err != nil {
 				t.Error(err)
 				break
@@ -707,7 +707,7 @@ func FuzzSocketInput(f *testing.F) {
 		if err := conn.WriteMessage(websocket.TextMessage, input); err != nil {
 			t.Fatal(err)
 		}
-		conn.SetReadDeadline(time.Now().Add(patience)) //nolint:errcheck
+		conn.SetReadDeadline(time.Now().Add(patience))
 		var p push
 		switch err := conn.ReadJSON(&p); {
 		case err == nil && p.Type == "pong":

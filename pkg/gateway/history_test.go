@@ -151,8 +151,8 @@ func alternate(t testing.TB, addresses ...string) string {
 				conn.Close()
 				continue
 			}
-			go func() { io.Copy(server, conn); server.Close() }() //nolint:errcheck // both end together
-			go func() { io.Copy(conn, server); conn.Close() }()   //nolint:errcheck // as above
+			go func() { io.Copy(server, conn); server.Close() }()
+			go func() { io.Copy(conn, server); conn.Close() }()
 		}
 	}()
 	u.Host = l.Addr().String()

@@ -101,7 +101,7 @@ func TestStateIsPushed(t *testing.T) {
 	}()
 	for events < 100 || started < 101 {
 		var p push
-		ws.SetReadDeadline(deadline) //nolint:errcheck // the read tells
+		ws.SetReadDeadline(deadline)
 		if err := ws.ReadJSON(&p); err != nil {
 			t.Fatal(err)
 		}

@@ -67,7 +67,7 @@ func TestGatewaysAndAStandbyShareClients(t *testing.T) {
 				}
 				for until := min(len(seen)+each, events); len(seen) < until; {
 					var p push
-					conn.SetReadDeadline(time.Now().Add(patience)) //nolint:errcheck // the read tells
+					conn.SetReadDeadline(time.Now().Add(patience))
 					if err := conn.ReadJSON(&p); err != nil {
 						break // closed with a reason: go on elsewhere
 					}

@@ -94,7 +94,7 @@ func TestStop(t *testing.T) {
 
 // endCode reads to the end and returns its close code, or -1.
 func endCode(conn *websocket.Conn) int {
-	conn.SetReadDeadline(time.Now().Add(2 * patience)) //nolint:errcheck
+	conn.SetReadDeadline(time.Now().Add(2 * patience))
 	for {
 		if _, _, err := conn.ReadMessage(); err != nil {
 			var end *websocket.CloseError
@@ -163,8 +163,8 @@ func TestSlowClientIsTold(t *testing.T) {
 			last := first.Cursor
 			for {
 				// A page pings, whatever it is busy with.
-				conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"ping"}`)) //nolint:errcheck // the end shows below
-				conn.SetReadDeadline(time.Now().Add(patience))                      //nolint:errcheck
+				conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"ping"}`))
+				conn.SetReadDeadline(time.Now().Add(patience))
 				var p push
 				if err := conn.ReadJSON(&p); err != nil {
 					var end *websocket.CloseError
@@ -206,7 +206,7 @@ func (d *server) subscribers() (n int) {
 	defer resp.Body.Close()
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
 		if text, found := strings.CutPrefix(lines.Text(), "specwatch_feed_subscribers "); found {
-			fmt.Sscan(text, &n) //nolint:errcheck // 0 fails the test
+			fmt.Sscan(text, &n)
 			return n
 		}
 	}

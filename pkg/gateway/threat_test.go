@@ -48,7 +48,7 @@ func TestSlowRequests(t *testing.T) {
 				if _, err := c.Write([]byte(" ")); err != nil {
 					break
 				}
-				c.SetReadDeadline(time.Now().Add(time.Second)) //nolint:errcheck
+				c.SetReadDeadline(time.Now().Add(time.Second))
 				if _, err := io.Copy(io.Discard, c); err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 					break // cut off
 				}
@@ -140,14 +140,14 @@ func TestHugeRequests(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c0.Close()
-			c0.SetDeadline(time.Now().Add(patience)) //nolint:errcheck
-			go io.WriteString(c0, c.request)         //nolint:errcheck // the answer may come first
+			c0.SetDeadline(time.Now().Add(patience))
+			go io.WriteString(c0, c.request)
 			answer := make([]byte, 12)
 			if _, err := io.ReadFull(c0, answer); err != nil {
 				t.Fatal(err)
 			}
 			var status int
-			fmt.Sscanf(string(answer), "HTTP/1.1 %d", &status) //nolint:errcheck // 0 fails the test
+			fmt.Sscanf(string(answer), "HTTP/1.1 %d", &status)
 			for _, want := range c.status {
 				if status == want {
 					return
@@ -192,7 +192,7 @@ func TestManySocketsLeave(t *testing.T) { // not parallel: it counts what the pr
 				return
 			}
 			conns[i] = conn
-			conn.SetReadDeadline(time.Now().Add(patience)) //nolint:errcheck
+			conn.SetReadDeadline(time.Now().Add(patience))
 			if _, _, err := conn.ReadMessage(); err != nil {
 				t.Error(err)
 			}
@@ -212,7 +212,7 @@ func TestManySocketsLeave(t *testing.T) { // not parallel: it counts what the pr
 	t.Logf("%d clients: %d goroutines, %d descriptors, %d KB for each, both ends", clients, runtime.NumGoroutine(), descriptors(), (heap()-before)/clients/1024)
 	for i, conn := range conns {
 		if i%2 == 0 {
-			conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second)) //nolint:errcheck
+			conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
 		}
 		conn.Close()
 		conns[i] = nil
@@ -274,7 +274,7 @@ func TestNamesAreData(t *testing.T) {
 	for _, name := range names {
 		d.do("GET", "/api/status?since="+url.QueryEscape(name)+"&last="+url.QueryEscape(name), "")
 		d.do("POST", "/api/events", `{"kind":`+name)
-		d.dial("", "Origin", "https://"+url.PathEscape(name)) //nolint:errcheck // it is refused
+		d.dial("", "Origin", "https://"+url.PathEscape(name))
 		d.do("GET", "/"+url.PathEscape(name), "")
 	}
 	for _, line := range strings.Split(strings.TrimSuffix(log.String(), "\n"), "\n") {

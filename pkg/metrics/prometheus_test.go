@@ -115,7 +115,7 @@ scrape_configs:
 	}
 	go func() { p.ended <- cmd.Wait() }()
 	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended
+		cmd.Process.Signal(syscall.SIGTERM)
 		<-p.ended
 		if t.Failed() {
 			t.Logf("Prometheus says:\n%s", p.log)

@@ -43,7 +43,7 @@ func start(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close(context.Background()) }) //nolint:errcheck // the test has ended
+	t.Cleanup(func() { conn.Close(context.Background()) })
 	return &world{t, s, api.NewSource(s), conn}
 }
 

@@ -133,7 +133,7 @@ func (c *command) follow(reports *json.Decoder) {
 		if reports.Decode(&r) != nil {
 			break
 		}
-		status := syscall.WaitStatus(r.Status)
+		status := syscall.WaitStatus(r.Status) // #nosec G115 -- the guard sent it as wait(2) gave it
 		switch {
 		case r.What == saysStopped:
 			c.changes <- change{stopped: status.StopSignal()}

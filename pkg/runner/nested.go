@@ -28,7 +28,7 @@ func Note(events ...event.Event) {
 	if path == "" {
 		return
 	}
-	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0) // #nosec G703 -- the file that the runner of this process named
 	if err != nil {
 		return
 	}

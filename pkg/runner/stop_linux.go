@@ -23,7 +23,7 @@ func stopSelf(group bool) {
 	// with a handler it stops nothing.
 	var usual sigaction
 	set := func(to, old *sigaction) {
-		unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(syscall.SIGTSTP), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(old)), unsafe.Sizeof(usual.mask), 0, 0)
+		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(syscall.SIGTSTP), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(old)), unsafe.Sizeof(usual.mask), 0, 0)
 	}
 	const byDefault, ignored = 0, 1
 	set(&sigaction{handler: ignored}, &usual)

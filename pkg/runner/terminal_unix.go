@@ -256,7 +256,7 @@ func (t *terminal) keys(stopped *os.File, done chan struct{}) {
 	defer close(done)
 	defer stopped.Close()
 	buffer := make([]byte, 4<<10)
-	outer, stop := int32(t.outer.Fd()), int32(stopped.Fd())
+	outer, stop := int32(t.outer.Fd()), int32(stopped.Fd()) // #nosec G115 -- file descriptors are small
 	for {
 		ready := []unix.PollFd{{Fd: stop, Events: unix.POLLIN}, {Fd: outer, Events: unix.POLLIN}}
 		if _, err := unix.Poll(ready, -1); err == unix.EINTR {

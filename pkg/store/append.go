@@ -153,13 +153,19 @@ func inBatch(index int64, size int, err error) error {
 func retry[T any](ctx context.Context, attempt func() (T, error)) (T, error) {
 	return backoff.Retry(ctx, func() (T, error) {
 		result, err := attempt()
-		var known *Problem
-		var pg *pgconn.PgError
-		if err != nil && !(errors.As(err, &known) && errors.As(known.cause, &pg) && (pg.Code == "40P01" || pg.Code == "40001")) {
+		if err != nil && !conflicted(err) {
 			return result, backoff.Permanent(err)
 		}
 		return result, err
 	}, backoff.WithMaxTries(10))
+}
+
+// conflicted reports whether a transaction failed because of another: by a
+// deadlock or because the two could not be serialized.
+func conflicted(err error) bool {
+	var known *Problem
+	var pg *pgconn.PgError
+	return errors.As(err, &known) && errors.As(known.cause, &pg) && (pg.Code == "40P01" || pg.Code == "40001")
 }
 
 func (s *Store) insert(ctx context.Context, q querier, events []event.Event) (event.Receipt, error) {

@@ -617,7 +617,7 @@ func TestFewConnections(t *testing.T) {
 	_, conn, config := fresh(t)
 	role := fmt.Sprintf("specwatch_few_%d", time.Now().UnixNano())
 	exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'p' CONNECTION LIMIT 2`)
-	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+role) }) //nolint:errcheck
+	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+role) })
 	exec(t, conn, `GRANT specwatch_reader TO `+role)
 	address, err := url.Parse(config.URL)
 	if err != nil {

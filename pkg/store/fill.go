@@ -33,7 +33,7 @@ func (s *Store) FillMirror(ctx context.Context, table string, progress func(Fill
 	if err != nil {
 		return done, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it only reads
+	defer conn.Close(context.WithoutCancel(ctx))
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		t, err := s.mirrorable(ctx, tx, table)
 		if err != nil {

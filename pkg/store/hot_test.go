@@ -37,7 +37,7 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { db.Close(context.Background()) }) //nolint:errcheck // the test has ended
+	t.Cleanup(func() { db.Close(context.Background()) })
 	exec := func(sql string, args ...any) {
 		t.Helper()
 		if _, err := db.Exec(t.Context(), sql, args...); err != nil {

@@ -58,7 +58,7 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	if err != nil {
 		return report, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // gives back the lock, too
+	defer conn.Close(context.WithoutCancel(ctx))
 	// The lock belongs to a transaction: a pooler gives a session's lock to
 	// whoever gets that server connection next.
 	lock, err := s.lockMigrations(ctx, told)

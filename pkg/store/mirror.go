@@ -605,7 +605,7 @@ func repeat(ctx context.Context, told func(string), attempt func() error) error 
 	for try := 1; ; try++ {
 		err := attempt()
 		var pg *pgconn.PgError
-		if !errors.Is(err, errLocked) && !(errors.As(err, &pg) && pg.Code == "55P03") || try == mirrorLockTries {
+		if !errors.Is(err, errLocked) && (!errors.As(err, &pg) || pg.Code != "55P03") || try == mirrorLockTries {
 			return err
 		}
 		if try == 5 && told != nil {
@@ -786,7 +786,7 @@ func (s *Store) RemoveMirror(ctx context.Context, table string, told func(string
 		}
 		// The table may be gone, or have another name by now.
 		t, missing := findSource(ctx, tx, table)
-		i := -1
+		var i int
 		if missing == nil {
 			i = ofTable(all, t)
 		} else {

@@ -350,7 +350,7 @@ func scan(rows pgx.Rows) (a answer, err error) {
 			r.ID, r.At, r.async = *id, at.UTC(), async != nil && *async
 		}
 		if xid != nil {
-			r.xid = uint64(*xid)
+			r.xid = uint64(*xid) // #nosec G115 -- xid8 as a bigint
 		}
 		if stored != nil {
 			r.Stored = stored.UTC()
@@ -364,7 +364,8 @@ func scan(rows pgx.Rows) (a answer, err error) {
 		seen = true
 		a.head = head{
 			standby: *standby, clock: clock.UTC(), timeline: *timeline, system: *system, prunedBefore: *pruned, pruned: *removed,
-			lsn: uint64(*lsn), inserted: uint64(*inserted), age: time.Duration(*age * float64(time.Second)), known: *known,
+			lsn: uint64(*lsn), inserted: uint64(*inserted), // #nosec G115 -- positions of the log, never negative
+			age: time.Duration(*age * float64(time.Second)), known: *known,
 		}
 		a.origin = origin{started: *started, epoch: *epoch, database: *database, relation: *relation}
 		if id != nil {
@@ -394,7 +395,7 @@ func (s *Store) epoch(ctx context.Context, conn *pgx.Conn, h head) (uint64, erro
 	f := fnv.New64a()
 	f.Write([]byte(h.origin.epoch))
 	for _, part := range []int64{h.system, h.origin.database, h.origin.relation, int64(h.timeline)} {
-		f.Write(binary.BigEndian.AppendUint64(nil, uint64(part)))
+		f.Write(binary.BigEndian.AppendUint64(nil, uint64(part))) // #nosec G115 -- only its bits are used
 	}
 	return f.Sum64(), nil
 }
@@ -525,7 +526,7 @@ func (s *Store) settle(ctx context.Context, conn *pgx.Conn, a *answer) error {
 func waitForFlush(ctx context.Context, conn *pgx.Conn, lsn uint64) error {
 	for {
 		var flushed int64
-		if err := conn.QueryRow(ctx, `SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint`).Scan(&flushed); err != nil || uint64(flushed) >= lsn {
+		if err := conn.QueryRow(ctx, `SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint`).Scan(&flushed); err != nil || uint64(flushed) >= lsn { // #nosec G115 -- a position of the log, never negative
 			return err
 		}
 		select {

@@ -104,7 +104,7 @@ func (r *Reader) listen(ctx context.Context, version int) error {
 func (r *Reader) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	r.conn.Close(ctx) //nolint:errcheck // it is gone either way
+	r.conn.Close(ctx)
 }
 
 // Since reads as Store.Since does, on this connection.
@@ -232,7 +232,7 @@ func (s *Store) Load(ctx context.Context) (*state.Summary, Page, error) {
 		err = explain(ifClosed(conn, err))
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		conn.Close(closing) //nolint:errcheck // nothing is left to say
+		conn.Close(closing)
 	case isCrowded(err):
 		found, err = reading(ctx, s, load)
 	}

@@ -231,7 +231,7 @@ func (s *Store) connect(ctx context.Context, change func(*pgx.ConnConfig)) (*pgx
 		if err = s.greet(ctx, conn); err == nil {
 			return conn, nil
 		}
-		conn.Close(ctx) //nolint:errcheck // it is of no use
+		conn.Close(ctx)
 		if !errors.Is(err, errPooler) {
 			return nil, explain(err)
 		}

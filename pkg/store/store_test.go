@@ -476,7 +476,7 @@ func TestConcurrentWritersArriveOnce(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		defer tx.Rollback(ctx) //nolint:errcheck // after a commit it does nothing
+		defer tx.Rollback(ctx)
 		if _, err := tx.Exec(ctx, insert, spec); err != nil {
 			return err
 		}
@@ -625,7 +625,7 @@ func TestMigrateTwiceAndAtOnce(t *testing.T) {
 	t.Cleanup(func() {
 		conn, err := pgx.Connect(context.Background(), address)
 		if err == nil {
-			conn.Exec(context.Background(), `DROP SCHEMA IF EXISTS "`+schema+`_new" CASCADE`) //nolint:errcheck
+			conn.Exec(context.Background(), `DROP SCHEMA IF EXISTS "`+schema+`_new" CASCADE`)
 			conn.Close(context.Background())
 		}
 	})
@@ -661,7 +661,7 @@ func TestRoles(t *testing.T) {
 	_, conn, config := fresh(t)
 	role := fmt.Sprintf("specwatch_test_%d", time.Now().UnixNano())
 	exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'not a secret'`)
-	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+role) }) //nolint:errcheck
+	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+role) })
 	address, err := url.Parse(config.URL)
 	if err != nil {
 		t.Fatal(err)

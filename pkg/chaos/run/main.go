@@ -19,7 +19,7 @@ import (
 func main() {
 	o := chaos.Options{Log: os.Stdout}
 	flag.IntVar(&o.Rounds, "rounds", 100, "how often each kind of fault is made")
-	flag.Uint64Var(&o.Seed, "seed", rand.Uint64()>>11, "of the order of faults")
+	flag.Uint64Var(&o.Seed, "seed", rand.Uint64()>>11, "of the order of faults") // #nosec G404 -- no secret
 	flag.StringVar(&o.Version, "postgresql", "", "major version of PostgreSQL (default: the one at hand)")
 	flag.StringVar(&o.Folder, "logs", "", "`folder` for the logs (default: a temporary one, kept if something was wrong)")
 	flag.IntVar(&o.AtOnce, "at-once", 0, "faults that overlap")

@@ -164,8 +164,11 @@ func (d *destination) follow(ctx context.Context, token string, take func(client
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	f := feed.New(d.store)
-	ended := make(chan error, 1)
-	go func() { ended <- f.Run(ctx) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = f.Run(ctx) // it ends because ctx does
+	}()
 	defer func() {
 		cancel()
 		<-ended

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	envReadToken  = "SPECWATCH_READ_TOKEN"
+	envReadToken  = "SPECWATCH_READ_TOKEN" // #nosec G101 -- the name of a variable
 	envWriteToken = "SPECWATCH_WRITE_TOKEN"
 )
 

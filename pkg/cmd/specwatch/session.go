@@ -55,7 +55,8 @@ func sessionOfLoop(now time.Time) loopSession {
 		for n, taken := 2, names(filepath.Dir(s.file)); taken[s.name]; n++ {
 			s.name = first + "-" + strconv.Itoa(n) // another loop of the same second
 		}
-		_ = os.WriteFile(s.file, []byte(s.name), 0o600) // on error, the next run starts another session
+		// On error, the next run starts another session.
+		_ = os.WriteFile(s.file, []byte(s.name), 0o600) // #nosec G703 -- in the state folder of this user
 		forget(filepath.Dir(s.file), now)
 	}
 	return s

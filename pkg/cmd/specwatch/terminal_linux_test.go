@@ -58,7 +58,7 @@ func (a at) onTerminal(t *testing.T, args ...string) *screen {
 		buffer := make([]byte, 4096)
 		for {
 			n, err := s.master.Read(buffer)
-			s.Write(buffer[:n]) //nolint:errcheck // it is a buffer
+			s.Write(buffer[:n])
 			if err != nil {
 				return
 			}
