@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/magefile/mage/mg"
@@ -146,11 +147,17 @@ func withPostgreSQL(ctx context.Context, f func(url string) error) error {
 }
 
 func goTests(reports, url string) (tally, error) {
-	switch path, err := installed("prometheus", "prometheus"); {
-	case err != nil:
-		fmt.Println("Prometheus could not be installed, so its tests are skipped:", err)
-	case path == "":
-		fmt.Println("Prometheus is not installed, so its tests are skipped; CI=true lets this command install the distribution's package")
+	// What runs beside Specwatch: Debian's package, and its program.
+	for pkg, program := range map[string]string{
+		"prometheus": "prometheus", "pgbouncer": "pgbouncer", "nginx": "nginx", "caddy": "caddy",
+		"openssh-server": "sshd", "tmux": "tmux", "vim": "vim",
+	} {
+		switch path, err := installed(pkg, program); {
+		case err != nil:
+			fmt.Printf("%s could not be installed, so its tests are skipped: %v\n", program, err)
+		case path == "":
+			fmt.Printf("%s is not installed, so its tests are skipped; CI=true lets this command install the distribution's package\n", program)
+		}
 	}
 	report := filepath.Join(reports, "go.json")
 	err := sh.RunWithV(map[string]string{testDatabase: url}, "go", "tool", tools, "gotestsum", "--format", "pkgname-and-test-fails", "--format-hide-empty-pkg",
@@ -356,12 +363,16 @@ func installed(pkg string, names ...string) (string, error) {
 		return "", nil
 	}
 	step("installing %s from the distribution's packages", pkg)
-	env := map[string]string{"DEBIAN_FRONTEND": "noninteractive"}
-	if err := sh.RunWith(env, "apt-get", "update", "-qq"); err != nil {
+	if err := packageLists(); err != nil {
 		return "", err
 	}
-	if err := sh.RunWith(env, "apt-get", "install", "-y", "-qq", "--no-install-recommends", pkg); err != nil {
+	if err := sh.RunWith(noQuestions, "apt-get", "install", "-y", "-qq", "--no-install-recommends", pkg); err != nil {
 		return "", err
 	}
 	return find(), nil
 }
+
+var noQuestions = map[string]string{"DEBIAN_FRONTEND": "noninteractive"}
+
+// packageLists fetches what the distribution offers now.
+var packageLists = sync.OnceValue(func() error { return sh.RunWith(noQuestions, "apt-get", "update", "-qq") })
