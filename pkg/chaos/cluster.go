@@ -46,16 +46,18 @@ const mainScenario = ""
 
 // Targets of faults.
 const (
-	thePrimary = "primary"
-	theStandby = "standby"
-	thePlugin  = "plugin"
-	thePooler  = "pooler"
-	theTable   = "table"
+	thePrimary   = "primary"
+	theStandby   = "standby"
+	thePlugin    = "plugin"
+	thePooler    = "pooler"
+	theTable     = "table"
+	thePrune     = "prune"
+	theMigration = "migration"
 )
 
 func (r *run) newCluster(ctx context.Context) (a *cluster, err error) {
 	a = &cluster{run: r, rng: r.random("cluster"), busy: map[string]*sync.Mutex{}}
-	for _, name := range []string{thePrimary, theStandby, thePlugin, thePooler, theTable} {
+	for _, name := range []string{thePrimary, theStandby, thePlugin, thePooler, theTable, thePrune, theMigration} {
 		a.busy[name] = &sync.Mutex{}
 	}
 	dir := filepath.Join(r.folder, "primary")

@@ -243,12 +243,12 @@ func (a *cluster) kinds() []fault {
 			}
 			return nil
 		}},
-		{"VACUUM FULL", always(theTable), a.maintenance("VACUUM FULL events")},
-		{"REINDEX", always(theTable), a.maintenance("REINDEX TABLE events")},
-		{"prune", always(theTable), func(ctx context.Context, _ *rand.Rand, _ string) error {
+		// Both wait for the long transactions: together they wait once.
+		{"VACUUM FULL, then REINDEX", always(theTable), a.maintenance("VACUUM FULL events", "REINDEX TABLE events")},
+		{"prune", always(thePrune), func(ctx context.Context, _ *rand.Rand, _ string) error {
 			return a.commandLine(ctx, a.primary.URL(), "prune", "--older-than", "30m")
 		}},
-		{"migrate", always(theTable), func(ctx context.Context, _ *rand.Rand, _ string) error {
+		{"migrate", always(theMigration), func(ctx context.Context, _ *rand.Rand, _ string) error {
 			return a.commandLine(ctx, a.primary.URL(), "migrate")
 		}},
 	}
@@ -441,9 +441,9 @@ func (a *cluster) sameKey(ctx context.Context, rng *rand.Rand, _ string) error {
 	})
 }
 
-// maintenance runs a statement that locks the whole table, when no long
+// maintenance runs statements that lock the whole table, when no long
 // transaction is open.
-func (a *cluster) maintenance(sql string) func(context.Context, *rand.Rand, string) error {
+func (a *cluster) maintenance(statements ...string) func(context.Context, *rand.Rand, string) error {
 	return func(ctx context.Context, _ *rand.Rand, _ string) error {
 		a.writing.undisturbed.Lock()
 		defer a.writing.undisturbed.Unlock()
@@ -451,7 +451,9 @@ func (a *cluster) maintenance(sql string) func(context.Context, *rand.Rand, stri
 		if err := finishPrepared(ctx, a.primary.URL()); err != nil {
 			return err
 		}
-		return a.admin(ctx, "SET lock_timeout = '3s'", sql)
+		ctx, cancel := context.WithTimeout(ctx, 3*callPatience)
+		defer cancel()
+		return execute(ctx, a.primary.URL(), append([]string{"SET lock_timeout = '3s'"}, statements...)...)
 	}
 }
 

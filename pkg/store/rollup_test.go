@@ -28,6 +28,31 @@ func TestRollupsAnswerAsTheTable(t *testing.T) {
 	}
 }
 
+// RollUpAll leaves nothing to roll up, and tells how far it is.
+func TestRollUpAll(t *testing.T) {
+	t.Parallel()
+	s, db, _ := fresh(t)
+	exec(t, db, `INSERT INTO events (kind, session) SELECT 'spec_started', 's' FROM generate_series(1, 1000)`)
+	exec(t, db, `ANALYZE events`)
+	for _, c := range []struct {
+		events int64
+		share  float64
+	}{{1000, 1}, {0, -1}} {
+		var added int64
+		var share float64
+		if err := s.RollUpAll(t.Context(), func(a int64, b float64) { added, share = a, b }); err != nil {
+			t.Fatal(err)
+		}
+		if added != c.events || share != c.share {
+			t.Errorf("%d events, share %v, want %v", added, share, c)
+		}
+		var counted int64
+		if err := db.QueryRow(t.Context(), `SELECT sum(events) FROM specwatch_counts WHERE seconds = 60`).Scan(&counted); err != nil || counted != 1000 {
+			t.Errorf("%d events in the rollups, error %v", counted, err)
+		}
+	}
+}
+
 type history struct {
 	t     *testing.T
 	r     *rand.Rand
