@@ -19,6 +19,48 @@ import (
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
+// Whoever asks a store that is closed meanwhile, as by a process that stops, is
+// told so.
+func TestClosed(t *testing.T) {
+	t.Parallel()
+	s, _, _ := fresh(t)
+	s.Close()
+	for name, ask := range map[string]func() error{
+		"append": func() error {
+			_, err := s.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s"}})
+			return err
+		},
+		"several": func() error {
+			_, err := s.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s"}, {Kind: event.SpecStarted, Session: "s"}})
+			return err
+		},
+		"bulk": func() error {
+			_, _, err := s.AppendAll(t.Context(), func() (event.Event, error) {
+				return event.Event{Kind: event.SpecStarted, Session: "s"}, nil
+			})
+			return err
+		},
+		"read": func() error {
+			_, err := s.SinceLast(t.Context(), 1, 1)
+			return err
+		},
+		"count": func() error {
+			_, err := s.Total(t.Context(), store.Filter{})
+			return err
+		},
+		"roll up": func() error {
+			_, _, err := s.RollUp(t.Context())
+			return err
+		},
+		"ready": func() error { return s.Ready(t.Context()) },
+	} {
+		var known *store.Problem
+		if err := ask(); !errors.As(err, &known) || known.Code != store.Busy {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // cluster is a server of the test's own, with a store over it.
 func cluster(t testing.TB, settings map[string]string) (*embedded.Server, *store.Store) {
 	t.Helper()

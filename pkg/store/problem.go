@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/puddle/v2"
 
 	"github.com/specwatch/specwatch/pkg/event"
 )
@@ -78,6 +79,8 @@ func explained(err error) error {
 		return explainPg(pg, userOf(err))
 	case errors.Is(err, context.DeadlineExceeded):
 		return problem(Busy, err, "PostgreSQL did not answer in time; check its load and what holds locks on the events table, and ask again")
+	case errors.Is(err, puddle.ErrClosedPool):
+		return problem(Busy, err, "the connections were closed, because this process stops or its settings changed; ask again")
 	case isLost(err):
 		return problem(NoConnection, err, "the connection to PostgreSQL was lost; check that the server is up and can be reached")
 	}
