@@ -71,6 +71,11 @@ func (r *run) build(ctx context.Context) error {
 // command line runs `specwatch` once.
 func (r *run) commandLine(ctx context.Context, database string, args ...string) error {
 	cmd := command(r.specwatch, args, []string{"SPECWATCH_DATABASE_URL=" + database, "XDG_STATE_HOME=" + r.folder})
+	said := &strings.Builder{}
+	cmd.Stdout, cmd.Stderr = said, said
+	if err := cmd.Start(); err != nil {
+		return err
+	}
 	done := make(chan struct{})
 	defer close(done)
 	go func() {
@@ -80,11 +85,6 @@ func (r *run) commandLine(ctx context.Context, database string, args ...string) 
 		case <-done:
 		}
 	}()
-	said := &strings.Builder{}
-	cmd.Stdout, cmd.Stderr = said, said
-	if err := cmd.Start(); err != nil {
-		return err
-	}
 	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("specwatch %s: %w: %s", strings.Join(args, " "), err, said)
 	}

@@ -13,7 +13,7 @@ import (
 const (
 	pollTimeout = 30 * time.Second // of a read that several requests may share
 	maxReads    = 8                // at once: each holds a page in memory
-	pageBytes   = 8 << 20          // what the read of a large page may need
+	pageBytes   = 16 << 20         // the read of a large page holds it as rows, as events and as JSON
 	maxWaiting  = 5_000            // reads that wait, including those whose clients are gone
 )
 
