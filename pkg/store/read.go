@@ -361,6 +361,10 @@ func scan(rows pgx.Rows) (a answer, err error) {
 			a.rows = append(a.rows, r)
 			continue
 		}
+		if relation == nil {
+			// ALTER SCHEMA RENAME waits for no reader.
+			return answer{}, problem(NoTable, nil, "the schema of the events table was renamed or removed while it was read; name the new one, or run: specwatch migrate")
+		}
 		seen = true
 		a.head = head{
 			standby: *standby, clock: clock.UTC(), timeline: *timeline, system: *system, prunedBefore: *pruned, pruned: *removed,

@@ -1,0 +1,44 @@
+package store
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
+)
+
+// A schema may be renamed after PostgreSQL has planned a read of it: the name
+// then leads to no table, and the reader is told so. No lock delays the rename,
+// so the statements have a name that never leads to one.
+func TestSchemaRenamedDuringARead(t *testing.T) {
+	t.Parallel()
+	address, schema := postgrestest.Schema(t)
+	config := Config{URL: address, Schema: schema}
+	if _, err := Migrate(t.Context(), config, nil); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	page, err := s.SinceLast(t.Context(), 10, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []*string{&s.sinceSQL, &s.historySQL} {
+		renamed := strings.ReplaceAll(*sql, s.sql(`to_regclass('@.events')`), `to_regclass('nowhere.events')`)
+		if renamed == *sql {
+			t.Fatal("the statement does not look the table up by name")
+		}
+		*sql = renamed
+	}
+	for name, c := range map[string]cursor.Cursor{"history": {}, "since": page.Cursor} {
+		var told *Problem
+		if _, err := s.Since(t.Context(), c, 10); !errors.As(err, &told) || told.Code != NoTable {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
