@@ -128,12 +128,7 @@ func plug(t testing.TB, database string) *grafana {
 
 func (g *grafana) connect() *pgx.Conn {
 	g.t.Helper()
-	conn, err := pgx.Connect(g.t.Context(), g.database)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	g.t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
+	return postgrestest.Connect(g.t, g.database)
 }
 
 func (g *grafana) call(path string) (int, map[string]any, []any) {

@@ -45,16 +45,6 @@ func start(t testing.TB) (*feed.Feed, *store.Store, string) {
 	return f, s, address
 }
 
-func connect(t testing.TB, address string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
-}
-
 func exec(t testing.TB, conn *pgx.Conn, sql string, args ...any) {
 	t.Helper()
 	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
@@ -106,7 +96,7 @@ func TestLateCommit(t *testing.T) {
 	t.Parallel()
 	f, s, address := start(t)
 	sub := subscribe(t, f, here(t, s), 100)
-	late, early := connect(t, address), connect(t, address)
+	late, early := postgrestest.Connect(t, address), postgrestest.Connect(t, address)
 	exec(t, late, "BEGIN")
 	exec(t, late, insert, "late")
 	exec(t, early, insert, "early")
@@ -129,7 +119,7 @@ func TestEveryRowOnceForEverySubscriber(t *testing.T) {
 	total := make(chan int, 1)
 	var writing, reading sync.WaitGroup
 	for w := range writers {
-		conn := connect(t, address)
+		conn := postgrestest.Connect(t, address)
 		writing.Go(func() {
 			for i := range each {
 				sql := insert
@@ -206,7 +196,7 @@ func TestReconnects(t *testing.T) {
 	t.Parallel()
 	f, s, address := start(t)
 	sub := subscribe(t, f, here(t, s), 100)
-	conn := connect(t, address)
+	conn := postgrestest.Connect(t, address)
 	for i := range 5 {
 		exec(t, conn, insert, fmt.Sprint(i))
 		if got := specs(next(t, sub)); got != fmt.Sprint(i) {
@@ -225,7 +215,7 @@ func TestReconnects(t *testing.T) {
 func TestSlowSubscriberIsLetGoWithItsCursor(t *testing.T) {
 	t.Parallel()
 	f, s, address := start(t)
-	conn := connect(t, address)
+	conn := postgrestest.Connect(t, address)
 	slow := subscribe(t, f, here(t, s), 100)
 	exec(t, conn, insert, "seen")
 	if got := specs(next(t, slow)); got != "seen" {
@@ -268,7 +258,7 @@ func TestExpired(t *testing.T) {
 	if _, err := other.Subscribe(t.Context(), here(t, s), 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("another database's cursor: %v", err)
 	}
-	conn := connect(t, address)
+	conn := postgrestest.Connect(t, address)
 	exec(t, conn, `UPDATE specwatch_meta SET epoch = gen_random_uuid()`)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -288,7 +278,7 @@ func TestPace(t *testing.T) {
 	t.Parallel()
 	f, s, address := start(t)
 	sub := subscribe(t, f, here(t, s), 100)
-	conn := connect(t, address)
+	conn := postgrestest.Connect(t, address)
 	exec(t, conn, insert, "one")
 	next(t, sub)
 	// The reader holds the shared advisory lock while inserts notify.
@@ -313,7 +303,7 @@ func TestPace(t *testing.T) {
 	defer stop()
 	var writers sync.WaitGroup
 	for range 4 {
-		writer := connect(t, address)
+		writer := postgrestest.Connect(t, address)
 		if _, err := writer.Exec(t.Context(), "SET synchronous_commit = off"); err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -31,12 +32,12 @@ func remembered(t *testing.T, f *feed.Feed, c cursor.Cursor, limit int) store.Pa
 func TestMemoryHoldsWhatWasCommitted(t *testing.T) {
 	t.Parallel()
 	f, s, address := start(t)
-	conn := connect(t, address)
+	conn := postgrestest.Connect(t, address)
 	c := here(t, s)
 	if page := remembered(t, f, c, 10); len(page.Events) != 0 || !page.Cursor.Equal(c) || page.More {
 		t.Fatalf("%+v", page)
 	}
-	late := connect(t, address)
+	late := postgrestest.Connect(t, address)
 	exec(t, late, "BEGIN")
 	exec(t, late, insert, "late")
 	origin := c
@@ -80,7 +81,7 @@ func TestMemoryAndDatabaseInTurn(t *testing.T) {
 	origin := here(t, s)
 	var writing, reading sync.WaitGroup
 	for w := range writers {
-		conn := connect(t, address)
+		conn := postgrestest.Connect(t, address)
 		writing.Go(func() {
 			for i := range each {
 				sql := insert
@@ -148,7 +149,7 @@ func TestMemoryAndDatabaseInTurn(t *testing.T) {
 func TestMemoryKnowsTheHistory(t *testing.T) {
 	t.Parallel()
 	f, s, address := start(t)
-	conn := connect(t, address)
+	conn := postgrestest.Connect(t, address)
 	exec(t, conn, insert, "one")
 	c := here(t, s)
 	remembered(t, f, c, 10)

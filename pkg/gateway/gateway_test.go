@@ -184,12 +184,7 @@ func receive(t testing.TB, conn *websocket.Conn) push {
 
 func (d *server) connect() *pgx.Conn {
 	d.t.Helper()
-	conn, err := pgx.Connect(d.t.Context(), d.database)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
+	return postgrestest.Connect(d.t, d.database)
 }
 
 func exec(t testing.TB, conn *pgx.Conn, sql string, args ...any) {

@@ -1,7 +1,6 @@
 package gateway_test
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/specwatch/specwatch/pkg/gateway"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
@@ -76,7 +74,7 @@ func TestCrashLosesNothing(t *testing.T) {
 		}
 	}
 	for round := range 4 {
-		db := connect(t, server.URL())
+		db := postgrestest.Connect(t, server.URL())
 		exec(t, db, "CHECKPOINT")
 		if round%2 == 0 {
 			exec(t, db, insert, fmt.Sprint("committed", round))
@@ -98,7 +96,7 @@ func TestCrashLosesNothing(t *testing.T) {
 		}
 		d.patiently(at)
 		var want []string
-		db = connect(t, server.URL())
+		db = postgrestest.Connect(t, server.URL())
 		for i := range 8 {
 			want = append(want, fmt.Sprintf("%d/%d", round, i))
 			exec(t, db, insert, want[i])
@@ -111,16 +109,6 @@ func TestCrashLosesNothing(t *testing.T) {
 		}
 		at = polled.Cursor
 	}
-}
-
-func connect(t testing.TB, address string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
 }
 
 // alternate is the address of a server each of whose connections is passed on
@@ -167,7 +155,7 @@ func TestPollsMoveBetweenServers(t *testing.T) {
 	migrate(t, primary.URL())
 	standby := postgrestest.Standby(t, primary)
 	p, s := over(t, primary.URL()), over(t, standby.URL())
-	here, there := connect(t, primary.URL()), connect(t, standby.URL())
+	here, there := postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, standby.URL())
 	exec(t, here, insert, "first")
 	start := p.poll("").Cursor
 	s.patiently(start)
@@ -228,7 +216,7 @@ func TestSocketThroughPgbouncer(t *testing.T) {
 	if delivery["push"] != false || delivery["delaySeconds"].(float64) <= 0 || delivery["delaySeconds"].(float64) > 1 {
 		t.Fatalf("%v", delivery)
 	}
-	db := connect(t, server.URL())
+	db := postgrestest.Connect(t, server.URL())
 	for i := range 10 {
 		exec(t, db, insert, fmt.Sprint(i))
 		begin := time.Now()

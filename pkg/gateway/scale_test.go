@@ -21,7 +21,7 @@ func TestGatewaysAndAStandbyShareClients(t *testing.T) {
 	migrate(t, primary.URL())
 	standby := postgrestest.Standby(t, primary)
 	gateways := []*server{over(t, primary.URL()), over(t, primary.URL()), over(t, standby.URL())}
-	db := connect(t, primary.URL())
+	db := postgrestest.Connect(t, primary.URL())
 	exec(t, db, insert, "first")
 	start := gateways[0].poll("").Cursor
 	const events, clients, each = 120, 6, 25 // a client moves on after so many

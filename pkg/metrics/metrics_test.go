@@ -41,12 +41,7 @@ func migrated(t testing.TB) *database {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	conn, err := pgx.Connect(t.Context(), address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return &database{t, schema, s, conn}
+	return &database{t, schema, s, postgrestest.Connect(t, address)}
 }
 
 func (d *database) exec(sql string, args ...any) {

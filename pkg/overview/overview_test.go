@@ -39,12 +39,7 @@ func start(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	conn, err := pgx.Connect(t.Context(), address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return &world{t, s, api.NewSource(s), conn}
+	return &world{t, s, api.NewSource(s), postgrestest.Connect(t, address)}
 }
 
 // run runs the source until the test ends.

@@ -39,6 +39,17 @@ func exec(t testing.TB, address, sql string) {
 	}
 }
 
+// Connect opens a connection, which is closed when the test ends.
+func Connect(t testing.TB, address string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
 // Schema makes an empty schema on the shared server, which is dropped when
 // the test ends. The URL's search_path leads to it.
 func Schema(t testing.TB) (address, schema string) {

@@ -120,7 +120,7 @@ func TestCrashGivesIDsOutAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server, s := cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
-			conn := connect(t, server.URL())
+			conn := postgrestest.Connect(t, server.URL())
 			exec(t, conn, insert, "before")
 			exec(t, conn, "CHECKPOINT")
 			burn(t, conn)
@@ -129,7 +129,7 @@ func TestCrashGivesIDsOutAgain(t *testing.T) {
 			if got, again := drain(t, s, c, 100); len(got) != 0 || again.String() != c.String() {
 				t.Fatalf("early: %q, from %s to %s", specs(got), c, again)
 			}
-			conn = connect(t, server.URL())
+			conn = postgrestest.Connect(t, server.URL())
 			var want []string
 			for i := range 8 {
 				want = append(want, fmt.Sprint(i))
@@ -150,7 +150,7 @@ func TestUnflushedEventsAreNotDelivered(t *testing.T) {
 	server, s := cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
 	_, c := drain(t, s, cursor.Cursor{}, 100)
 	for round := range 5 {
-		conn := connect(t, server.URL())
+		conn := postgrestest.Connect(t, server.URL())
 		exec(t, conn, "SET synchronous_commit = off")
 		for i := range 8 {
 			exec(t, conn, insert, fmt.Sprint(round, "/", i))
@@ -163,7 +163,7 @@ func TestUnflushedEventsAreNotDelivered(t *testing.T) {
 		}
 		exec(t, conn, insert, "may be lost")
 		crash(t, server)
-		conn = connect(t, server.URL())
+		conn = postgrestest.Connect(t, server.URL())
 		for _, e := range got {
 			var there bool
 			if err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM events WHERE id = $1 AND spec = $2)`, e.ID, e.Spec).Scan(&there); err != nil || !there {
@@ -238,7 +238,7 @@ func TestPagesGoOnWhereTheServerHasGotThere(t *testing.T) {
 	standby := postgrestest.Standby(t, primary)
 	onStandby := open(t, store.Config{URL: standby.URL()})
 	until(t, "the standby does not follow", func() bool { return onStandby.Ready(t.Context()) == nil })
-	conn, there := connect(t, primary.URL()), connect(t, standby.URL())
+	conn, there := postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, standby.URL())
 	exec(t, conn, insert, "first")
 	_, c := drain(t, onPrimary, cursor.Cursor{}, 100)
 	if got, _ := drain(t, onStandby, c, 100); len(got) != 0 {
@@ -292,13 +292,13 @@ func TestCascadingStandbyTakesTheNewTimeline(t *testing.T) {
 	last := postgrestest.Standby(t, middle)
 	onMiddle, onLast := open(t, store.Config{URL: middle.URL()}), open(t, store.Config{URL: last.URL()})
 	until(t, "the standbys do not follow", func() bool { return onMiddle.Ready(t.Context()) == nil && onLast.Ready(t.Context()) == nil })
-	exec(t, connect(t, primary.URL()), insert, "before")
+	exec(t, postgrestest.Connect(t, primary.URL()), insert, "before")
 	_, c := drain(t, s, cursor.Cursor{}, 100)
 	until(t, "the cascaded standby does not catch up", func() bool { _, err := onLast.Since(t.Context(), c, 10); return err == nil })
 	if err := primary.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, connect(t, middle.URL()), "SELECT pg_promote()")
+	exec(t, postgrestest.Connect(t, middle.URL()), "SELECT pg_promote()")
 	if _, err := onMiddle.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("on the promoted standby: %v", err)
 	}
@@ -312,7 +312,7 @@ func TestCascadingStandbyTakesTheNewTimeline(t *testing.T) {
 func TestCopyIsAnotherHistory(t *testing.T) {
 	t.Parallel()
 	server, s := cluster(t, nil)
-	conn := connect(t, server.URL())
+	conn := postgrestest.Connect(t, server.URL())
 	exec(t, conn, insert, "one")
 	_, c := drain(t, s, cursor.Cursor{}, 100)
 	s.Close()
@@ -322,7 +322,7 @@ func TestCopyIsAnotherHistory(t *testing.T) {
 		t.Fatal(err)
 	}
 	address.Path = "/template1"
-	admin := connect(t, address.String())
+	admin := postgrestest.Connect(t, address.String())
 	until(t, "the database stays in use", func() bool {
 		_, err := admin.Exec(t.Context(), `CREATE DATABASE copied TEMPLATE `+embedded.Database)
 		return err == nil
@@ -409,7 +409,7 @@ func TestTwoPhaseWhileAReaderListens(t *testing.T) {
 	if _, err := r.EnableNotify(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	conn := connect(t, server.URL())
+	conn := postgrestest.Connect(t, server.URL())
 	for i, statements := range [][]string{
 		{"BEGIN", "INSERT INTO events (kind, session) VALUES ('spec_started', 's')", "PREPARE TRANSACTION 'p0'"},
 		{"BEGIN; INSERT INTO events (kind, session) VALUES ('spec_started', 's'); PREPARE TRANSACTION 'p1'"},
@@ -469,7 +469,7 @@ func TestNoMoreMeansNothingIsMissing(t *testing.T) {
 func TestALockThatIsHeldStopsNobody(t *testing.T) {
 	t.Parallel()
 	s, conn, config := fresh(t)
-	hog := connect(t, config.URL)
+	hog := postgrestest.Connect(t, config.URL)
 	exec(t, hog, `SELECT pg_advisory_lock(bell) FROM specwatch_meta`)
 	r, err := s.NewReader(t.Context())
 	if err != nil {
@@ -697,7 +697,7 @@ func TestAReaderGetsAConnectionOfThePools(t *testing.T) {
 	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
 		t.Fatal(err)
 	}
-	conn := connect(t, server.URL())
+	conn := postgrestest.Connect(t, server.URL())
 	exec(t, conn, "CREATE ROLE few LOGIN PASSWORD 'p' CONNECTION LIMIT 2")
 	exec(t, conn, "GRANT specwatch_reader, specwatch_writer TO few")
 	u, err := url.Parse(server.URL())
@@ -713,7 +713,7 @@ func TestAReaderGetsAConnectionOfThePools(t *testing.T) {
 		return n
 	}
 	// Two reads that wait for a lock hold both.
-	lock := connect(t, server.URL())
+	lock := postgrestest.Connect(t, server.URL())
 	exec(t, lock, "BEGIN")
 	exec(t, lock, "LOCK TABLE events")
 	var reading sync.WaitGroup

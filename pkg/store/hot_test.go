@@ -1,14 +1,12 @@
 package store
 
 import (
-	"context"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/specwatch/specwatch/pkg/cursor"
@@ -33,11 +31,7 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 	if _, err := Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
-	db, err := pgx.Connect(t.Context(), address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close(context.Background()) })
+	db := postgrestest.Connect(t, address)
 	exec := func(sql string, args ...any) {
 		t.Helper()
 		if _, err := db.Exec(t.Context(), sql, args...); err != nil {

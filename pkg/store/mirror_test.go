@@ -23,7 +23,7 @@ import (
 func watched(t *testing.T, tables ...string) (*store.Store, *pgx.Conn, store.Config) {
 	t.Helper()
 	address := postgrestest.Database(t)
-	conn := connect(t, address)
+	conn := postgrestest.Connect(t, address)
 	for _, sql := range tables {
 		exec(t, conn, sql)
 	}
@@ -247,7 +247,7 @@ func TestUnmappedRowsAreCountedAndBreakNothing(t *testing.T) {
 		t.Fatalf("%d: %s", n, why)
 	}
 	exec(t, conn, `ALTER TABLE journal RENAME COLUMN session TO run`)
-	exec(t, connect(t, config.URL), `INSERT INTO journal (id, kind, run) VALUES (21, 'spec_started', 's')`)
+	exec(t, postgrestest.Connect(t, config.URL), `INSERT INTO journal (id, kind, run) VALUES (21, 'spec_started', 's')`)
 	if n, why := unmapped(); n != 9 || !strings.Contains(why, `column "session" does not exist`) {
 		t.Fatalf("%d: %s", n, why)
 	}
@@ -287,7 +287,7 @@ func TestMirrorLeavesRightsAsTheyAre(t *testing.T) {
 	if _, err := store.Migrate(t.Context(), config, nil); err != nil { // takes no right back
 		t.Fatal(err)
 	}
-	as := connect(t, address)
+	as := postgrestest.Connect(t, address)
 	exec(t, as, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'mine'), ('spec_failed', NULL)`)
 	if got := text(t, as, `SELECT string_agg(session, ' ') FROM journal`); got != "mine" {
 		t.Errorf("the program sees %s", got)
@@ -382,7 +382,7 @@ func TestMirrorHoldsNobodyUp(t *testing.T) {
 		made <- err
 	}()
 	<-waits
-	other := connect(t, config.URL)
+	other := postgrestest.Connect(t, config.URL)
 	for range 20 {
 		began := time.Now()
 		exec(t, other, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'short')`)
@@ -474,7 +474,7 @@ func TestMappingsThatCannotBe(t *testing.T) {
 func TestTableThatVersion02AdoptedIsReturned(t *testing.T) {
 	t.Parallel()
 	address := postgrestest.Database(t)
-	conn := connect(t, address)
+	conn := postgrestest.Connect(t, address)
 	program, as := login(t, conn, address, "program")
 	first, err := os.ReadFile("migrations/00001_events.sql")
 	if err != nil {
@@ -517,7 +517,7 @@ func TestTableThatVersion02AdoptedIsReturned(t *testing.T) {
 		t.Errorf("left in the table: %s", got)
 	}
 	c := now(t, s)
-	exec(t, connect(t, as), `INSERT INTO journal (kind, at, session, note) VALUES ('queued', now(), 'new', 'y')`)
+	exec(t, postgrestest.Connect(t, as), `INSERT INTO journal (kind, at, session, note) VALUES ('queued', now(), 'new', 'y')`)
 	exec(t, conn, insert, "own")
 	if got, _ := drain(t, s, c, 10); len(got) != 2 || got[0].Kind != "journal.queued" || got[1].ID <= old+1 {
 		t.Errorf("%+v", got)

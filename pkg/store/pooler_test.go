@@ -104,7 +104,7 @@ func TestThroughPgbouncer(t *testing.T) {
 func TestMigrateSaysWhomItWaitsFor(t *testing.T) {
 	t.Parallel()
 	server, _ := cluster(t, nil)
-	hog := connect(t, server.URL())
+	hog := postgrestest.Connect(t, server.URL())
 	exec(t, hog, "SELECT pg_advisory_lock($1)", int64(0x5350454357))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -189,7 +189,7 @@ func TestNoCancelRequestThroughAPooler(t *testing.T) {
 		if err := s.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		lock := connect(t, server.URL())
+		lock := postgrestest.Connect(t, server.URL())
 		exec(t, lock, "BEGIN")
 		exec(t, lock, "LOCK TABLE events")
 		for range 3 {

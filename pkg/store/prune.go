@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,11 +18,8 @@ const pruneBatch = 10_000
 // In the end the space is made free for new events, where this user may do so.
 // progress, unless nil, is called with the running total after each batch.
 func (s *Store) Prune(ctx context.Context, before time.Time, progress func(total int64)) (int64, error) {
-	for more := true; more; {
-		var err error
-		if _, more, err = s.RollUp(ctx); err != nil && !errors.Is(err, ErrNotAllowed) {
-			return 0, err
-		}
+	if err := s.rollUpAll(ctx, func(int64) {}); err != nil {
+		return 0, err
 	}
 	total, err := s.remove(ctx, before, progress)
 	if err == nil && total > 0 {

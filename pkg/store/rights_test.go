@@ -21,7 +21,7 @@ import (
 func TestDefaultPrivilegesOpenNothing(t *testing.T) {
 	t.Parallel()
 	address := postgrestest.Database(t)
-	conn := connect(t, address)
+	conn := postgrestest.Connect(t, address)
 	role := fmt.Sprintf("specwatch_anybody_%d", time.Now().UnixNano())
 	exec(t, conn, `CREATE ROLE `+role)
 	t.Cleanup(func() {
@@ -101,7 +101,7 @@ var remedies = regexp.MustCompile(`run as (?:an administrator|its owner): (.*?)(
 func TestMissingRightsAreNamedWithWhatGivesThem(t *testing.T) {
 	t.Parallel()
 	address := postgrestest.Database(t)
-	admin := connect(t, address)
+	admin := postgrestest.Connect(t, address)
 	user, as := login(t, admin, address, "plain")
 	other, asOther := login(t, admin, address, "other")
 	exec(t, admin, `REVOKE CREATE ON SCHEMA public FROM PUBLIC`) // the default since PostgreSQL 15

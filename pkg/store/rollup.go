@@ -40,10 +40,10 @@ func (s *Store) RollUp(ctx context.Context) (added int64, more bool, err error) 
 }
 
 // RollUpAll brings the rollups to the end. After each step it tells how many
-// events it added, and the share of those that there were to add, by the
-// statistics that PostgreSQL keeps of the table; a negative share is unknown.
-// Where the user may not write, or another process is at it, it does nothing.
-func (s *Store) RollUpAll(ctx context.Context, told func(added int64, share float64)) error {
+// events it added, of about how many that there were to add by the statistics
+// that PostgreSQL keeps of the table; 0 or less is unknown. Where the user may
+// not write, or another process is at it, it does nothing.
+func (s *Store) RollUpAll(ctx context.Context, told func(added, all int64)) error {
 	all, err := reading(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
 		err = conn.QueryRow(ctx, s.sql(`
 			SELECT coalesce((SELECT c.reltuples FROM pg_class c WHERE c.oid = (SELECT e.tableoid FROM @.events e LIMIT 1)), 0)::bigint
@@ -54,23 +54,27 @@ func (s *Store) RollUpAll(ctx context.Context, told func(added int64, share floa
 		return err
 	}
 	var added int64
-	for more := true; more; {
-		var step int64
-		step, more, err = s.RollUp(ctx)
+	return s.rollUpAll(ctx, func(step int64) {
+		added += step
+		told(added, all)
+	})
+}
+
+// rollUpAll is RollUpAll without the statistics.
+func (s *Store) rollUpAll(ctx context.Context, told func(step int64)) error {
+	for {
+		step, more, err := s.RollUp(ctx)
 		if errors.Is(err, ErrNotAllowed) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		added += step
-		share := -1.0
-		if all > 0 {
-			share = float64(added) / float64(all)
+		told(step)
+		if !more {
+			return nil
 		}
-		told(added, share)
 	}
-	return nil
 }
 
 // notAllowed marks the errors of those who may not write.

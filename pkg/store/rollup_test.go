@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -35,16 +36,14 @@ func TestRollUpAll(t *testing.T) {
 	exec(t, db, `INSERT INTO events (kind, session) SELECT 'spec_started', 's' FROM generate_series(1, 1000)`)
 	exec(t, db, `ANALYZE events`)
 	for _, c := range []struct {
-		events int64
-		share  float64
-	}{{1000, 1}, {0, -1}} {
-		var added int64
-		var share float64
-		if err := s.RollUpAll(t.Context(), func(a int64, b float64) { added, share = a, b }); err != nil {
+		events, all int64
+	}{{1000, 1000}, {0, 0}} {
+		var added, all int64
+		if err := s.RollUpAll(t.Context(), func(a, b int64) { added, all = a, b }); err != nil {
 			t.Fatal(err)
 		}
-		if added != c.events || share != c.share {
-			t.Errorf("%d events, share %v, want %v", added, share, c)
+		if added != c.events || all != c.all {
+			t.Errorf("%d of %d events, want %v", added, all, c)
 		}
 		var counted int64
 		if err := db.QueryRow(t.Context(), `SELECT sum(events) FROM specwatch_counts WHERE seconds = 60`).Scan(&counted); err != nil || counted != 1000 {
@@ -66,7 +65,7 @@ type history struct {
 func newHistory(t *testing.T, seed uint64) *history {
 	s, db, config := fresh(t)
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	return &history{t: t, r: rand.New(rand.NewPCG(seed, 1)), s: s, db: db, begin: now.Add(-72 * time.Hour), open: func() *pgx.Conn { return connect(t, config.URL) }}
+	return &history{t: t, r: rand.New(rand.NewPCG(seed, 1)), s: s, db: db, begin: now.Add(-72 * time.Hour), open: func() *pgx.Conn { return postgrestest.Connect(t, config.URL) }}
 }
 
 func (h *history) run(steps int) {

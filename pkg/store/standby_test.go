@@ -31,7 +31,7 @@ func TestLateCommitOnStandby(t *testing.T) {
 		}
 	}
 	until("the standby does not follow", func() bool { return reader.Ready(t.Context()) == nil })
-	late, early := connect(t, primary.URL()), connect(t, primary.URL())
+	late, early := postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, primary.URL())
 	exec(t, late, "BEGIN")
 	exec(t, late, insert, "late")
 	exec(t, early, insert, "early")
@@ -39,7 +39,7 @@ func TestLateCommitOnStandby(t *testing.T) {
 	c := now(t, reader)
 	seen := func() bool {
 		var rows int
-		if err := connect(t, standby.URL()).QueryRow(t.Context(), "SELECT count(*) FROM events").Scan(&rows); err != nil {
+		if err := postgrestest.Connect(t, standby.URL()).QueryRow(t.Context(), "SELECT count(*) FROM events").Scan(&rows); err != nil {
 			t.Fatal(err)
 		}
 		return rows == 1

@@ -34,7 +34,7 @@ func fresh(t testing.TB) (*store.Store, *pgx.Conn, store.Config) {
 	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
-	return open(t, config), connect(t, address), config
+	return open(t, config), postgrestest.Connect(t, address), config
 }
 
 func open(t testing.TB, config store.Config) *store.Store {
@@ -55,16 +55,6 @@ func stateOf(t testing.TB, s *store.Store) (state.State, error) {
 		return state.State{}, err
 	}
 	return summary.State(page.At), nil
-}
-
-func connect(t testing.TB, address string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
 }
 
 func exec(t testing.TB, conn interface {
@@ -126,7 +116,7 @@ const insert = `INSERT INTO events (kind, session, spec) VALUES ('spec_started',
 func TestLateCommit(t *testing.T) {
 	t.Parallel()
 	s, early, config := fresh(t)
-	late := connect(t, config.URL)
+	late := postgrestest.Connect(t, config.URL)
 	start := now(t, s)
 
 	tx, err := late.Begin(t.Context())
@@ -198,7 +188,7 @@ func TestRollbackSavepointTwoPhase(t *testing.T) {
 func TestPagingInsideOneTarget(t *testing.T) {
 	t.Parallel()
 	s, conn, config := fresh(t)
-	late := connect(t, config.URL)
+	late := postgrestest.Connect(t, config.URL)
 	c := now(t, s)
 	exec(t, late, "BEGIN")
 	exec(t, late, insert, "late")
@@ -650,7 +640,7 @@ func TestMigrateTwiceAndAtOnce(t *testing.T) {
 func TestMigrateLeavesAnotherEventsTable(t *testing.T) {
 	t.Parallel()
 	address, schema := postgrestest.Schema(t)
-	exec(t, connect(t, address), `CREATE TABLE events (title text)`)
+	exec(t, postgrestest.Connect(t, address), `CREATE TABLE events (title text)`)
 	if _, err := store.Migrate(t.Context(), store.Config{URL: address, Schema: schema}, nil); err == nil || !strings.Contains(err.Error(), "specwatch mirror "+schema+".events") {
 		t.Errorf("somebody else's events table: %v", err)
 	}
@@ -989,7 +979,7 @@ func TestProblems(t *testing.T) {
 	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
-	conn := connect(t, address)
+	conn := postgrestest.Connect(t, address)
 	exec(t, conn, `INSERT INTO specwatch_migrations (version_id, is_applied) VALUES (999, true)`)
 	expectReady := func(code string) {
 		t.Helper()

@@ -56,5 +56,5 @@ func rollUp(ctx context.Context, config store.Config, stderr io.Writer) error {
 	defer s.Close()
 	shown := newProgress(stderr, "events rolled up")
 	defer shown.end()
-	return s.RollUpAll(ctx, shown.show)
+	return s.RollUpAll(ctx, func(added, all int64) { shown.show(added, share(added, all)) })
 }
