@@ -6,13 +6,13 @@
 // reader that remembers the highest one loses every row that commits late. A
 // snapshot (pg_current_snapshot(), PostgreSQL 13) names the transactions that
 // were still open, and a row is new exactly if its transaction is not in the
-// snapshot. This is PostgreSQL's own visibility rule (src/backend/access/heap,
-// heapam_visibility.c), applied by the reader.
+// snapshot. This is PostgreSQL's own visibility rule
+// (src/backend/access/heap/heapam_visibility.c), applied by the reader.
 //
-// A cursor claims only what a crash cannot undo. It ends at the transaction of
-// the greatest event row that the reader holds and that is known to be flushed:
-// PostgreSQL gives no transaction id up to that one out again, and may give out
-// every later one again.
+// A cursor covers only what a crash cannot undo. It ends at the transaction of
+// the last event row, in order of (xid, id), that the reader has and that is
+// known to be flushed to the WAL: after a crash PostgreSQL reuses no
+// transaction id up to that one, but may reuse every later one.
 package cursor
 
 import (
@@ -25,9 +25,9 @@ import (
 	"strings"
 )
 
-// Snapshot is a set of transactions, written as PostgreSQL writes one: every
-// xid below Xmax is in the set, except those in Xip; none from Xmax on is.
-// Xmin is the lowest xid that is not in the set.
+// Snapshot is a set of transactions in the form of PostgreSQL's pg_snapshot:
+// every xid below Xmax is in the set, except those in Xip; none from Xmax on
+// is. Xmin is the lowest xid that is not in the set.
 type Snapshot struct {
 	Xmin, Xmax uint64
 	Xip        []uint64 // ascending, each with Xmin <= xip < Xmax
@@ -72,8 +72,8 @@ func (s Snapshot) String() string {
 	return b.String()
 }
 
-// check holds a snapshot that came from outside to the rules of its type.
-// Zero is the invalid xid, and no database has used up 63 bits of them.
+// check returns an error if a parsed snapshot breaks the rules of its type. Xid
+// 0 is PostgreSQL's invalid xid, and no database has used 2^63 xids.
 func (s Snapshot) check() error {
 	if s.Xmin == 0 || s.Xmin > s.Xmax || s.Xmax >= 1<<63 {
 		return fmt.Errorf("snapshot %d:%d: is out of order", s.Xmin, s.Xmax)
@@ -95,10 +95,11 @@ func (s Snapshot) Visible(xid uint64) bool {
 	return !open
 }
 
-// Contains reports whether everything in o is in s too.
+// Contains reports whether every transaction in o is also in s.
 func (s Snapshot) Contains(o Snapshot) bool {
 	if s.Xmax < o.Xmax {
-		// s says nothing about [s.Xmax, o.Xmax): o must list all of it as open.
+		// No xid in [s.Xmax, o.Xmax) is in s, so none may be in o: o must list
+		// all of them in Xip.
 		missing := o.Xmax - s.Xmax
 		i, _ := slices.BinarySearch(o.Xip, s.Xmax)
 		if uint64(len(o.Xip[i:])) != missing {
@@ -113,10 +114,10 @@ func (s Snapshot) Contains(o Snapshot) bool {
 	return true
 }
 
-// Nothing is the set without a transaction.
+// Nothing returns the empty set.
 func Nothing() Snapshot { return Snapshot{Xmin: 1, Xmax: 1} }
 
-// Through is the part of the set up to the given xid, this one included.
+// Through returns the part of the set up to and including the given xid.
 func (s Snapshot) Through(xid uint64) Snapshot {
 	if xid+1 >= s.Xmax {
 		return s
@@ -134,12 +135,12 @@ func (s Snapshot) Equal(o Snapshot) bool {
 	return s.Contains(o) && o.Contains(s)
 }
 
-// Union is the set of what is in either.
+// Union returns the transactions that are in s or in o.
 func (s Snapshot) Union(o Snapshot) Snapshot {
 	if s.Xmax < o.Xmax {
 		s, o = o, s
 	}
-	// s reaches further, so only what s holds open can be missing.
+	// s has the greater Xmax, so only xids in s.Xip can be missing from it.
 	u := Snapshot{Xmax: s.Xmax, Xmin: s.Xmax}
 	for _, xip := range s.Xip {
 		if !o.Visible(xip) {
@@ -158,23 +159,23 @@ type Position struct {
 	ID  int64
 }
 
-// Moment is one row in the order of time: by `at`, in microseconds since 1970
-// as PostgreSQL keeps it, then by id.
+// Moment is one row in time order: by `at`, in microseconds since 1970
+// (PostgreSQL keeps no finer time), then by id.
 type Moment struct {
 	Micros int64
 	ID     int64
 }
 
-// Cursor says what its holder has seen. It has three forms:
+// Cursor is the set of rows that a reader has seen. It has three forms:
 //
 //   - at rest: everything in From, which equals To;
 //   - between two pages: everything in From and, of what To adds to it, every
 //     row up to After;
 //   - between two pages of a first read that began at a time: of To, every row
-//     up to History in the order of time; From is empty.
+//     up to History in time order; From is the zero value.
 //
-// To stays fixed while pages are turned, so that rows which commit meanwhile
-// are left for the next target.
+// To stays the same from the first page to the last. Rows that commit meanwhile
+// belong to the next target.
 type Cursor struct {
 	// Epoch names the table, database, cluster and timeline.
 	Epoch uint64
@@ -186,23 +187,26 @@ type Cursor struct {
 	To      Snapshot
 	After   Position
 	History Moment
-	// Last names a row that the holder was given: the greatest one of From, or
-	// the last one of the page. If the table does not hold it, an older state
-	// was put back. The zero value names none.
+	// Last is a row that the reader received: the greatest one of From, or the
+	// last one of the page. If the table no longer has it, and prune did not
+	// remove it, an older state of the table was restored. The zero value names
+	// no row.
 	Last Moment
 }
 
-// Outdated is what Parse makes of a token of an earlier version: a cursor of
-// no database, so that its holder starts afresh.
+// Outdated is what Parse returns for a token of an earlier version. No table
+// has its Epoch, so a read reports that it has expired, and the reader starts
+// again.
 var Outdated = Cursor{From: Nothing(), To: Nothing()}
 
-// Toward returns the cursor of a reader at rest that reads on, page by page,
-// to the target, a cursor at rest, and no further.
+// Toward returns the cursor for reading on from c page by page, up to target
+// and no further. Both must be at rest.
 func (c Cursor) Toward(target Cursor) Cursor {
 	return Cursor{Epoch: c.Epoch, LSN: max(c.LSN, target.LSN), From: c.From, To: target.From, After: Position{ID: -1}, Last: c.Last}
 }
 
-// Union is the cursor of a reader that has seen what two cursors at rest have.
+// Union returns the cursor of a reader that has seen the rows of both cursors.
+// Both must be at rest and have the same Epoch.
 func (c Cursor) Union(o Cursor) Cursor {
 	last, other := Position{c.From.Xmax, c.Last.ID}, Position{o.From.Xmax, o.Last.ID}
 	if last.before(other) {
@@ -218,16 +222,16 @@ func (p Position) before(o Position) bool {
 	return p.Xid < o.Xid || p.Xid == o.Xid && p.ID < o.ID
 }
 
-// InHistory reports whether the cursor turns pages in the order of time.
+// InHistory reports whether the cursor is between two pages in time order.
 func (c Cursor) InHistory() bool { return c.From.Xmax == 0 && c.To.Xmax != 0 }
 
-// Paging reports whether the cursor stands between two pages of one target.
+// Paging reports whether the cursor is between two pages of one target.
 func (c Cursor) Paging() bool { return c.InHistory() || c.After != Position{} }
 
-// IsZero reports whether the cursor is no position at all.
+// IsZero reports whether the cursor names no position.
 func (c Cursor) IsZero() bool { return c.To.Xmax == 0 }
 
-// Equal reports whether both say the same.
+// Equal reports whether all fields of both are equal.
 func (c Cursor) Equal(o Cursor) bool {
 	return c.Epoch == o.Epoch && c.LSN == o.LSN && c.After == o.After && c.History == o.History && c.Last == o.Last &&
 		equal(c.From, o.From) && equal(c.To, o.To)
@@ -237,7 +241,7 @@ func equal(a, b Snapshot) bool {
 	return a.Xmin == b.Xmin && a.Xmax == b.Xmax && slices.Equal(a.Xip, b.Xip)
 }
 
-// ErrInvalid is what Parse answers to a text that is no cursor.
+// ErrInvalid is returned by Parse for a text that is not a cursor.
 var ErrInvalid = errors.New("is not a cursor of Specwatch; use the one that the last answer gave, an RFC 3339 time, or none")
 
 // The first byte of a token: its form. Version 0.2 used 1 to 3.
@@ -248,17 +252,17 @@ const (
 	tokenHistory = 6
 )
 
-// The years 1 to 9999.
+// Bounds of the times in a token: the years 1 to 9999.
 const (
 	minMicros = -62_135_596_800_000_000
 	maxMicros = 253_402_300_799_999_999
 )
 
-// MaxToken bounds the text, and by it the open transactions that a cursor can
-// list: thousands at the few bytes that each takes.
+// MaxToken bounds a token, in bytes, and so the open transactions that a cursor
+// can list. Each takes a few bytes, so thousands fit.
 const MaxToken = 64 << 10
 
-// String is the opaque, URL-safe token.
+// String returns the cursor as an opaque, URL-safe token.
 func (c Cursor) String() string {
 	form := byte(tokenAtRest)
 	switch {
@@ -320,9 +324,9 @@ func Parse(token string) (Cursor, error) {
 	default:
 		return Cursor{}, ErrInvalid
 	}
-	// Times that PostgreSQL, and JSON, can write.
+	// Only times that both PostgreSQL and JSON can represent.
 	d.bad = d.bad || c.LSN >= 1<<63 || c.Last.Micros < minMicros || c.Last.Micros > maxMicros
-	// One cursor has one text: comparing texts compares cursors.
+	// Each cursor has exactly one token, so equal tokens are equal cursors.
 	if d.bad || len(d.rest) > 0 || c.String() != token {
 		return Cursor{}, ErrInvalid
 	}

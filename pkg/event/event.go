@@ -1,7 +1,7 @@
 // Package event defines what Specwatch stores: one Event for each thing that
 // happened in an unattended loop. It is the single definition of kinds and
 // limits; SQL, TypeScript and the documents are generated from it or checked
-// against it. It knows nothing of PostgreSQL, HTTP or Grafana.
+// against it. It does not depend on PostgreSQL, HTTP or Grafana.
 package event
 
 import (
@@ -28,27 +28,29 @@ const (
 	SessionHeartbeat     Kind = "session_heartbeat"
 )
 
-// Other is what custom kinds are counted as. No event has it.
+// Other is the kind under which custom kinds are counted. No event has it.
 const Other Kind = "other"
 
-// LimitReason is the `reason` in the data of a spec_failed that a limit of usage
-// brought about, with `resetsAt` where that is known. It is no failure of the
-// spec.
+// LimitReason is the `reason` in the data of a spec_failed event that was
+// caused by a usage limit of the agent. `resetsAt` in the data is when the
+// limit is lifted, if that is known. Such an event does not count as a failure
+// of the spec.
 const LimitReason = "usage limit"
 
-// Kinds lists the kinds that have a meaning to the state, in the order in
-// which people read them.
+// Kinds lists the kinds that are not custom, in display order.
 var Kinds = []Kind{SpecStarted, SpecCompleted, SpecFailed, InterventionRequest, InterventionAnswered, TimeoutTriggered, SessionHeartbeat}
 
 // Known reports whether k is one of Kinds.
 func (k Kind) Known() bool { return slices.Contains(Kinds, k) }
 
-// Custom reports whether k is a writer's own kind: a name with a dot, such as
-// claude.cost. It is stored and shown, and has no meaning to the state.
+// Custom reports whether k is a kind of the writer's own: a name with a dot,
+// such as claude.cost. Such events are stored, shown and counted as Other. They
+// are activity of their session, and start or end nothing.
 func (k Kind) Custom() bool { return strings.Contains(string(k), ".") }
 
-// Counted is the kind that counters count k as: a table may hold any number
-// of custom kinds, and the number of counters is bounded.
+// Counted returns the kind under which k is counted: k if it is known, else
+// Other. A table may hold any number of custom kinds, and the number of
+// counters must be bounded.
 func (k Kind) Counted() Kind {
 	if k.Known() {
 		return k
@@ -56,7 +58,7 @@ func (k Kind) Counted() Kind {
 	return Other
 }
 
-// Meaning says in a few words what an event of this kind tells.
+// Meaning explains the kind in a few words.
 func (k Kind) Meaning() string {
 	switch k {
 	case SpecStarted:
@@ -82,11 +84,11 @@ func (k Kind) EndsSpec() bool {
 	return k == SpecCompleted || k == SpecFailed || k == TimeoutTriggered
 }
 
-// Limits of one event and of the ways in which events travel.
+// Limits of one event, one request and one answer.
 const (
 	MaxNameBytes   = 512       // kind, session, spec and key, each, in bytes of UTF-8
 	MaxDataBytes   = 1_000_000 // data, in bytes of JSON text
-	MaxDepth       = 500       // levels of data: JSON readers have limits, and one event must not stop the others
+	MaxDepth       = 500       // levels of data: JSON parsers have limits, and one event must not break a page
 	MaxAhead       = time.Hour // how far `at` may lie ahead of the database's clock
 	DefaultPage    = 500       // events in one answer when the caller names no limit
 	MaxPage        = 5_000     // events in one answer, at most
@@ -95,11 +97,11 @@ const (
 	DefaultHistory = 5 * time.Minute
 )
 
-// Earliest is the first moment that `at` may name.
+// Earliest is the lowest allowed value of `at`.
 var Earliest = time.Unix(0, 0).UTC()
 
-// TimeLayout prints `at`: UTC and always nine digits, so that texts sort as
-// times do.
+// TimeLayout is the format of `at`: UTC and always nine fractional digits, so
+// that texts sort in time order.
 const TimeLayout = "2006-01-02T15:04:05.000000000Z"
 
 // Event is one row: something that happened. It is never changed.
@@ -114,12 +116,12 @@ type Event struct {
 	Stored  time.Time       // when the database stored it, by its own clock; zero: not known. Not printed
 }
 
-// MarshalJSON prints the event as readers see it. The key is for writers and
-// is left out.
+// MarshalJSON returns the event as readers receive it. Key, which only writers
+// use, and Stored are left out.
 func (e Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
 
-// AppendJSON appends what MarshalJSON prints. It cannot fail: whatever a row
-// holds, the events around it are delivered. Data must be what Readable
+// AppendJSON appends what MarshalJSON returns. It never fails, so that no row
+// prevents the delivery of the events around it. Data must be what Readable
 // returned, or have passed Validate.
 func (e *Event) AppendJSON(b []byte) []byte {
 	b = append(b, `{"id":`...)
@@ -141,7 +143,7 @@ func (e *Event) AppendJSON(b []byte) []byte {
 	return append(b, '}')
 }
 
-// appendString appends a JSON string. What is not UTF-8 becomes U+FFFD.
+// appendString appends a JSON string. Invalid UTF-8 becomes U+FFFD.
 func appendString(b []byte, text string) []byte {
 	plain := true
 	for i := range len(text) {
@@ -155,13 +157,14 @@ func appendString(b []byte, text string) []byte {
 		b = append(b, text...)
 		return append(b, '"')
 	}
-	quoted, _ := json.Marshal(text) // of a string it has no error
+	quoted, _ := json.Marshal(text) // a string cannot fail
 	return append(b, quoted...)
 }
 
-// Readable returns data, as PostgreSQL prints it, as JSON that every reader
-// can take. What nests deeper than MaxDepth is replaced by a note; what is not
-// UTF-8, in a database with the encoding SQL_ASCII, becomes U+FFFD.
+// Readable returns data, as PostgreSQL prints it, as JSON that every reader can
+// parse. Data that nests deeper than MaxDepth is replaced by an object that
+// says so. Invalid UTF-8, which a database with the encoding SQL_ASCII may
+// hold, becomes U+FFFD.
 func Readable(data string) json.RawMessage {
 	if !utf8.ValidString(data) {
 		data = strings.ToValidUTF8(data, "\uFFFD")
@@ -221,8 +224,8 @@ func fieldErrorf(field, format string, args ...any) *FieldError {
 
 // Decode reads one event as a writer sends it. Every error is a *FieldError.
 //
-// It is stricter than encoding/json, which would replace broken UTF-8 in
-// silence, ignore a misspelt field and take fields in any case.
+// It is stricter than encoding/json, which silently replaces invalid UTF-8,
+// ignores unknown fields and matches field names without regard to case.
 func Decode(raw []byte) (Event, error) {
 	var e Event
 	if !utf8.Valid(raw) {
@@ -270,9 +273,9 @@ func ParseTime(text string) (time.Time, error) {
 	return t.UTC(), nil
 }
 
-// Validate checks the event before it is written; now is the clock that `at`
-// is held against. Every error is a *FieldError. The database holds the same
-// rules as constraints, for those who write by SQL.
+// Validate checks the event before it is written; now is the time that `at` is
+// compared with. Every error is a *FieldError. The database has the same rules
+// as constraints, for writers that use SQL.
 func (e *Event) Validate(now time.Time) error {
 	switch {
 	case e.Kind == "":
@@ -321,8 +324,8 @@ func validateData(data json.RawMessage) error {
 	return nil
 }
 
-// hasEscapedNUL finds \u0000 in JSON text; the backslash itself must not be
-// an escaped one.
+// hasEscapedNUL reports whether JSON text contains the escape \u0000. A
+// backslash that is itself escaped does not begin one.
 func hasEscapedNUL(data []byte) bool {
 	for rest := data; ; {
 		i := bytes.IndexByte(rest, '\\')
@@ -344,7 +347,8 @@ func kindList() string {
 	return strings.Join(names, ", ")
 }
 
-// clip keeps a hostile input from filling a log or an answer.
+// clip cuts text to 64 bytes, so that a long input cannot fill a log or an
+// answer.
 func clip(text string) string {
 	const most = 64
 	text = strings.ToValidUTF8(text, "�")

@@ -55,9 +55,9 @@ const (
 	settleMost   = 250 * time.Millisecond // … up to this
 	safetyPause  = 5 * time.Second        // between reads while notifications are waited for
 	heldPause    = time.Second            // between two attempts to take the advisory lock
-	denseSpan    = 100 * time.Millisecond // in which notifications and transactions are counted
-	denseNotes   = 200                    // more notifications in denseSpan than this delay the writers
-	sparseXacts  = 100                    // fewer transactions in denseSpan than this allow notifications
+	denseSpan    = 100 * time.Millisecond // span in which notifications and transactions are counted
+	denseNotes   = 200                    // so many notifications in denseSpan delay the writers
+	sparseXacts  = 100                    // up to so many transactions in denseSpan, notifications are used
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
 	freshAnswer  = time.Second // how long a caller waits for another attempt to connect
@@ -89,7 +89,7 @@ type Feed struct {
 	changed   chan struct{} // closed at each change of what follows
 	ready     bool
 	err       error         // why the reader is not connected
-	attempts  int           // to connect, that failed
+	attempts  int           // failed attempts to connect
 	position  cursor.Cursor // of the reader
 	published cursor.Cursor // of the last batch
 	rest      cursor.Cursor // latest position between two reads without pages …
@@ -99,10 +99,11 @@ type Feed struct {
 	events    int
 	bytes     int
 	pruned    int64     // events that prune had removed
-	begun     int64     // reads
-	done      int64     // … of which this one ended last, well
-	clock     time.Time // the database's, at …
-	clockAt   time.Time // … this time of ours
+	history   int64     // how often a position was taken from the table
+	begun     int64     // number of the read that began last
+	done      int64     // number of the read that last ended without error
+	clock     time.Time // the database's clock at the last read …
+	clockAt   time.Time // … and the time of this process then
 	caughtUp  time.Time // when the reader last had seen everything
 	behind    bool
 	stats     Stats
@@ -115,7 +116,8 @@ func New(s *store.Store) *Feed {
 	return &Feed{store: s, changed: make(chan struct{}), kick: make(chan struct{}, 1), caughtUp: time.Now(), behind: true}
 }
 
-// Run reads until ctx ends. It survives outages.
+// Run reads until ctx ends, and then returns nil. After an error it connects
+// again, with exponential backoff.
 func (f *Feed) Run(ctx context.Context) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = firstBackoff, lastBackoff
@@ -132,15 +134,16 @@ func (f *Feed) Run(ctx context.Context) error {
 		f.stats.Reconnects++
 		f.announce()
 		f.mu.Unlock()
-		// Calls that wait meanwhile get this error, not an older one.
+		// Look does not shorten the first pause. Calls of await that have
+		// waited for this attempt return its error meanwhile.
 		if !f.pause(ctx, firstBackoff, false) || !f.pause(ctx, wait.NextBackOff()-firstBackoff, true) {
 			return nil
 		}
 	}
 }
 
-// pause waits for d, or, if short, until somebody calls Look. It reports whether
-// ctx is not done.
+// pause waits for d or, if short is true, until somebody calls Look. It reports
+// whether ctx is still open.
 func (f *Feed) pause(ctx context.Context, d time.Duration, short bool) bool {
 	var kick chan struct{}
 	if short {
@@ -156,7 +159,7 @@ func (f *Feed) pause(ctx context.Context, d time.Duration, short bool) bool {
 	return ctx.Err() == nil
 }
 
-// follow reads on one connection until that fails.
+// follow reads on one connection until it fails.
 func (f *Feed) follow(ctx context.Context, connected func()) error {
 	connecting, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -170,10 +173,10 @@ func (f *Feed) follow(ctx context.Context, connected func()) error {
 	}
 	p := newPace(f, r)
 	var page store.Page
-	var whole time.Time // when all was read last
+	var whole time.Time // when the last full read began
 	for ctx.Err() == nil {
-		// While nothing comes, and many ask whether anything has, a look at the
-		// snapshot answers.
+		// While there are no new events, comparing the snapshot is enough: it
+		// costs a tenth of a read, and many callers may ask for one.
 		if len(page.Events) == 0 && !page.More && time.Since(whole) < safetyPause {
 			same, err := f.glance(ctx, r)
 			if err != nil {
@@ -208,7 +211,7 @@ func (f *Feed) follow(ctx context.Context, connected func()) error {
 }
 
 // begin reads the current position of the table, unless the feed can continue
-// from its own.
+// from its own position.
 func (f *Feed) begin(ctx context.Context, r *store.Reader, again bool) error {
 	f.mu.Lock()
 	ready := f.ready
@@ -228,8 +231,9 @@ func (f *Feed) begin(ctx context.Context, r *store.Reader, again bool) error {
 	f.clock, f.clockAt = page.At, time.Now()
 	f.position, f.published, f.rest = page.Cursor, page.Cursor, page.Cursor
 	f.pruned = page.Pruned
-	// Earlier batches are of another history: subscribers that still read them
-	// get ErrExpired.
+	// The batches so far belong to another history, or to a later state of this
+	// one. Subscribers compare their cursors with the table.
+	f.history++
 	f.first += int64(len(f.ring))
 	f.ring, f.events, f.bytes = nil, 0, 0
 	f.restSeq = f.first
@@ -259,7 +263,7 @@ func (f *Feed) glance(ctx context.Context, r *store.Reader) (bool, error) {
 	return true, nil
 }
 
-// read turns new rows into a batch.
+// read reads new rows and appends them to the ring as one batch.
 func (f *Feed) read(ctx context.Context, r *store.Reader) (store.Page, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -320,8 +324,8 @@ func (f *Feed) announce() {
 }
 
 // await waits until done returns true; done is called with mu held. While the
-// database cannot be read, it asks for another attempt, and returns the error if
-// that fails too or takes long.
+// database cannot be read, it asks for another attempt to connect, and returns
+// the error if that fails too or takes longer than freshAnswer.
 func (f *Feed) await(ctx context.Context, done func() bool) error {
 	var patience <-chan time.Time
 	attempts := -1
@@ -361,7 +365,7 @@ func (f *Feed) Now() time.Time {
 	return f.now()
 }
 
-// now is Now. The caller holds mu.
+// now is Now for a caller that holds mu.
 func (f *Feed) now() time.Time { return f.clock.Add(time.Since(f.clockAt)) }
 
 // Pruned is how many events prune had removed at the last read.
@@ -379,14 +383,15 @@ func (f *Feed) Changed() <-chan struct{} {
 	return f.changed
 }
 
-// End is where the ring ends. It changes with each batch and with the history.
+// End identifies the end of the ring. It changes with each batch and with the
+// epoch.
 type End struct {
 	batches int64
 	epoch   uint64
 }
 
-// End returns the end of the ring and a channel that is closed when there may
-// be another: for one who waits for many subscribers.
+// End returns the end of the ring and a channel that is closed when it may have
+// changed, for a goroutine that waits for many subscribers.
 func (f *Feed) End() (End, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -27,6 +27,13 @@ func start(t testing.TB) (*feed.Feed, *store.Store, string) {
 	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
+	f, s := over(t, config)
+	return f, s, address
+}
+
+// over is a feed of a migrated schema.
+func over(t testing.TB, config store.Config) (*feed.Feed, *store.Store) {
+	t.Helper()
 	s, err := store.Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +49,7 @@ func start(t testing.TB) (*feed.Feed, *store.Store, string) {
 			t.Error(err)
 		}
 	})
-	return f, s, address
+	return f, s
 }
 
 func exec(t testing.TB, conn *pgx.Conn, sql string, args ...any) {
@@ -269,6 +276,68 @@ func TestExpired(t *testing.T) {
 	exec(t, conn, insert, "afresh")
 	if got := specs(next(t, sub)); got != "afresh" {
 		t.Fatal(got)
+	}
+}
+
+// An older state of the same table was put back, with the same epoch: a
+// subscriber that has events of the later state learns it, whether it stays
+// subscribed or comes back; one that has not got that far goes on.
+func TestAnOlderStateOfTheSameTable(t *testing.T) {
+	t.Parallel()
+	f, s, address := start(t)
+	conn := postgrestest.Connect(t, address)
+	exec(t, conn, insert, "kept")
+	early := subscribe(t, f, here(t, s), 100)
+	sub := subscribe(t, f, here(t, s), 100)
+	exec(t, conn, `CREATE TABLE saved AS TABLE events`)
+	exec(t, conn, insert, "undone")
+	if got := specs(next(t, sub)); got != "undone" {
+		t.Fatalf("%q", got)
+	}
+	exec(t, conn, `BEGIN`)
+	exec(t, conn, `DELETE FROM events`)
+	exec(t, conn, `INSERT INTO events OVERRIDING SYSTEM VALUE SELECT * FROM saved`)
+	exec(t, conn, `COMMIT`)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if b, err := sub.Next(ctx, nil); !errors.Is(err, store.ErrExpired) {
+		t.Errorf("a subscriber that has seen more: %+v, %v", b, err)
+	}
+	back, err := f.Subscribe(ctx, sub.Cursor(), 100)
+	if err == nil {
+		_, err = back.Next(ctx, nil)
+	}
+	if !errors.Is(err, store.ErrExpired) {
+		t.Errorf("when it comes back: %v", err)
+	}
+	exec(t, conn, insert, "new")
+	if got := specs(next(t, early)); got != "new" {
+		t.Errorf("a subscriber that has not seen more: %q", got)
+	}
+}
+
+// A session that holds the advisory lock exclusively, as any reader may, does not
+// stop the delivery or make the feed connect again.
+func TestALockThatIsHeldStopsNoFeed(t *testing.T) {
+	t.Parallel()
+	address, schema := postgrestest.Schema(t)
+	config := store.Config{URL: address, Schema: schema, MaxConns: 4}
+	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+		t.Fatal(err)
+	}
+	hog := postgrestest.Connect(t, address)
+	exec(t, hog, `SELECT pg_advisory_lock(bell) FROM specwatch_meta`)
+	f, s := over(t, config)
+	sub := subscribe(t, f, here(t, s), 100)
+	conn := postgrestest.Connect(t, address)
+	for i := range 5 {
+		exec(t, conn, insert, fmt.Sprint(i))
+		if got := specs(next(t, sub)); got != fmt.Sprint(i) {
+			t.Fatalf("%d: %q", i, got)
+		}
+	}
+	if stats := f.Stats(); stats.Reconnects != 0 {
+		t.Errorf("%+v", stats)
 	}
 }
 

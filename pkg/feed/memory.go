@@ -14,7 +14,7 @@ import (
 
 const (
 	memoryBytes = 8 << 20     // of data in a page from memory
-	memoryWait  = time.Second // for the reader; its connection may be dead while the database works
+	memoryWait  = time.Second // for a read; the connection may be lost while the database works
 )
 
 // Since is store.Since from memory, for a cursor within the ring. It waits for a
@@ -30,8 +30,8 @@ func (f *Feed) Since(ctx context.Context, c cursor.Cursor, limit int) (page stor
 }
 
 // Fresh returns a cursor that has seen all that was committed before the call,
-// and how many events prune had removed: whoever gets both again may keep what
-// it read. ok is false where the feed cannot tell.
+// and how many events prune had removed. Results that were read when both had
+// the same values are still valid. ok is false if the feed cannot tell.
 func (f *Feed) Fresh(ctx context.Context) (here cursor.Cursor, pruned int64, ok bool) {
 	err := f.afterLook(ctx, func() {
 		here, pruned, ok = f.rest, f.pruned, f.ready && f.stats.Connected && !f.position.Paging()
@@ -39,8 +39,9 @@ func (f *Feed) Fresh(ctx context.Context) (here cursor.Cursor, pruned int64, ok 
 	return here, pruned, ok && err == nil
 }
 
-// afterLook calls answer once a read has ended that began after the call. All
-// callers of one moment share it. answer holds mu.
+// afterLook calls answer, with mu held, once a read that began after the call
+// has ended. Concurrent callers share the read. It waits for at most
+// memoryWait.
 func (f *Feed) afterLook(ctx context.Context, answer func()) error {
 	ctx, cancel := context.WithTimeout(ctx, memoryWait)
 	defer cancel()
@@ -64,9 +65,9 @@ func (f *Feed) inRing(c cursor.Cursor) bool {
 	return ok
 }
 
-// after returns how many batches of the ring the cursor has seen. The cursor must
-// name the last row of these, so that it is of the history that the feed has
-// read. The caller holds mu.
+// after returns how many batches of the ring the cursor has seen. Last of the
+// cursor must be the last row of these: that shows that the cursor belongs to
+// the history that the feed has read. The caller holds mu.
 func (f *Feed) after(c cursor.Cursor) (at int, ok bool) {
 	if !f.ready || !f.stats.Connected || c.Epoch != f.rest.Epoch || f.position.Paging() || !f.rest.From.Contains(c.From) {
 		return 0, false
@@ -74,7 +75,7 @@ func (f *Feed) after(c cursor.Cursor) (at int, ok bool) {
 	if c.Last == f.rest.Last && c.From.Contains(f.rest.From) {
 		return len(f.ring), true
 	}
-	// Cursors in the ring only grow.
+	// Each cursor in the ring contains the one before, so binary search works.
 	at = sort.Search(len(f.ring), func(i int) bool { return !c.From.Contains(f.ring[i].From.From) }) - 1
 	return at, at >= 0 && c.Last == f.ring[at].From.Last
 }

@@ -20,9 +20,9 @@ type pace struct {
 	tried   time.Time     // when the advisory lock was last refused
 	ask     uint64        // transactions below this one may have inserted without notifying
 	settle  time.Duration // the pause until they have ended; 0: they have
-	rows    time.Time     // when a read last brought something
+	rows    time.Time     // when a read last returned events
 	notes   recent        // notifications
-	xacts   recent        // transactions that brought events
+	xacts   recent        // transactions with events
 }
 
 func newPace(f *Feed, r *store.Reader) *pace {
@@ -31,7 +31,7 @@ func newPace(f *Feed, r *store.Reader) *pace {
 	return p
 }
 
-// tell updates the delay in the stats.
+// tell updates Push and Delay in the stats.
 func (p *pace) tell() {
 	delay := lookPause
 	if p.enabled && p.reader.Hearing() == store.ByAll {
@@ -74,8 +74,8 @@ func (p *pace) wait(ctx context.Context, last store.Page) error {
 	return p.enable(ctx, now)
 }
 
-// enable asks for notifications. The caller reads at once: what was inserted
-// before has not notified.
+// enable takes the shared advisory lock, so that inserts notify. The caller
+// reads at once, because rows inserted before did not notify.
 func (p *pace) enable(ctx context.Context, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -92,7 +92,8 @@ func (p *pace) enable(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// listen waits for a notification, at most d.
+// listen waits for a notification or a call of Look, at most d. If there are
+// too many notifications, it releases the advisory lock.
 func (p *pace) listen(ctx context.Context, d time.Duration) error {
 	bounded, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
@@ -120,11 +121,12 @@ func (p *pace) listen(ctx context.Context, d time.Duration) error {
 		return nil
 	}
 	p.enabled = false
-	p.xacts.add(now, sparseXacts) // until reads have counted for themselves
+	p.xacts.add(now, sparseXacts) // until reads have counted transactions
 	return p.reader.DisableNotify(ctx)
 }
 
-// transactions counts them in rows that come by transaction.
+// transactions returns how many transactions wrote the rows with these xids.
+// The rows of one transaction follow one another.
 func transactions(xids []uint64) int {
 	n := 0
 	for i, xid := range xids {
@@ -135,8 +137,8 @@ func transactions(xids []uint64) int {
 	return n
 }
 
-// recent counts what happened within the last denseSpan, in two halves of one
-// to two spans.
+// recent counts occurrences in the current span of length denseSpan and in the
+// span before.
 type recent struct {
 	since        time.Time
 	older, newer int
@@ -156,7 +158,7 @@ func (r *recent) turn(now time.Time) {
 	}
 }
 
-// count is the greater number of the running span and of the one before.
+// count returns the greater number of the current span and the one before.
 func (r *recent) count(now time.Time) int {
 	r.turn(now)
 	return max(r.older, r.newer)

@@ -20,13 +20,15 @@ type Subscription struct {
 	cursor cursor.Cursor  // the same rows; during replay it also has the target
 	target *cursor.Cursor // end of the replay: the feed's position before batch next
 	next   int64          // number of the next batch of the ring
+	of     int64          // the feed's history then
 	joined bool           // the replay has reached the ring
 	own    *cursor.Cursor // what the subscriber had seen after target; nil: nothing
 	closed chan struct{}
 	inner  bool // not counted among the subscribers
 }
 
-// Subscribe subscribes from the cursor; the zero cursor means DefaultHistory ago. Batches that are read from the database have at most limit events. The
+// Subscribe subscribes from the cursor; the zero cursor means DefaultHistory
+// ago. Batches that are read from the database have at most limit events. The
 // error is store.ErrExpired, or why the database cannot be read.
 func (f *Feed) Subscribe(ctx context.Context, since cursor.Cursor, limit int) (*Subscription, error) {
 	return f.subscribe(ctx, since, limit, false)
@@ -39,8 +41,8 @@ func (f *Feed) SubscribeInner(ctx context.Context, since cursor.Cursor, limit in
 }
 
 func (f *Feed) subscribe(ctx context.Context, since cursor.Cursor, limit int, inner bool) (*Subscription, error) {
-	// A subscriber that joins the ring during an outage would take silence for
-	// "nothing happens".
+	// During an outage this returns an error: a subscriber could not tell the
+	// outage from a time without events.
 	err := f.await(ctx, func() bool { return f.ready && (inner || f.stats.Connected) })
 	if err != nil {
 		return nil, err
@@ -56,7 +58,8 @@ func (f *Feed) subscribe(ctx context.Context, since cursor.Cursor, limit int, in
 	return &Subscription{feed: f, limit: limit, given: since, cursor: since, closed: make(chan struct{}), inner: inner}, nil
 }
 
-// Here returns the position of the feed.
+// Here returns the latest position of the feed that is not between two pages.
+// It waits until the feed has one.
 func (f *Feed) Here(ctx context.Context) (here cursor.Cursor, err error) {
 	err = f.await(ctx, func() bool { here = f.rest; return f.ready })
 	return here, err
@@ -76,7 +79,8 @@ func (s *Subscription) Close() {
 	}
 }
 
-// Cursor is what the subscriber has been given so far.
+// Cursor returns the cursor of the last batch that was delivered; before the
+// first, the one that it subscribed with.
 func (s *Subscription) Cursor() cursor.Cursor { return s.given }
 
 // Place is the position of a subscriber.
@@ -104,16 +108,17 @@ func (f *Feed) Seen(p Place) cursor.Cursor {
 	return p.given
 }
 
-// Current reports whether the next batch does not exist yet.
+// Current reports whether the subscriber has received all batches of the ring.
 func (s *Subscription) Current() bool {
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
 	return s.joined && s.next >= s.feed.first+int64(len(s.feed.ring))
 }
 
-// Next waits for the next batch. It returns nil when also is closed and there is
-// no batch. After an error the subscription has ended: after ErrSlow, subscribe
-// again with the cursor; after store.ErrExpired, start again.
+// Next waits for the next batch. It returns nil when also is closed and there
+// is no batch. After ErrSlow, subscribe again with the cursor; after
+// store.ErrExpired, without one. When ctx ends, the subscription can still be
+// used.
 func (s *Subscription) Next(ctx context.Context, also <-chan struct{}) (*Batch, error) {
 	for !s.joined {
 		b, err := s.replay(ctx)
@@ -146,6 +151,13 @@ func (s *Subscription) replay(ctx context.Context) (*Batch, error) {
 		if err := s.pickTarget(ctx); err != nil {
 			return nil, err
 		}
+		if s.cursor.From.Contains(s.target.From) && s.cursor.Last != s.target.Last {
+			// The subscriber has seen more than the feed, or the table is in an
+			// older state: this read tells.
+			if _, err := s.feed.store.Since(ctx, s.cursor, 1); err != nil {
+				return nil, err
+			}
+		}
 		if s.joinRing() {
 			return nil, nil
 		}
@@ -176,7 +188,7 @@ func (s *Subscription) pickTarget(ctx context.Context) error {
 	// The feed may be reading pages of a backlog that does not fit in the ring;
 	// wait until it has finished.
 	err := f.await(ctx, func() bool {
-		rest, s.next = f.rest, f.restSeq
+		rest, s.next, s.of = f.rest, f.restSeq, f.history
 		return f.restSeq >= f.first
 	})
 	switch {
@@ -217,7 +229,7 @@ func (s *Subscription) follow(ctx context.Context, also <-chan struct{}) (*Batch
 		var b *Batch
 		f.mu.Lock()
 		changed := f.changed
-		epoch, first := f.position.Epoch, f.first
+		epoch, history, first := f.position.Epoch, f.history, f.first
 		if i := s.next - f.first; i >= 0 && i < int64(len(f.ring)) {
 			b = f.ring[i]
 		}
@@ -225,6 +237,11 @@ func (s *Subscription) follow(ctx context.Context, also <-chan struct{}) (*Batch
 		switch {
 		case epoch != s.cursor.Epoch:
 			return nil, store.ErrExpired
+		case history != s.of:
+			// The feed found an older state of the table. The replay finds out
+			// whether that has the events of this subscriber.
+			s.joined, s.target, s.own, s.cursor = false, nil, nil, s.given
+			return s.Next(ctx, also)
 		case s.next < first:
 			return nil, ErrSlow
 		case b == nil:
@@ -246,14 +263,15 @@ func (s *Subscription) follow(ctx context.Context, also <-chan struct{}) (*Batch
 
 // rebase returns the batch as this subscriber must get it: it starts at the
 // subscriber's cursor and leaves out events that the subscriber has seen. It is
-// the shared batch itself when both have seen the same.
+// the shared batch itself if nothing has to be changed.
 func (s *Subscription) rebase(b *Batch) *Batch {
 	if s.own == nil && b.From.Equal(s.given) {
 		return b
 	}
 	rebased := &Batch{From: s.given, Cursor: b.Cursor}
 	if s.own == nil {
-		// Both have seen the same rows, with different cursors.
+		// The subscriber and the feed have seen the same rows; only their
+		// cursors differ.
 		rebased.Events, rebased.xids = b.Events, b.xids
 		return rebased
 	}

@@ -14,12 +14,12 @@ const (
 	keepEvery    = time.Minute      // while events come
 	keepTimeout  = 2 * time.Minute  // of one step
 	keepPause    = time.Minute      // after an error
-	keepNotTried = 10 * time.Minute // after an answer that this user may not write
+	keepNotTried = 10 * time.Minute // after ErrNotAllowed
 )
 
-// keep brings the rollups and the stored summary on while events come, where
-// the user may write: questions over time and the next start are answered from
-// them. Nothing depends on it but their speed.
+// keep updates the rollups and the stored summary while events come, if the
+// user may write. They make queries over time ranges and the next start faster;
+// no result depends on them.
 func (o *Overview) keep(ctx context.Context) {
 	var rolled, kept cursor.Cursor
 	var keptAt time.Time

@@ -1,6 +1,6 @@
-// Package overview keeps the summary that every view starts with. It is one
-// more subscriber of the feed: it folds each batch once, and encodes what it
-// holds once for all readers.
+// Package overview keeps the current state of sessions and specs for all views
+// of a process. It subscribes to the feed, folds each batch into a
+// state.Summary once, and encodes the state once for all readers.
 package overview
 
 import (
@@ -22,9 +22,9 @@ import (
 )
 
 const (
-	tellEvery    = time.Second            // at most, of what changed
-	fresh        = time.Second            // how long a snapshot holds while nothing comes: silence is a matter of time
-	silenceEvery = 5 * time.Second        // to look whether a session fell silent
+	tellEvery    = time.Second            // the least time between two published snapshots
+	fresh        = time.Second            // how long a snapshot is reused without new events: sessions become silent by time alone
+	silenceEvery = 5 * time.Second        // between two checks for sessions that became silent
 	loadTimeout  = 15 * time.Minute       // of the first summary, which reads a week of events
 	seenWait     = 2 * time.Second        // for the feed to see what the caller has seen
 	attachWait   = 100 * time.Millisecond // that a batch waits for its state
@@ -34,23 +34,23 @@ const (
 	lastBackoff  = 5 * time.Second
 )
 
-// errOutdated says that what is loaded holds more than the table.
+// errOutdated says that the summary contains events that prune has removed.
 var errOutdated = errors.New("prune has removed events")
 
-// Snapshot is the state at one moment. It is shared and must not be changed.
+// Snapshot is the state at one time. It is shared and must not be changed.
 type Snapshot struct {
 	State state.State
 	JSON  json.RawMessage // the state
-	// Version is the same as long as the state says the same, its time apart;
-	// also in another process.
+	// Version is a digest of JSON without its time: it stays the same while
+	// nothing else changes, and is the same in every process.
 	Version string
 }
 
-// MarshalJSON is the state's JSON.
+// MarshalJSON returns s.JSON.
 func (s *Snapshot) MarshalJSON() ([]byte, error) { return s.JSON, nil }
 
-// Overview has one owner, who calls Run. All other methods may be called from
-// anywhere.
+// Overview has one owner, which calls Run. The other methods are safe for
+// concurrent use.
 type Overview struct {
 	store *store.Store
 	feed  *feed.Feed
@@ -66,18 +66,20 @@ type Overview struct {
 
 	told     *Snapshot
 	toldAt   time.Time
-	tellings chan struct{} // closed when another snapshot is told
+	tellings chan struct{} // closed when another snapshot is published
 
-	pruned   int64     // events that prune had removed when the summary was loaded
-	reloadAt time.Time // when to load anew; zero: no need. Of Run's goroutine alone
+	pruned   int64     // events that prune had removed at the last check
+	reloadAt time.Time // when to load the summary again; zero: no need
 }
 
-// New returns an overview that Run brings to life; the feed runs beside it.
+// New returns an overview. It does nothing until Run is called, and needs a
+// feed that runs.
 func New(s *store.Store, f *feed.Feed) *Overview {
 	return &Overview{store: s, feed: f, changed: make(chan struct{}), tellings: make(chan struct{})}
 }
 
-// Run folds what the feed brings until ctx ends; outages end nothing.
+// Run folds the batches of the feed until ctx ends. After an error it loads the
+// summary again, with exponential backoff.
 func (o *Overview) Run(ctx context.Context) {
 	var telling sync.WaitGroup
 	defer telling.Wait()
@@ -91,7 +93,7 @@ func (o *Overview) Run(ctx context.Context) {
 			return
 		}
 		if errors.Is(err, store.ErrExpired) || errors.Is(err, errOutdated) {
-			continue // another history, or less of this one: load that
+			continue // the history is another, or prune removed events: load again
 		}
 		o.mu.Lock()
 		o.err = err
@@ -111,7 +113,8 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// follow sums up what is stored, and then folds what comes.
+// follow loads the summary from the table, and then folds the batches of the
+// feed.
 func (o *Overview) follow(ctx context.Context, loaded func()) error {
 	if _, err := o.feed.Here(ctx); err != nil {
 		return err
@@ -128,7 +131,7 @@ func (o *Overview) follow(ctx context.Context, loaded func()) error {
 	}
 	defer func() { sub.Close() }()
 	loaded()
-	// A summary that was kept lacks what came since.
+	// A stored summary lacks the events that were written after it.
 	for {
 		b, err := sub.Catch(loading)
 		if err != nil {
@@ -141,8 +144,7 @@ func (o *Overview) follow(ctx context.Context, loaded func()) error {
 			summary.Add(b.Events[i])
 		}
 	}
-	o.reloadAt = time.Time{}
-	o.update(func() { o.summary, o.pruned, o.err = summary, page.Pruned, nil }, sub.Place())
+	o.update(func() { o.summary, o.pruned, o.reloadAt, o.err = summary, page.Pruned, time.Time{}, nil }, sub.Place())
 	for {
 		b, err := o.next(ctx, sub)
 		if errors.Is(err, feed.ErrSlow) {
@@ -170,8 +172,8 @@ func (o *Overview) follow(ctx context.Context, loaded func()) error {
 	}
 }
 
-// next waits for the next batch, or for the time to load anew, when it
-// returns nothing.
+// next waits for the next batch. It returns nil after reloadPause, so that the
+// caller can check whether to load again.
 func (o *Overview) next(ctx context.Context, sub *feed.Subscription) (*feed.Batch, error) {
 	waiting, cancel := context.WithTimeout(ctx, reloadPause)
 	defer cancel()
@@ -197,8 +199,9 @@ func (o *Overview) announce() {
 	o.changed = make(chan struct{})
 }
 
-// outdated reports whether prune has removed events, and has come to an end: it
-// may have removed some that the feed had not read.
+// outdated reports whether prune has removed events and then removed none for
+// reloadPause. Then the summary has to be loaded again: prune may have removed
+// events that the feed had not read.
 func (o *Overview) outdated() bool {
 	now := time.Now()
 	o.mu.Lock()
@@ -209,7 +212,8 @@ func (o *Overview) outdated() bool {
 	return !o.reloadAt.IsZero() && !now.Before(o.reloadAt)
 }
 
-// Latest returns what is known now, without waiting; nil: nothing yet.
+// Latest returns the current snapshot without waiting; nil if no summary is
+// loaded yet.
 func (o *Overview) Latest() *Snapshot {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -219,10 +223,11 @@ func (o *Overview) Latest() *Snapshot {
 	return o.snapshot()
 }
 
-// At returns the snapshot of at least what the cursor has seen; the zero
-// cursor takes it as it is. Where the feed reads another server than the one
-// that gave the cursor, and that one is behind, it returns what it has after
-// two seconds. The error says why the database cannot be read.
+// At returns a snapshot that contains at least what the cursor has seen; for
+// the zero cursor, the current one. If the feed does not get there within two
+// seconds, because it reads a standby that is behind the server that gave the
+// cursor, At returns the current one. The error says why the database cannot be
+// read.
 func (o *Overview) At(ctx context.Context, at cursor.Cursor) (*Snapshot, error) {
 	return o.await(ctx, at, seenWait)
 }
@@ -269,15 +274,15 @@ func (o *Overview) await(ctx context.Context, at cursor.Cursor, patience time.Du
 	}
 }
 
-// has reports whether the summary holds what the cursor has seen. The caller
+// has reports whether the summary contains what the cursor has seen. The caller
 // holds mu.
 func (o *Overview) has(at cursor.Cursor) bool {
 	seen := o.feed.Seen(o.place)
 	return seen.Epoch == at.Epoch && seen.From.Contains(at.To)
 }
 
-// snapshot encodes the summary, unless the latest snapshot still holds. The
-// caller holds mu.
+// snapshot encodes the summary, unless the latest snapshot is fresh and nothing
+// was folded since. The caller holds mu.
 func (o *Overview) snapshot() *Snapshot {
 	now := o.feed.Now()
 	if o.latest != nil && !o.dirty && now.Sub(o.latest.State.At) < fresh {
@@ -288,25 +293,26 @@ func (o *Overview) snapshot() *Snapshot {
 	st.Delivery = state.Delivery{Push: stats.Push, Delay: stats.Delay.Seconds()}
 	text, err := json.Marshal(st)
 	if err != nil {
-		panic(err) // times, numbers, names and JSON that was parsed
+		panic(err) // a State has only times, numbers, strings and valid JSON
 	}
-	// The time comes first; the rest is what the state says.
+	// The first field is the time. The version is a digest of the rest.
 	digest := sha256.Sum256(text[bytes.IndexByte(text, ',')+1:])
 	o.latest, o.dirty = &Snapshot{State: st, JSON: text, Version: hex.EncodeToString(digest[:6])}, false
 	return o.latest
 }
 
-// Told returns the snapshot that was told last, nil before the first, and a
-// channel that is closed when there is another: at most once a second, and
-// only if the state says something else.
+// Told returns the snapshot that was published last, nil before the first, and
+// a channel that is closed when another is published: at most once a second,
+// and only if Version differs.
 func (o *Overview) Told() (*Snapshot, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.told, o.tellings
 }
 
-// Attach returns the snapshot that goes with a batch: none, if one was told
-// within the last second, or if the summary does not hold the batch soon.
+// Attach publishes and returns the snapshot to send with a batch: nil, if one
+// was published within the last second, or if the summary does not contain the
+// batch within attachWait.
 func (o *Overview) Attach(ctx context.Context, b *feed.Batch) *Snapshot {
 	o.mu.Lock()
 	due := time.Since(o.toldAt) >= tellEvery
@@ -326,7 +332,8 @@ func (o *Overview) Attach(ctx context.Context, b *feed.Batch) *Snapshot {
 	return s
 }
 
-// publish tells a snapshot. The caller holds mu.
+// publish makes s the snapshot that Told returns, if its Version differs. The
+// caller holds mu.
 func (o *Overview) publish(s *Snapshot) {
 	o.toldAt = time.Now()
 	if o.told != nil && o.told.Version == s.Version {
@@ -337,7 +344,7 @@ func (o *Overview) publish(s *Snapshot) {
 	o.tellings = make(chan struct{})
 }
 
-// tell publishes what changed and was attached to no batch.
+// tell publishes changes of the state that were sent with no batch.
 func (o *Overview) tell(ctx context.Context) {
 	looked := time.Now()
 	for ctx.Err() == nil {
