@@ -4,6 +4,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,14 +38,15 @@ type Gateway struct {
 	http        *http.Client
 }
 
-// New returns the gateway at an address such as https://specwatch.example/.
+// New returns the gateway at an address such as https://specwatch.example/. It
+// reads with the write token if there is no read token.
 func New(address, writeToken, readToken string) (*Gateway, error) {
 	base, err := url.Parse(address)
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
 		return nil, errors.New("the gateway's address cannot be read; it looks like https://specwatch.example")
 	}
 	base.Path, base.RawQuery, base.Fragment = strings.TrimRight(base.Path, "/"), "", ""
-	return &Gateway{base: base, write: writeToken, read: readToken, http: &http.Client{Timeout: requestTimeout}}, nil
+	return &Gateway{base: base, write: writeToken, read: cmp.Or(readToken, writeToken), http: &http.Client{Timeout: requestTimeout}}, nil
 }
 
 // URL is the address, without a password.

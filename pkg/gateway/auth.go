@@ -13,22 +13,23 @@ import (
 	"github.com/specwatch/specwatch/pkg/api"
 )
 
-// reader requires the read token, or a cookie for it.
+// reader requires the read token, the write token, or a cookie for one of them.
+// Writers may read, because a program that asks a question waits for the answer.
 func (g *Gateway) reader(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, signedIn := g.signedIn(r); g.options.ReadToken != "" && !bears(r, g.options.ReadToken) && !signedIn {
-			refuseUnknown(w, "reading", "SPECWATCH_READ_TOKEN")
+		if _, signedIn := g.signedIn(r); g.options.ReadToken != "" && !bears(r, g.options.ReadToken) && !bears(r, g.options.WriteToken) && !signedIn {
+			refuseUnknown(w, "reading", "SPECWATCH_READ_TOKEN or SPECWATCH_WRITE_TOKEN")
 			return
 		}
 		next(w, r)
 	})
 }
 
-// writer requires the write token. A cookie is not accepted: browsers send it
-// with requests of other sites.
+// writer requires the write token, or a cookie for it. Browsers send no cookie
+// from pages of other sites, and Handler refuses writes from these.
 func (g *Gateway) writer(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if g.options.WriteToken != "" && !bears(r, g.options.WriteToken) {
+		if s, _ := g.signedIn(r); g.options.WriteToken != "" && !bears(r, g.options.WriteToken) && !s.writes {
 			refuseUnknown(w, "writing", "SPECWATCH_WRITE_TOKEN")
 			return
 		}
@@ -44,7 +45,7 @@ func refuseUnknown(w http.ResponseWriter, what, variable string) {
 
 func bears(r *http.Request, token string) bool {
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	return strings.EqualFold(scheme, "Bearer") && equal(strings.TrimSpace(given), token)
+	return token != "" && strings.EqualFold(scheme, "Bearer") && equal(strings.TrimSpace(given), token)
 }
 
 // equal compares in a time that depends on neither text.
@@ -53,6 +54,8 @@ func equal(a, b string) bool {
 	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
 }
 
+// login exchanges a token for a cookie that permits the same. A session that
+// gains the right to write keeps its id, so that signing out ends all of it.
 func (g *Gateway) login(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Token string `json:"token"`
@@ -61,21 +64,35 @@ func (g *Gateway) login(w http.ResponseWriter, r *http.Request) {
 		refuse(w, api.Problem{Status: http.StatusBadRequest, Title: "bad request", Detail: `the body is JSON: {"token":"…"}`, Field: "token"})
 		return
 	}
-	if g.options.ReadToken == "" {
+	if g.options.ReadToken == "" && g.options.WriteToken == "" {
 		w.WriteHeader(http.StatusNoContent) // no token is required
 		return
 	}
-	right, wait := g.guesses.try(r.RemoteAddr, func() bool { return equal(strings.TrimSpace(body.Token), g.options.ReadToken) })
+	var token string
+	right, wait := g.guesses.try(r.RemoteAddr, func() bool {
+		given := strings.TrimSpace(body.Token)
+		switch {
+		case given == "":
+		case equal(given, g.options.WriteToken):
+			token = g.options.WriteToken
+		case equal(given, g.options.ReadToken):
+			token = g.options.ReadToken
+		}
+		return token != ""
+	})
 	switch {
 	case wait > 0:
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 		refuse(w, api.Problem{Status: http.StatusTooManyRequests, Title: "too many attempts",
 			Detail: fmt.Sprintf("too many wrong tokens were tried; try again in %d seconds", int(math.Ceil(wait.Seconds())))})
 	case !right:
-		refuse(w, api.Problem{Status: http.StatusUnauthorized, Title: "wrong token", Detail: "this is not the read token of this gateway", Field: "token"})
+		refuse(w, api.Problem{Status: http.StatusUnauthorized, Title: "wrong token", Detail: "this is not a token of this gateway", Field: "token"})
 	default:
-		s := g.newSession()
-		g.setCookie(w, r, s.text()+"."+g.sign(s), int(cookieAge.Seconds()))
+		s, ok := g.signedIn(r)
+		if !ok || s.writes {
+			s = newSession()
+		}
+		g.setCookie(w, r, s.text()+"."+sign(s, token), int(cookieAge.Seconds()))
 	}
 }
 

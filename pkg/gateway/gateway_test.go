@@ -594,7 +594,7 @@ func TestTokens(t *testing.T) {
 	}{
 		{"GET", "/api/status", "", "", 401},
 		{"GET", "/api/status", "", "wrong", 401},
-		{"GET", "/api/status", "", "write-secret", 401},
+		{"GET", "/api/status", "", "write-secret", 200}, // who asks a question waits for the answer
 		{"GET", "/api/status", "", "read-secret", 200},
 		{"GET", "/metrics", "", "", 401},
 		{"GET", "/metrics", "", "read-secret", 200},
@@ -603,7 +603,8 @@ func TestTokens(t *testing.T) {
 		{"POST", "/api/events", one, "write-secret", 201},
 		{"GET", "/healthz", "", "", 200},
 		{"GET", "/readyz", "", "", 200},
-		{"POST", "/api/login", `{"token":"write-secret"}`, "", 401},
+		{"POST", "/api/login", `{"token":"wrong"}`, "", 401},
+		{"POST", "/api/login", `{"token":""}`, "", 401},
 		{"POST", "/api/login", `x`, "", 400},
 	} {
 		header := []string{}
@@ -627,9 +628,20 @@ func TestTokens(t *testing.T) {
 		t.Errorf("with the cookie: %d", status)
 	}
 	if status, _, _ := d.do("POST", "/api/events", one); status != 401 {
-		t.Errorf("writing with the cookie: %d", status)
+		t.Errorf("writing with a cookie for the read token: %d", status)
 	}
 	name, _, _ := strings.Cut(cookie, ";")
+	if status, _, header := d.do("POST", "/api/login", `{"token":"write-secret"}`); status != 204 || strings.Contains(header.Get("Set-Cookie"), "write-secret") {
+		t.Errorf("signing in with the write token: %d %q", status, header.Get("Set-Cookie"))
+	}
+	if status, _, _ := d.do("POST", "/api/events", one); status != 201 {
+		t.Errorf("writing with a cookie for the write token: %d", status)
+	}
+	for _, header := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "https://evil.example"}} {
+		if status, _, _ := d.do("POST", "/api/events", one, header...); status != 403 {
+			t.Errorf("writing with the cookie and %q: %d", header, status)
+		}
+	}
 	conn, _, err := d.dial("", "Cookie", name, "Origin", "http://"+d.address)
 	if err != nil {
 		t.Fatal(err)
@@ -645,6 +657,10 @@ func TestTokens(t *testing.T) {
 	d.do("POST", "/api/logout", "")
 	if status, _, _ := d.do("GET", "/api/status", ""); status != 401 {
 		t.Errorf("after signing out: %d", status)
+	}
+	// The session that gained the right to write has ended as a whole.
+	if status, _, _ := d.do("GET", "/api/status", "", "Cookie", name); status != 401 {
+		t.Errorf("with its first cookie, after signing out: %d", status)
 	}
 }
 

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -175,6 +176,15 @@ func TestPollsMoveBetweenServers(t *testing.T) {
 	status, refused, header := s.do("GET", "/api/status?limit=5&since="+page.Cursor, "")
 	if status != http.StatusServiceUnavailable || refused.Code != store.Behind || !strings.Contains(refused.Detail, "behind") || header.Get("Retry-After") == "" {
 		t.Fatalf("a standby that is behind: %d %+v", status, refused)
+	}
+	ahead, _, err := s.dial(page.Cursor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ahead.Close()
+	var closed *websocket.CloseError
+	if _, _, err := ahead.ReadMessage(); !errors.As(err, &closed) || closed.Code != websocket.CloseTryAgainLater || !strings.Contains(closed.Text, "behind") {
+		t.Fatalf("a socket of a standby that is behind: %v", err)
 	}
 	// One address behind which each connection finds another server: whichever
 	// answers, nothing is lost.

@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// A browser exchanges the read token for a cookie once, so that the token is never
-// in a URL or readable by scripts. The cookie is signed with the token, so each
-// gateway with the same token accepts it.
+// A browser exchanges a token for a cookie once, so that the token is never in a
+// URL or readable by scripts. The cookie is signed with the token, so each gateway
+// with the same token accepts it, for what the token permits.
 const (
 	cookieName = "specwatch_session"
 	cookieAge  = 30 * 24 * time.Hour
@@ -25,16 +25,18 @@ const (
 type session struct {
 	id    string
 	until int64 // Unix time in milliseconds
+
+	writes bool // it was signed with the write token
 }
 
-func (g *Gateway) newSession() session {
-	return session{rand.Text(), time.Now().Add(cookieAge).UnixMilli()}
+func newSession() session {
+	return session{id: rand.Text(), until: time.Now().Add(cookieAge).UnixMilli()}
 }
 
 func (s session) text() string { return strconv.FormatInt(s.until, 10) + "." + s.id }
 
-func (g *Gateway) sign(s session) string {
-	mac := hmac.New(sha256.New, []byte(g.options.ReadToken))
+func sign(s session, token string) string {
+	mac := hmac.New(sha256.New, []byte(token))
 	mac.Write([]byte("specwatch session " + s.text()))
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
@@ -43,15 +45,20 @@ func (g *Gateway) sign(s session) string {
 func (g *Gateway) signedIn(r *http.Request) (s session, ok bool) {
 	cookie, err := r.Cookie(cookieName)
 	if err != nil {
-		return s, false
+		return session{}, false
 	}
 	until, rest, _ := strings.Cut(cookie.Value, ".")
 	id, signature, _ := strings.Cut(rest, ".")
 	s.id = id
-	if s.until, err = strconv.ParseInt(until, 10, 64); err != nil || !equal(signature, g.sign(s)) {
-		return s, false
+	if s.until, err = strconv.ParseInt(until, 10, 64); err != nil {
+		return session{}, false
 	}
-	return s, time.Now().UnixMilli() < s.until && !g.sessions.revoked(s)
+	signedWith := func(token string) bool { return token != "" && equal(signature, sign(s, token)) }
+	s.writes = signedWith(g.options.WriteToken)
+	if !s.writes && !signedWith(g.options.ReadToken) || time.Now().UnixMilli() >= s.until || g.sessions.revoked(s) {
+		return session{}, false
+	}
+	return s, true
 }
 
 // sessions are those that were ended before they expired. Only this process knows

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,7 @@ const (
 	outageTold    = 2 * time.Second // how long the feed cannot read until clients are told
 	pongTimeout   = 60 * time.Second
 	maxMessage    = 4 << 10 // bytes that a client may send at once
+	maxReason     = 123     // bytes of a close reason: RFC 6455, section 5.5
 )
 
 type updateData struct {
@@ -118,7 +120,7 @@ func (g *Gateway) socket(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &client{gateway: g, conn: connOf(r), since: since, ended: make(chan struct{})}
 	s, ok := g.signedIn(r)
-	signed := ok && !bears(r, g.options.ReadToken)
+	signed := ok && !bears(r, g.options.ReadToken) && !bears(r, g.options.WriteToken)
 	g.sockets.Add(1)
 	if c.ws, err = g.upgrader.Upgrade(w, r, nil); err != nil {
 		g.sockets.Done()
@@ -255,6 +257,7 @@ func (c *client) end(err error) {
 func (c *client) reason(err error) (code int, reason string) {
 	cause := context.Cause(c.ctx)
 	var bad badMessage
+	var problem *store.Problem
 	switch {
 	case c.gateway.stopping.Err() != nil:
 		return closeGoingAway, "the gateway stops; reconnect"
@@ -270,6 +273,9 @@ func (c *client) reason(err error) (code int, reason string) {
 		return closeSlow, "too many clients are being sent what they missed; resume by cursor"
 	case errors.Is(err, store.ErrExpired):
 		return closeSlow, "the history of the database changed; resume by cursor"
+	case errors.As(err, &problem) && problem.Code == store.Behind:
+		how, _, _ := strings.Cut(problem.Error(), ";")
+		return closeSlow, how[:min(len(how), maxReason)]
 	}
 	c.gateway.options.Log.Warn("socket closed", "error", err)
 	return closeTrouble, "the database cannot be read now; reconnect"
