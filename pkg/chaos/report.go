@@ -49,7 +49,7 @@ type Verdict struct {
 }
 
 func (v Verdict) sound() bool {
-	return v.Lost+v.Repeated+v.Wrong+v.Disordered+v.Invented == 0 && !v.Stuck && (v.NoticeExpected || v.Needless == 0)
+	return v.Lost+v.Repeated+v.Wrong+v.Disordered+v.Invented+v.unclear() == 0 && !v.Stuck && (v.NoticeExpected || v.Needless == 0)
 }
 
 func (v Verdict) name() string {
