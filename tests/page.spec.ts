@@ -1,10 +1,12 @@
+import { resolve } from 'node:path';
+
 import type { Page } from '@playwright/test';
 
 import { complaints } from './axe';
 import { openTabs } from './background';
 import { refuseStreams } from './frontends';
 import { expect, test } from './fixtures';
-import { Gateway } from './gateway';
+import { Gateway, executable } from './gateway';
 import { startProxy } from './proxy';
 import { Table } from './table';
 
@@ -380,13 +382,18 @@ test('an answer to a gateway with a write token asks for it once', async ({ page
     const token = question(page, 'Which port?').getByLabel('Write token of this gateway');
     await token.fill('wrong');
     await page.keyboard.press('Enter');
-    await expect(page.getByText('This is not the write token of this gateway.')).toBeVisible();
+    await expect(page.getByText('this is not a token of this gateway')).toBeVisible();
     await token.fill('write-secret');
     await page.keyboard.press('Enter');
     await expect(question(page, 'Which port?')).toHaveCount(0);
     await question(page, 'Publish?').getByRole('button', { name: 'yes' }).click();
     await expect(page.getByTestId('question')).toHaveCount(0);
-    expect((await answers(table)).map(({ data }) => data.answer)).toEqual(['8080', 'yes']);
+    // The browser keeps the right to write, as a phone that reloads the page needs.
+    await table.insert('intervention_request', 'night', 'docs', { question: 'Merge?', options: ['later'] });
+    await page.reload();
+    await question(page, 'Merge?').getByRole('button', { name: 'later' }).click();
+    await expect(page.getByTestId('question')).toHaveCount(0);
+    expect((await answers(table)).map(({ data }) => data.answer)).toEqual(['8080', 'yes', 'later']);
     expect(
       await page.evaluate(
         () => JSON.stringify({ ...localStorage, ...sessionStorage }) + document.cookie + location.href
@@ -396,6 +403,21 @@ test('an answer to a gateway with a write token asks for it once', async ({ page
     await table.close();
     await gateway.stop();
   }
+});
+
+test('a running command asks, is answered on the page, goes on, and shows why it failed', async ({ page, gateway }) => {
+  await page.goto(gateway.url);
+  await expect(badge(page)).toHaveAttribute('data-status', 'live');
+  const script = `port=$("$0" ask "Which port?" --option 8080 --option 9090) && echo "port $port is taken" >&2; exit 3`;
+  const ended = gateway
+    .specwatch('run', '--session', 'night', '--spec', 'login', '--', 'sh', '-c', script, resolve(executable))
+    .catch((error: { code?: number }) => error.code);
+  await expect(page).toHaveTitle('1 waiting - Specwatch');
+  await question(page, 'Which port?').getByRole('button', { name: '9090' }).click();
+  expect(await ended).toBe(3);
+  await expect(page.getByTestId('question')).toHaveCount(0);
+  await expect(rows(page).filter({ hasText: 'exit code 3, port 9090 is taken' })).toHaveCount(1);
+  await expect(page).toHaveTitle('1 failed - Specwatch');
 });
 
 test('title, icon and notifications tell what calls for the person, once', async ({
@@ -570,10 +592,10 @@ test('a gateway with a read token asks for it once', async ({ page }) => {
   await gateway.start();
   try {
     await page.goto(gateway.url);
-    await page.getByLabel('Read token of this gateway').fill('wrong');
+    await page.getByLabel('Token of this gateway').fill('wrong');
     await page.getByRole('button', { name: 'Sign in' }).click();
-    await expect(page.getByText('this is not the read token')).toBeVisible();
-    await page.getByLabel('Read token of this gateway').fill('read-secret');
+    await expect(page.getByText('this is not a token of this gateway')).toBeVisible();
+    await page.getByLabel('Token of this gateway').fill('read-secret');
     await page.getByRole('button', { name: 'Sign in' }).click();
     await expect(badge(page)).toHaveAttribute('data-status', 'live');
     await page.reload();

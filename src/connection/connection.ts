@@ -140,13 +140,10 @@ export class Connection {
     }
   }
 
-  private writeToken: string | undefined; // in memory only
-
   // answer writes the user's answer to a request. The user interface asks for
   // the token if the transport rejects with TokenNeeded.
-  async answer(request: Request, answer: Answer, token = this.writeToken): Promise<void> {
+  async answer(request: Request, answer: Answer, token?: string): Promise<void> {
     await this.transport.answer!(request, answer, token);
-    this.writeToken = token;
     if (this.polls) {
       this.pollIn(0);
     }

@@ -159,15 +159,17 @@ export class GatewayTransport implements Transport {
     );
   }
 
-  // answer needs no key: a repeated answer has no effect.
+  // answer needs no key: a repeated answer has no effect. With a token it signs
+  // in first, so that later answers need none.
   async answer(request: Request, answer: Answer, token: string | undefined): Promise<void> {
-    const headers: Record<string, string> = {
-      'Content-Type': 'application/json',
-      ...(token !== undefined && { Authorization: `Bearer ${token}` }),
-    };
+    if (token !== undefined) {
+      await signIn(token, this.base).catch((error: Error) => {
+        throw new TokenNeeded(error.message);
+      });
+    }
     const { status, ok, body } = await this.ask('api/events', new AbortController().signal, {
       method: 'POST',
-      headers,
+      headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify(answerEvent(request, answer)),
     });
     if (status === 401) {
@@ -221,9 +223,10 @@ function parse(text: unknown): Message | undefined {
   }
 }
 
-// signIn exchanges the token for a cookie that scripts cannot read.
-export async function signIn(token: string): Promise<void> {
-  const response = await fetch(new URL('api/login', document.baseURI), {
+// signIn exchanges the token for a cookie that scripts cannot read. The cookie
+// permits what the token permits.
+export async function signIn(token: string, base: string = document.baseURI): Promise<void> {
+  const response = await fetch(new URL('api/login', base), {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
     body: JSON.stringify({ token }),

@@ -13,11 +13,11 @@ export function SignIn({ signIn, done }: { signIn(token: string): Promise<void>;
       }}
     >
       <Field
-        label="Read token of this gateway"
+        label="Token of this gateway"
         htmlFor={id}
         invalid={error !== ''}
         error={error}
-        description="The gateway has it in SPECWATCH_READ_TOKEN. This browser keeps a cookie, not the token."
+        description="SPECWATCH_READ_TOKEN of the gateway or, to answer requests as well, SPECWATCH_WRITE_TOKEN. This browser keeps a cookie, not the token."
       >
         <Input
           id={id}
