@@ -24,14 +24,14 @@ type BatchError struct {
 func (e *BatchError) Error() string { return fmt.Sprintf("event %d: %s", e.Index+1, e.Err) }
 func (e *BatchError) Unwrap() error { return e.Err }
 
-// A chunk is what one INSERT carries of a bulk.
+// Bounds of a chunk, the part of a bulk write that one INSERT carries.
 const (
 	chunkEvents = 5_000
 	chunkBytes  = 8 << 20
 )
 
-// unnest keeps the statement's text the same for any number of events, so
-// that it is prepared once; the order keeps ids in the order of the input.
+// insertSQL uses unnest, so that the text is the same for any number of events
+// and is prepared once. The order gives ids in the order of the input.
 const insertSQL = `
 INSERT INTO @.events (kind, at, session, spec, data, key)
 SELECT kind, coalesce(at, now()), session, spec, data::jsonb, key
@@ -40,7 +40,8 @@ ORDER BY n
 ON CONFLICT (key) WHERE key IS NOT NULL DO NOTHING
 RETURNING id, key`
 
-// writeTimeout bounds how long a writer waits for others.
+// writeTimeout bounds one Append, which may wait for locks of other
+// transactions.
 const writeTimeout = 10 * time.Second
 
 // writing runs f on a connection of the pool that writes. After a lost
@@ -49,7 +50,7 @@ func writing[T any](ctx context.Context, s *Store, f func(*pgx.Conn) (T, error))
 	return using(ctx, s, s.writes, pgconn.SafeToRetry, f)
 }
 
-// begin starts a transaction of the pool that writes.
+// begin starts a transaction on a connection of the pool that writes.
 func (s *Store) begin(ctx context.Context) (pgx.Tx, error) {
 	tx, err := s.writes.Begin(ctx)
 	if errors.Is(err, errPooler) {
@@ -62,11 +63,12 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// Append writes the events, all or none. An event whose key is stored already
-// is not written again; its id is that of the stored one. A refused event comes back as *BatchError (or as a
-// bare *event.FieldError when it was the only one), a fault of the set-up or of
-// the moment as *Problem. It waits for at most writeTimeout: another
-// transaction may hold one of the keys.
+// Append writes the events, all or none. An event whose key is already stored
+// is not written again; its id is that of the stored one. An event that is
+// refused is returned as *BatchError (or as a bare *event.FieldError if it is
+// the only one), an error of the set-up or of the server as *Problem. Append
+// takes at most writeTimeout, 10 s: another transaction may hold one of the
+// keys.
 func (s *Store) Append(ctx context.Context, events []event.Event) (event.Receipt, error) {
 	if len(events) == 0 {
 		return event.Receipt{IDs: []int64{}}, nil
@@ -148,8 +150,9 @@ func inBatch(index int64, size int, err error) error {
 	return &BatchError{index, err}
 }
 
-// retry repeats what lost a deadlock: two batches may bring the same keys in
-// opposite orders. Nothing of a failed attempt is stored.
+// retry repeats an attempt that failed because of another transaction: two
+// batches may insert the same keys in opposite orders and deadlock. Nothing of
+// a failed attempt is stored.
 func retry[T any](ctx context.Context, attempt func() (T, error)) (T, error) {
 	return backoff.Retry(ctx, func() (T, error) {
 		result, err := attempt()
@@ -197,7 +200,8 @@ func (s *Store) insert(ctx context.Context, q querier, events []event.Event) (ev
 	if err != nil {
 		return event.Receipt{}, s.explain(err)
 	}
-	// Walk both lists: what is missing from the second was stored before.
+	// inserted has the new rows in the order of the input. A key that it lacks
+	// was stored before.
 	ids := make([]int64, n)
 	stored := map[string]int64{}
 	var missing []string
@@ -218,11 +222,11 @@ func (s *Store) insert(ctx context.Context, q querier, events []event.Event) (ev
 	}
 	rows, err = q.Query(ctx, s.sql(`SELECT id, key FROM @.events WHERE key = ANY($1)`), missing)
 	if err != nil {
-		return event.Receipt{}, s.explain(err)
+		return event.Receipt{}, afterWrite{s.explain(err)}
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[written])
 	if err != nil {
-		return event.Receipt{}, s.explain(err)
+		return event.Receipt{}, afterWrite{s.explain(err)}
 	}
 	for _, row := range found {
 		stored[*row.Key] = row.ID
@@ -235,12 +239,20 @@ func (s *Store) insert(ctx context.Context, q querier, events []event.Event) (ev
 	return event.Receipt{IDs: ids, Known: len(missing)}, nil
 }
 
+// afterWrite is an error after rows may have been written: running all of it
+// again would write events without a key twice.
+type afterWrite struct{ error }
+
+func (e afterWrite) Unwrap() error     { return e.error }
+func (e afterWrite) SafeToRetry() bool { return false } // for pgconn.SafeToRetry
+
 func same(a, b *string) bool {
 	return a == b || a != nil && b != nil && *a == *b
 }
 
-// blame finds the event that PostgreSQL refuses: the shortest refused
-// beginning of the batch ends with it. Everything it tries is rolled back.
+// blame finds the event that PostgreSQL refuses, by binary search: it is the
+// last one of the shortest prefix of the batch that is refused. Each attempt is
+// rolled back.
 func (s *Store) blame(ctx context.Context, events []event.Event, refusal error) error {
 	var outage error
 	index := sort.Search(len(events), func(last int) bool {

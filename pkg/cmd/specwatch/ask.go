@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,9 +32,10 @@ Grafana or by an intervention_answered event, and prints the answer and nothing
 else.
 
 When nobody answers within --timeout, it prints --default, or fails if there is
-none. It also fails when the question is dismissed. When the database is away, it
-waits until it is back. The --idle-timeout of "specwatch run" does not end a
-command that waits in "specwatch ask".`,
+none. It also fails when the question is dismissed. When it stops waiting, the
+question is dismissed. When the database is away, it waits until it is back. The
+--idle-timeout of "specwatch run" does not end a command that waits in "specwatch
+ask".`,
 		Example: `  port=$(specwatch ask "Which port?" --option 8080 --option 9090 --timeout 2h --default 8080)`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 || args[0] == "" {
@@ -53,12 +53,12 @@ command that waits in "specwatch ask".`,
 	flags.StringVar(&q.otherwise, "default", "", "`answer` to print when nobody answers within --timeout")
 	cmd.RunE = does(func(cmd *cobra.Command, args []string) error {
 		q.text, q.hasDefault = args[0], flags.Changed("default")
-		q.session = cmp.Or(q.session, os.Getenv(runner.EnvSession))
+		q.session = cmp.Or(q.session, variable(runner.EnvSession))
 		if q.session == "" {
 			q.session = sessionOfLoop(time.Now()).name
 		}
 		if !flags.Changed("spec") && !flags.Changed("session") {
-			q.spec = os.Getenv(runner.EnvSpec)
+			q.spec = variable(runner.EnvSpec)
 		}
 		switch {
 		case q.timeout < 0 || flags.Changed("timeout") && q.timeout == 0:
@@ -86,12 +86,22 @@ command that waits in "specwatch ask".`,
 			return err
 		}
 		defer to.close()
-		answer, err := q.ask(ctx, to, request, func(text string) { say(cmd.ErrOrStderr(), text) })
-		if errors.Is(context.Cause(ctx), errNobody) && err != nil {
+		tell := func(text string) { say(cmd.ErrOrStderr(), text) }
+		answer, err := q.ask(ctx, to, request, tell)
+		late := err != nil && errors.Is(context.Cause(ctx), errNobody)
+		nobody := fmt.Sprintf("nobody answered within %s", q.timeout)
+		switch {
+		case err == nil || errors.Is(err, errDismissed):
+		case late:
+			q.withdraw(to, nobody, tell)
+		default:
+			q.withdraw(to, "the command that asked was stopped", tell)
+		}
+		if late {
 			if !q.hasDefault {
-				return fmt.Errorf("nobody answered within %s", q.timeout)
+				return errors.New(nobody)
 			}
-			say(cmd.ErrOrStderr(), fmt.Sprintf("nobody answered within %s; printing the default", q.timeout))
+			tell(nobody + "; printing the default")
 			answer, err = q.otherwise, nil
 		}
 		if err != nil {
@@ -114,6 +124,7 @@ type question struct {
 	options                        []string
 	timeout                        time.Duration
 	hasDefault                     bool
+	id                             int64 // of the request; 0: it is not written
 }
 
 func (q *question) event() event.Event {
@@ -133,7 +144,7 @@ func (q *question) event() event.Event {
 // ask writes the request and waits for its answer. It subscribes before it writes,
 // so that it cannot miss the answer. If it cannot subscribe, it writes anyway, and
 // the request is kept on disk.
-func (q *question) ask(ctx context.Context, to *destination, request event.Event, tell func(string)) (string, error) {
+func (q *question) ask(ctx context.Context, to *destination, request event.Event, tell func(string)) (answer string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	l := listener{to: to, tell: tell, tried: make(chan struct{}), answers: make(chan event.Event), failed: make(chan error, 1)}
 	ended := make(chan struct{})
@@ -147,13 +158,12 @@ func (q *question) ask(ctx context.Context, to *destination, request event.Event
 	}()
 	select {
 	case <-l.tried:
-	case err := <-l.failed:
+	case err = <-l.failed:
 		return "", err
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	id, err := insist(ctx, to, request, tell)
-	if err != nil {
+	if q.id, err = insist(ctx, to, request, tell); err != nil {
 		return "", err
 	}
 	tick := time.NewTicker(time.Second)
@@ -162,7 +172,7 @@ func (q *question) ask(ctx context.Context, to *destination, request event.Event
 		runner.Note() // a command that waits for a person is not idle
 		select {
 		case e := <-l.answers:
-			if text, dismissed, ok := answerTo(id, e.Data); dismissed {
+			if text, dismissed, ok := answerTo(q.id, e.Data); dismissed {
 				return "", errDismissed
 			} else if ok {
 				return text, nil
@@ -176,13 +186,34 @@ func (q *question) ask(ctx context.Context, to *destination, request event.Event
 	}
 }
 
-// insist retries until the request is written.
+// withdrawTimeout bounds a dismissal, which is kept on disk if it takes longer.
+const withdrawTimeout = 5 * time.Second
+
+// withdraw dismisses the request: nobody waits for its answer any more.
+func (q *question) withdraw(to *destination, reason string, tell func(string)) {
+	if q.id == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), withdrawTimeout)
+	defer cancel()
+	data := map[string]any{"request": q.id, "dismissed": true, "reason": reason}
+	if q.hasDefault {
+		data["default"] = q.otherwise
+	}
+	_, kept, err := to.put(ctx, []event.Event{{Kind: event.InterventionAnswered, Session: q.session, Spec: q.spec, Data: outbox.Data(data)}}, tell)
+	if err = cmp.Or(err, kept); err != nil {
+		tell(fmt.Sprintf("the question stays open for now: %s", err))
+	}
+}
+
+// insist retries until the request is written. If ctx ends before, the request is
+// dropped: nobody would wait for its answer.
 func insist(ctx context.Context, to *destination, request event.Event, tell func(string)) (int64, error) {
-	requests := []event.Event{request}
+	p := to.keep([]event.Event{request})
+	defer p.file.Remove()
 	told := false
 	for {
-		// The first attempt gives it a key, so it is stored once.
-		receipt, kept, err := to.put(ctx, requests, tell)
+		receipt, kept, err := p.send(ctx, tell)
 		switch {
 		case err != nil:
 			return 0, err

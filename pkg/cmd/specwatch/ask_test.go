@@ -32,7 +32,7 @@ func (a at) throughAGateway(t *testing.T) at {
 		response.Body.Close()
 		return response.StatusCode == http.StatusOK
 	})
-	return at{state: t.TempDir(), env: []string{envGateway + "=" + url, envWriteToken + "=write-secret", envReadToken + "=read-secret"}}
+	return at{state: t.TempDir(), env: []string{envGateway + "=" + url, envWriteToken + "=write-secret"}}
 }
 
 func (a at) lastQuestion(t *testing.T, text string) (last row) {
@@ -119,6 +119,26 @@ func TestAsk(t *testing.T) {
 			code, out, errs = a.run(t, "ask", text, "--session", "s", "--timeout", "1s")
 			if code != 1 || out != "" || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, "nobody answered") {
 				t.Errorf("exit code %d, prints %q, says %s", code, out, errs)
+			}
+			n := len(direct.requests(t, text))
+			p = a.start(t, nil, "ask", text, "--session", "s")
+			until(t, "the question is written", func() bool { return len(direct.requests(t, text)) == n+1 })
+			if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if code := p.code(t); code == 0 || p.out.String() != "" {
+				t.Errorf("exit code %d, prints %q", code, &p.out)
+			}
+			// Nobody waits any more, so none of them is open.
+			rows := direct.rowsByID(t)
+			for _, id := range direct.requests(t, text) {
+				ended := false
+				for _, r := range rows {
+					ended = ended || r.Kind == "intervention_answered" && r.Data["request"] == float64(id)
+				}
+				if !ended {
+					t.Errorf("request %d is open: %v", id, rows[id])
+				}
 			}
 		})
 	}

@@ -196,28 +196,47 @@ const sendTimeout = 15 * time.Second
 // and stay there if they cannot be written: then kept is the reason. The error is
 // about the events themselves.
 func (d *destination) put(ctx context.Context, events []event.Event, tell func(string)) (receipt event.Receipt, kept, err error) {
+	p := d.keep(events)
+	defer p.file.Close()
+	return p.send(ctx, tell)
+}
+
+// pending are events that are on disk until they are written.
+type pending struct {
+	to     *destination
+	events []event.Event
+	file   *outbox.File
+	onDisk error // why they are not on disk
+}
+
+// keep writes the events to disk.
+func (d *destination) keep(events []event.Event) *pending {
 	for i := range events {
 		if events[i].Key == "" {
 			events[i].Key = "emit-" + rand.Text() // so that it may be sent twice
 		}
 	}
-	file := d.box.File()
-	written := stamped(events)
-	onDisk := file.Append(written...)
-	defer file.Close()
+	p := &pending{to: d, events: events, file: d.box.File()}
+	p.onDisk = p.file.Append(stamped(events)...)
+	return p
+}
+
+// send tries once, and may be called again while it returns kept. See put.
+func (p *pending) send(ctx context.Context, tell func(string)) (receipt event.Receipt, kept, err error) {
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
-	if _, err = d.box.Send(ctx, d, tell); err == nil {
-		receipt, err = d.Append(ctx, events)
+	if _, err = p.to.box.Send(ctx, p.to, tell); err == nil {
+		receipt, err = p.to.Append(ctx, p.events)
 	}
 	var refused *event.FieldError
 	switch {
 	case err == nil, errors.As(err, &refused):
-		file.Remove()
+		p.file.Remove()
 		return receipt, nil, err
-	case onDisk != nil:
-		return receipt, nil, errors.New(strings.TrimSpace(err.Error()) + "; it could not be kept either: " + onDisk.Error())
+	case p.onDisk != nil:
+		return receipt, nil, errors.New(strings.TrimSpace(err.Error()) + "; it could not be kept either: " + p.onDisk.Error())
 	}
+	p.events = stamped(p.events) // they are written later than they happened
 	return receipt, err, nil
 }
 
