@@ -149,7 +149,7 @@ func withPostgreSQL(ctx context.Context, f func(url string) error) error {
 func goTests(reports, url string) (tally, error) {
 	// What runs beside Specwatch: Debian's package, and its program.
 	for pkg, program := range map[string]string{
-		"prometheus": "prometheus", "pgbouncer": "pgbouncer", "nginx": "nginx", "caddy": "caddy",
+		"prometheus": "prometheus", "pgbouncer": "pgbouncer", "faketime": "faketime", "nginx": "nginx", "caddy": "caddy",
 		"openssh-server": "sshd", "tmux": "tmux", "vim": "vim",
 	} {
 		switch path, err := installed(pkg, program); {

@@ -24,6 +24,7 @@ type cluster struct {
 	*run
 	rng     *rand.Rand
 	disk    *disk
+	clock   *clock // of the primary
 	primary *embedded.Server
 	standby *embedded.Server
 	pooler  *program
@@ -53,11 +54,12 @@ const (
 	theTable     = "table"
 	thePrune     = "prune"
 	theMigration = "migration"
+	theClock     = "clock"
 )
 
 func (r *run) newCluster(ctx context.Context) (a *cluster, err error) {
 	a = &cluster{run: r, rng: r.random("cluster"), busy: map[string]*sync.Mutex{}}
-	for _, name := range []string{thePrimary, theStandby, thePlugin, thePooler, theTable, thePrune, theMigration} {
+	for _, name := range []string{thePrimary, theStandby, thePlugin, thePooler, theTable, thePrune, theMigration, theClock} {
 		a.busy[name] = &sync.Mutex{}
 	}
 	dir := filepath.Join(r.folder, "primary")
@@ -66,7 +68,13 @@ func (r *run) newCluster(ctx context.Context) (a *cluster, err error) {
 	} else {
 		a.missing = append(a.missing, "disk full: mounting a small file system needs root")
 	}
-	if a.primary, err = r.server(ctx, "primary", dir, map[string]string{"max_wal_size": "128MB", "min_wal_size": "32MB"}); err != nil {
+	if a.clock, err = r.newClock("primary"); err != nil {
+		return a, err
+	}
+	if a.clock == nil {
+		a.missing = append(a.missing, "a clock that jumps: libfaketime is not installed")
+	}
+	if a.primary, err = r.server(ctx, "primary", dir, map[string]string{"max_wal_size": "128MB", "min_wal_size": "32MB"}, a.clock.env()...); err != nil {
 		return a, err
 	}
 	database := a.primary.URL()

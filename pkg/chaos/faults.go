@@ -263,6 +263,9 @@ func (a *cluster) kinds() []fault {
 			return err
 		}})
 	}
+	if a.clock != nil {
+		faults = append(faults, fault{"clock of PostgreSQL jumps", always(theClock), a.jumps})
+	}
 	if a.pooler != nil {
 		faults = append(faults, fault{"pooler killed and restarted", always(thePooler), func(ctx context.Context, rng *rand.Rand, _ string) error {
 			a.pooler.kill()

@@ -137,7 +137,7 @@ func inDatabase(database, name string) string {
 }
 
 // server starts a PostgreSQL of the run.
-func (r *run) server(ctx context.Context, name, dir string, settings map[string]string) (*embedded.Server, error) {
+func (r *run) server(ctx context.Context, name, dir string, settings map[string]string, env ...string) (*embedded.Server, error) {
 	port, err := r.ports.next()
 	if err != nil {
 		return nil, err
@@ -154,7 +154,7 @@ func (r *run) server(ctx context.Context, name, dir string, settings map[string]
 	for k, v := range settings {
 		all[k] = v
 	}
-	return embedded.Start(ctx, embedded.Config{Dir: dir, Version: r.options.Version, Port: port, Settings: all, Log: log})
+	return embedded.Start(ctx, embedded.Config{Dir: dir, Version: r.options.Version, Port: port, Settings: all, Env: env, Log: log})
 }
 
 // execute runs statements on a connection of their own.

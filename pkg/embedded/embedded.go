@@ -44,6 +44,8 @@ type Config struct {
 	// Settings are PostgreSQL's, such as "fsync": "off". They hold for this run
 	// and are not written into the data directory.
 	Settings map[string]string
+	// Env is added to the environment of the server, such as "LD_PRELOAD=…".
+	Env []string
 	// Log gets what the server says; nil drops it. It may be written to until
 	// the server has ended.
 	Log io.Writer
@@ -371,6 +373,7 @@ func (s *Server) launch(ctx context.Context, port int) error {
 	}
 	// The server outlives ctx, which bounds the start alone.
 	process := s.command(context.WithoutCancel(ctx), "postgres", arguments...)
+	process.Env = append(process.Env, s.config.Env...)
 	said := &lastLines{}
 	process.Stdout, process.Stderr = said, said
 	if s.config.Log != nil {
