@@ -5,16 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Version 0.2 could make another program's table the events table: it renamed
-// it and left a view under the old name, through which grants were lost and
-// policies were passed by. returnAdopted gives such a table its name back, puts
-// its rows as events with their ids into an events table of Specwatch's own,
-// and mirrors what is inserted from then on. It may be interrupted and
-// repeated. It returns the table's name, or "" where there was none.
+// returnAdopted undoes what version 0.2 could do: it made another program's
+// table the events table by renaming it, and left a view under the old name.
+// The view lost grants and bypassed row security policies. returnAdopted gives
+// the table its name back, copies its rows with their ids into an events table
+// of Specwatch's own, and mirrors later inserts. It may be interrupted and
+// repeated. It returns the table's name, or "" if there was none.
 func (s *Store) returnAdopted(ctx context.Context, conn *pgx.Conn, schema string, told func(string)) (string, error) {
 	err := patientlyOn(ctx, conn, told, func(tx pgx.Tx) error { return swapAdopted(ctx, tx, schema) })
 	if err != nil {
@@ -24,7 +26,8 @@ func (s *Store) returnAdopted(ctx context.Context, conn *pgx.Conn, schema string
 	var upTo int64
 	var relation string
 	err = conn.QueryRow(ctx, qualify(schema, `
-		SELECT m.id, m.up_to, t.tgrelid::regclass::text FROM @.specwatch_mirrors m JOIN pg_trigger t ON t.tgfoid = to_regproc('@.specwatch_mirror_' || m.id)
+		SELECT m.id, m.up_to, format('%I.%I', n.nspname, c.relname) FROM @.specwatch_mirrors m JOIN pg_trigger t ON t.tgfoid = to_regproc('@.specwatch_mirror_' || m.id)
+		JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE m.up_to IS NOT NULL AND m.filled IS NULL`)).Scan(&id, &upTo, &relation)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", nil
@@ -39,7 +42,11 @@ func (s *Store) returnAdopted(ctx context.Context, conn *pgx.Conn, schema string
 	for {
 		var last *int64
 		var rows int64
-		err := conn.QueryRow(ctx, `
+		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			if err := evaluateAsTrigger(ctx, tx, "UTC"); err != nil {
+				return err
+			}
+			return tx.QueryRow(ctx, `
 			WITH page AS MATERIALIZED (
 			    SELECT t.id::bigint AS id, t.key::text AS own, coalesce(t.spec::text, '') AS spec, coalesce(t.data, '{}') AS data, t.stored, m.kind, m.at, m.session, m.key, m.problem
 			    FROM `+relation+` AS t, LATERAL `+mapFunction(schema, id)+`(t) AS `+mappedColumns+`
@@ -53,6 +60,7 @@ func (s *Store) returnAdopted(ctx context.Context, conn *pgx.Conn, schema string
 			    SELECT $4, count(*), problem, min(key) FROM page WHERE problem IS NOT NULL GROUP BY problem
 			)
 			SELECT max(id), count(*) FROM page`, after, upTo, chunkEvents, id).Scan(&last, &rows)
+		})
 		if err != nil {
 			return relation, err
 		}
@@ -64,7 +72,8 @@ func (s *Store) returnAdopted(ctx context.Context, conn *pgx.Conn, schema string
 			told(fmt.Sprintf("%d rows of %s became events", copied, relation))
 		}
 	}
-	// What 0.2 had added for itself goes last: until here it was read.
+	// The columns that version 0.2 added are dropped last: the copy above reads
+	// them.
 	return relation, patientlyOn(ctx, conn, told, func(tx pgx.Tx) error {
 		added, err := addedColumns(ctx, tx, relation)
 		if err != nil {
@@ -80,8 +89,8 @@ func (s *Store) returnAdopted(ctx context.Context, conn *pgx.Conn, schema string
 	})
 }
 
-// addedColumns are those that Specwatch has added to a table that it adopted.
-// It added xid first.
+// addedColumns returns the columns that version 0.2 added to the table: xid,
+// which came first, and all after it.
 func addedColumns(ctx context.Context, tx pgx.Tx, relation string) ([]string, error) {
 	rows, err := tx.Query(ctx, `
 		SELECT a.attname::text FROM pg_attribute a JOIN pg_attribute x ON x.attrelid = a.attrelid AND x.attname = 'xid' AND NOT x.attisdropped
@@ -92,8 +101,8 @@ func addedColumns(ctx context.Context, tx pgx.Tx, relation string) ([]string, er
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// swapAdopted gives the table its name back and makes an empty events table in
-// its place, in one transaction that touches the catalog only.
+// swapAdopted gives the table its name back and creates an empty events table
+// in its place, in one transaction that copies no rows.
 func swapAdopted(ctx context.Context, tx pgx.Tx, schema string) error {
 	events := own(schema, "events")
 	var view uint32
@@ -126,7 +135,7 @@ func swapAdopted(ctx context.Context, tx pgx.Tx, schema string) error {
 	}
 	const ours = `'specwatch\_%'`
 	columns := texts(`SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum`, t.oid)
-	// Rights that were given on the view are meant for the table.
+	// Privileges that were granted on the view are granted on the table.
 	grants := texts(`SELECT format('GRANT %s ON %s TO %s', a.privilege_type, $2::text, CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = $1 AND a.grantee <> c.relowner`, view, t.quoted())
 	revokes := texts(`SELECT format('REVOKE ALL ON %s FROM %I', $1::text, rolname) FROM pg_roles WHERE rolname IN ('specwatch_reader', 'specwatch_writer')`, t.quoted())
 	added := texts(`SELECT format('ADD COLUMN %I %s%s%s', a.attname, format_type(a.atttypid, a.atttypmod), coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), ''), CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END)
@@ -145,7 +154,15 @@ func swapAdopted(ctx context.Context, tx pgx.Tx, schema string) error {
 	if err := tx.QueryRow(ctx, "SELECT coalesce(max(id), 0)::bigint FROM "+events).Scan(&upTo); err != nil {
 		return err
 	}
-	steps := append([]string{"DROP VIEW " + t.quoted()}, gone...)
+	if _, err := tx.Exec(ctx, "DROP VIEW "+t.quoted()); err != nil {
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "2BP01" { // dependent_objects_still_exist
+			return problem(DatabaseError, err, "the view %s, which version 0.2 left in place of the table, cannot be dropped, because other objects depend on it: %s; save their definitions, drop them, run specwatch migrate, and create them again: %s is the table then",
+				t, strings.ReplaceAll(pg.Detail, "\n", "; "), t)
+		}
+		return err
+	}
+	steps := gone
 	for _, drop := range dropped {
 		steps = append(steps, "ALTER TABLE "+events+" "+drop)
 	}
@@ -173,7 +190,7 @@ func swapAdopted(ctx context.Context, tx pgx.Tx, schema string) error {
 		steps = append(steps, "ALTER TABLE "+events+" "+add)
 	}
 	steps = append(append(append(steps, again...), revokes...), grants...)
-	steps = append(steps, "UPDATE "+own(schema, "specwatch_rollup")+" SET seen = NULL") // the table is another one
+	steps = append(steps, "UPDATE "+own(schema, "specwatch_rollup")+" SET seen = NULL") // they are of the old table
 	if err := execAll(ctx, tx, steps); err != nil {
 		return err
 	}
@@ -185,7 +202,7 @@ func swapAdopted(ctx context.Context, tx pgx.Tx, schema string) error {
 	m := Mapping{}
 	for column, text := range map[string]*string{"spec": &m.Spec, "data": &m.Data} {
 		if i := slices.Index(columns, column); x >= 0 && i > x {
-			*text = map[string]string{"spec": "''", "data": "'{}'::jsonb"}[column] // Specwatch's own, which goes
+			*text = map[string]string{"spec": "''", "data": "'{}'::jsonb"}[column] // a column that version 0.2 added and that is dropped
 		}
 	}
 	m, e, err := m.complete(ctx, tx, t)

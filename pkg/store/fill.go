@@ -8,8 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Filled says how far the rows that a table held before it was mirrored have
-// been brought over.
+// Filled is the progress of FillMirror.
 type Filled struct {
 	Rows     int64 // of the table
 	Read     int64
@@ -19,16 +18,17 @@ type Filled struct {
 	Unmapped int64
 }
 
-// maxReasonsKept bounds how many different reasons of a fill are kept apart.
+// maxReasonsKept bounds how many different reasons a fill counts separately.
 const maxReasonsKept = 1_000
 
-// FillMirror brings the rows over that the table holds, beside its writers.
-// Whatever was brought over stays: interrupted, it is simply started again,
-// and does the rest. What it finds unmapped replaces what was noted before.
+// FillMirror makes events of the rows that the table already holds, while other
+// programs write into it. After an interruption it can be started again: events
+// that were written stay, and only the missing ones are added. The unmapped
+// rows that it finds replace those counted before. progress may be nil.
 func (s *Store) FillMirror(ctx context.Context, table string, progress func(Filled)) (Filled, error) {
 	var done Filled
-	// One snapshot shows each row once, whatever is updated meanwhile. What
-	// is inserted after it, the trigger has mapped.
+	// One snapshot shows each row once, whatever is updated meanwhile. The
+	// trigger maps the rows that are inserted after it.
 	conn, err := s.connect(ctx, func(*pgx.ConnConfig) {})
 	if err != nil {
 		return done, err
@@ -43,10 +43,12 @@ func (s *Store) FillMirror(ctx context.Context, table string, progress func(Fill
 		if err != nil {
 			return err
 		}
-		m, err := s.mirrorOf(ctx, tx, t)
-		switch {
-		case err != nil:
+		all, err := s.mirrors(ctx, tx)
+		if err != nil {
 			return err
+		}
+		m := mirrorOf(all, t)
+		switch {
 		case !m.Active:
 			return problem(NoTable, nil, "table %s is not mirrored", t)
 		case m.Mapping.Key == "":
@@ -64,7 +66,7 @@ func (s *Store) FillMirror(ctx context.Context, table string, progress func(Fill
 			return err
 		}
 		old := "false"
-		if m.upTo != nil { // those are events already, under keys of their own
+		if m.upTo != nil { // returnAdopted made events of these, with other keys
 			old = fmt.Sprintf("t.id <= %d", *m.upTo)
 		}
 		if err := tx.QueryRow(ctx, "SELECT count(*) FROM "+t.rows()).Scan(&done.Rows); err != nil {
@@ -162,8 +164,8 @@ func (b *batch) add(kind string, at time.Time, session, spec, data, key string) 
 	b.bytes += len(session) + len(spec) + len(data) + len(key)
 }
 
-// writeBatch writes a batch and returns how many events are new. When they
-// were stored is not known: they are older than that.
+// writeBatch writes a batch and returns how many events are new. `stored` is
+// NULL, because the rows are older than this insert.
 func (s *Store) writeBatch(ctx context.Context, schema string, b *batch) (int64, error) {
 	if len(b.kinds) == 0 {
 		return 0, nil

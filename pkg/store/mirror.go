@@ -20,15 +20,15 @@ import (
 )
 
 // Mapping says how a row of another program's table becomes an event. All but
-// Kinds and TimeZone are SQL expressions over the table's columns; names of
-// other schemas than pg_catalog are written with their schema.
+// Kinds and TimeZone are SQL expressions over the table's columns; names
+// outside pg_catalog need their schema.
 type Mapping struct {
 	Kind     string            `json:"kind"`
 	At       string            `json:"at"`
 	Session  string            `json:"session"`
 	Spec     string            `json:"spec,omitempty"`
 	Data     string            `json:"data,omitempty"`
-	Key      string            `json:"key,omitempty"`   // what tells rows apart; empty: no column does
+	Key      string            `json:"key,omitempty"`   // what identifies a row; empty: no column does
 	Where    string            `json:"where,omitempty"` // of rows that are to become events
 	Kinds    map[string]string `json:"kinds,omitempty"` // kinds of the table and the event's kind for each
 	TimeZone string            `json:"timeZone,omitempty"`
@@ -39,12 +39,20 @@ type Mirror struct {
 	Source   string // schema.table
 	Mapping  Mapping
 	Active   bool       // the table has the trigger
-	Filled   *time.Time // when the rows that were there before had been brought over
+	Filled   *time.Time // when FillMirror ended; nil: never
 	Unmapped int64
 	Reasons  []Reason // why, the most frequent first, at most maxReasons
 
-	id   int
-	upTo *int64 // of a table that version 0.2 adopted: the greatest id then
+	id     int
+	called string // what the keys of its events begin with: the table's name when it was mirrored
+	upTo   *int64 // of a table that version 0.2 adopted: the greatest id then
+}
+
+// recorded is the column mapping of specwatch_mirrors. Called is missing if it
+// is the same as the column source.
+type recorded struct {
+	Mapping
+	Called string `json:"called,omitempty"`
 }
 
 // Reason is why rows did not become events.
@@ -58,7 +66,7 @@ const maxReasons = 20
 
 // Preview is what a mapping would make of the rows that a table holds.
 type Preview struct {
-	Mapping Mapping       // with what was found for what was not said
+	Mapping Mapping       // with empty fields filled from the table
 	Events  []event.Event // of the first rows
 	Rows    int64         // that are to become events
 	Reasons []Reason      // why some would not
@@ -72,15 +80,17 @@ type source struct {
 	oid          uint32
 	schema, name string
 	owner        string
-	partitioned  bool     // or a partition: only triggers for each row reach all inserts
-	columns      []string // in their order
-	key          []string // columns that tell rows apart; may be empty
+	partitioned  bool              // or a partition: only triggers for each row reach all inserts
+	columns      []string          // in their order
+	virtual      map[string]string // virtual generated columns (PostgreSQL 18) and their expressions
+	zoned        map[string]bool   // columns of type timestamptz
+	key          []string          // columns that identify a row; may be empty
 }
 
 func (t source) quoted() string { return pgx.Identifier{t.schema, t.name}.Sanitize() }
 func (t source) String() string { return t.schema + "." + t.name }
 
-// rows is what a query over the table's own rows reads from.
+// rows returns what a query over the table's own rows has after FROM.
 func (t source) rows() string {
 	if t.partitioned {
 		return t.quoted()
@@ -88,7 +98,25 @@ func (t source) rows() string {
 	return "ONLY " + t.quoted() // rows of tables that inherit from it do not fire its triggers
 }
 
-// findSource looks a table up, by a name as SQL writes it or as it is.
+// computed returns what "from", whose rows are new ones in a trigger, is
+// replaced by. PostgreSQL does not compute virtual generated columns there, so
+// the query does.
+func (t source) computed(from string) string {
+	if len(t.virtual) == 0 {
+		return from
+	}
+	columns := make([]string, len(t.columns))
+	for i, name := range t.columns {
+		columns[i] = pgx.Identifier{name}.Sanitize()
+		if expression, ok := t.virtual[name]; ok {
+			columns[i] = "(" + expression + ") AS " + columns[i]
+		}
+	}
+	return "(SELECT " + strings.Join(columns, ", ") + " FROM " + from + " AS specwatch_stored)"
+}
+
+// findSource looks a table up by its name, with or without the quotes that SQL
+// needs.
 func findSource(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 	var t source
 	var kind string
@@ -119,21 +147,37 @@ func findSource(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 		return t, problem(NoTable, nil, "%q is not a table that can be mirrored: it must be an ordinary or a partitioned one that is neither temporary nor PostgreSQL's own", table)
 	}
 	t.partitioned = kind == "p" || partition
-	rows, err := tx.Query(ctx, `SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum`, t.oid)
-	if err == nil {
-		t.columns, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	rows, err := tx.Query(ctx, `
+		SELECT a.attname::text, 'timestamptz'::regtype IN (y.oid, y.typbasetype), CASE WHEN a.attgenerated = 'v' THEN pg_get_expr(d.adbin, d.adrelid) END
+		FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, t.oid)
+	if err != nil {
+		return t, err
 	}
+	t.virtual, t.zoned = map[string]string{}, map[string]bool{}
+	var name string
+	var zoned bool
+	var expression *string
+	_, err = pgx.ForEachRow(rows, []any{&name, &zoned, &expression}, func() error {
+		t.columns = append(t.columns, name)
+		t.zoned[name] = zoned
+		if expression != nil {
+			t.virtual[name] = *expression
+		}
+		return nil
+	})
 	if err != nil {
 		return t, err
 	}
 	// The primary key, else a unique index over columns that are never null,
-	// else a column that counts up.
+	// else an identity or serial column. An index may have INCLUDE columns after
+	// its key columns.
 	rows, err = tx.Query(ctx, `
 		SELECT a.attname::text FROM (
-		    SELECT i.indkey::int2[] AS columns FROM pg_index i
-		    WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND NOT 0 = ANY (i.indkey)
-		      AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull)
-		    ORDER BY i.indisprimary DESC, i.indnatts, i.indexrelid LIMIT 1
+		    SELECT k.columns FROM pg_index i, LATERAL (SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] AS columns) k
+		    WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND NOT 0 = ANY (k.columns)
+		      AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum = ANY (k.columns) AND NOT a.attnotnull)
+		    ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1
 		) i, unnest(i.columns) WITH ORDINALITY AS k (attnum, n) JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = k.attnum
 		ORDER BY k.n`, t.oid)
 	if err == nil {
@@ -152,9 +196,9 @@ func findSource(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 	return t, err
 }
 
-// complete fills what a mapping does not say from columns of the event's own
-// names, and holds all of it against the table. Errors are FieldErrors, whose
-// field is that of the mapping.
+// complete fills empty fields of a mapping with the table's columns of the same
+// names, and checks all expressions against the table. What is wrong with a
+// field is returned as *event.FieldError.
 func (m Mapping) complete(ctx context.Context, tx pgx.Tx, t source) (Mapping, expressions, error) {
 	var e expressions
 	for _, f := range []struct {
@@ -173,6 +217,9 @@ func (m Mapping) complete(ctx context.Context, tx pgx.Tx, t source) (Mapping, ex
 		names := make([]string, len(t.key))
 		for i, column := range t.key {
 			names[i] = pgx.Identifier{column}.Sanitize()
+			if t.zoned[column] && len(t.key) > 1 {
+				names[i] = inUTC(names[i])
+			}
 		}
 		if m.Key = names[0]; len(names) > 1 {
 			m.Key = "ROW(" + strings.Join(names, ", ") + ")"
@@ -199,6 +246,9 @@ func (m Mapping) complete(ctx context.Context, tx pgx.Tx, t source) (Mapping, ex
 			return m, e, err
 		} else if oid == pgtype.RecordOID && f.name != "key" {
 			return m, e, mappingErrorf(f.name, "%s is not one value", f.text)
+		} else if oid == pgtype.TimestamptzOID && f.name == "key" {
+			*f.into = inUTC(f.text)
+			continue
 		}
 		*f.into = "(" + f.text + "\n)::text"
 	}
@@ -236,7 +286,7 @@ func (m Mapping) complete(ctx context.Context, tx pgx.Tx, t source) (Mapping, ex
 		e.where = "(" + m.Where + "\n)"
 	}
 	e.table, e.zone, e.kinds = t, zone, m.Kinds
-	// What each expression for itself does not show, such as an aggregate.
+	// This finds what no expression shows alone, such as an aggregate.
 	_, err = describe(ctx, tx, e.mapSQL("(SELECT * FROM "+t.quoted()+")"))
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code[:2] == "42" && pg.Code != "42501" {
@@ -244,6 +294,11 @@ func (m Mapping) complete(ctx context.Context, tx pgx.Tx, t source) (Mapping, ex
 	}
 	return m, e, err
 }
+
+// inUTC returns SQL for the text of a timestamptz in a key, as PostgreSQL
+// prints it in UTC. In the mapping's time zone the key would change with the
+// mapping, and a fill would write the event again.
+func inUTC(text string) string { return "(((" + text + "\n) AT TIME ZONE 'UTC')::text || '+00')" }
 
 func mappingErrorf(field, format string, args ...any) error {
 	return &event.FieldError{Field: field, Detail: fmt.Sprintf(format, args...)}
@@ -274,33 +329,47 @@ func describe(ctx context.Context, tx pgx.Tx, sql string) (*pgconn.StatementDesc
 	return nested.Prepare(ctx, "", sql)
 }
 
-// evaluateAsTrigger makes what follows in this transaction evaluate
-// expressions with the settings of the trigger's function.
+// pinned are the settings, besides search_path and timezone, with which
+// expressions are evaluated. The session of a program may have others, with
+// which PostgreSQL prints values, and so keys, differently, or reads the
+// literals in the functions differently.
+var pinned = []struct{ name, value string }{
+	{"datestyle", "ISO, MDY"}, {"intervalstyle", "postgres"}, {"bytea_output", "hex"}, {"extra_float_digits", "1"},
+	{"lc_monetary", "C"}, {"standard_conforming_strings", "on"},
+}
+
+// evaluateAsTrigger sets, for this transaction, the settings with which the
+// trigger's function evaluates expressions.
 func evaluateAsTrigger(ctx context.Context, tx pgx.Tx, zone string) error {
-	_, err := tx.Exec(ctx, `SELECT set_config('search_path', 'pg_catalog, pg_temp', true), set_config('timezone', $1, true), set_config('datestyle', 'ISO, MDY', true), set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)`, zone)
+	sql := `SELECT set_config('search_path', 'pg_catalog, pg_temp', true), set_config('timezone', $1, true), set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)`
+	for _, setting := range pinned {
+		sql += fmt.Sprintf(", set_config(%s, %s, true)", quote(setting.name), quote(setting.value))
+	}
+	_, err := tx.Exec(ctx, sql, zone)
 	return err
 }
 
-// expressions is a mapping that was held against its table.
+// expressions is a mapping that was checked against its table.
 type expressions struct {
 	table                                     source
-	called                                    string // the name that keys begin with; the table may have another by now
+	called                                    string // as in Mirror
 	kind, at, session, spec, data, key, where string
 	zone                                      string
 	kinds                                     map[string]string
 }
 
-// prefix begins the keys of the table's events.
+// prefix returns what the keys of the table's events begin with.
 func (e expressions) prefix() string { return "mirror:" + cmp.Or(e.called, e.table.String()) + ":" }
 
-// keySQL is the event's key. What is too long for one is told by its hash.
+// keySQL returns SQL for the event's key. A key that is too long is replaced by
+// its hash.
 func (e expressions) keySQL() string {
 	whole := quote(e.prefix()) + " || " + e.key
 	return fmt.Sprintf("CASE WHEN octet_length(%[1]s) > %[2]d THEN %[3]s || md5(%[1]s) ELSE %[1]s END", whole, event.MaxNameBytes, quote("mirror:md5:"))
 }
 
-// mapSQL is a query of the rows of "from" as events, with what is wrong with
-// each in "problem".
+// mapSQL returns a query of the rows of "from" as events. "problem" is why a
+// row cannot become an event, else NULL.
 func (e expressions) mapSQL(from string) string {
 	var kinds strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(e.kinds)) {
@@ -327,18 +396,20 @@ FROM (
            at, session, spec, data, key
     FROM (
         SELECT ` + e.kind + ` AS kind, ` + e.at + ` AS at, ` + e.session + ` AS session, coalesce(` + e.spec + `, '') AS spec, coalesce(` + e.data + `, '{}') AS data, ` + e.keySQL() + ` AS key
-        FROM ` + from + ` AS ` + pgx.Identifier{e.table.name}.Sanitize() + ` WHERE ` + e.where + `
+        FROM ` + e.table.computed(from) + ` AS ` + pgx.Identifier{e.table.name}.Sanitize() + ` WHERE ` + e.where + `
     ) told
 ) named`
 }
 
-// mappedColumns names what a call of the function of functionSQL gives.
+// mappedColumns names the result columns of the function that functionSQL
+// creates.
 const mappedColumns = "m (taken, kind, at, session, spec, data, key, problem)"
 
-// functionSQL is a function that maps one row of the table. It has no error:
-// an expression that fails is the row's problem. Its argument is not of the
-// table's type, so that nothing depends on the table. Its variables have names
-// that no column has.
+// functionSQL returns SQL that creates a function which maps one row of the
+// table. The function does not fail: an error of an expression becomes the
+// row's problem. Its argument is not of the table's row type, so that nothing
+// depends on the table. Its variables have a prefix, so that no column has the
+// same name.
 func (e expressions) functionSQL(name string) string {
 	return `CREATE OR REPLACE FUNCTION ` + name + `(specwatch_row anyelement, OUT specwatch_taken boolean, OUT specwatch_kind text, OUT specwatch_at timestamptz, OUT specwatch_session text, OUT specwatch_spec text, OUT specwatch_data jsonb, OUT specwatch_key text, OUT specwatch_problem text)
 LANGUAGE plpgsql STABLE AS ` + quote(`#variable_conflict use_column
@@ -351,15 +422,16 @@ EXCEPTION WHEN OTHERS THEN
     specwatch_taken := true;
     specwatch_problem := left(SQLERRM, 200);
     BEGIN
-        SELECT `+e.keySQL()+` INTO specwatch_key FROM (SELECT (specwatch_row).*) AS `+pgx.Identifier{e.table.name}.Sanitize()+`;
+        SELECT `+e.keySQL()+` INTO specwatch_key FROM `+e.table.computed("(SELECT (specwatch_row).*)")+` AS `+pgx.Identifier{e.table.name}.Sanitize()+`;
     EXCEPTION WHEN OTHERS THEN
         NULL;
     END;
 END`)
 }
 
-// own is Specwatch's name of something in its schema. Expressions and names of
-// other programs may hold what qualify would replace.
+// own returns the quoted name of something in Specwatch's schema. It is for SQL
+// that contains expressions or names of other programs, in which qualify could
+// replace too much.
 func own(schema, name string) string { return pgx.Identifier{schema, name}.Sanitize() }
 
 // The functions of a mirror.
@@ -371,45 +443,63 @@ func mapFunction(schema string, id int) string {
 	return own(schema, fmt.Sprintf("specwatch_map_%d", id))
 }
 
-// triggerSQL is the function of the trigger. Whatever fails in it, the
-// program's insert goes on, and the rows are counted as unmapped. A trigger for
-// each statement maps all its rows at once; if one fails, each by itself.
+// triggerSQL returns SQL that creates the function of the trigger. Whatever
+// fails in it, the program's insert succeeds, and the rows are counted as
+// unmapped. A statement-level trigger maps all rows of the statement at once;
+// if that fails, it maps them one by one.
 func (e expressions) triggerSQL(schema string, id int) string {
 	events, unmapped, number := own(schema, "events"), own(schema, "specwatch_unmapped"), strconv.Itoa(id)
-	// A row whose key is taken is another one with the same key: the table was
-	// emptied and counts from the beginning again.
-	write := func(mapped string) string {
+	write := func(mapped, key string) string {
 		return `WITH mapped AS MATERIALIZED (` + mapped + `), kept AS (
     INSERT INTO ` + events + ` (kind, at, session, spec, data, key)
-    SELECT m.kind, m.at, m.session, m.spec, m.data, CASE WHEN EXISTS (SELECT FROM ` + events + ` e WHERE e.key = m.key) THEN NULL ELSE m.key END
+    SELECT m.kind, m.at, m.session, m.spec, m.data, ` + key + `
     FROM mapped m WHERE m.problem IS NULL
 )
 INSERT INTO ` + unmapped + ` (mirror, rows, reason, example)
 SELECT ` + number + `, count(*), m.problem, min(m.key) FROM mapped m WHERE m.problem IS NOT NULL GROUP BY m.problem`
 	}
-	rows, all := "specwatch_new", e.mapSQL("specwatch_new")
-	each := "EXECUTE replace(" + quote(write("SELECT m.* FROM specwatch_new n, LATERAL "+mapFunction(schema, id)+"(ROW(n.*)::@row@) AS "+mappedColumns+" WHERE m.taken")) + ", '@row@', TG_RELID::regclass::text)"
+	rows := "specwatch_new"
+	all := func(key string) string { return write(e.mapSQL("specwatch_new"), key) }
+	each := func(key string) string {
+		return "EXECUTE replace(" + quote(write("SELECT m.* FROM specwatch_new n, LATERAL "+mapFunction(schema, id)+"(ROW(n.*)::@row@) AS "+mappedColumns+" WHERE m.taken", key)) + ", '@row@', TG_RELID::regclass::text)"
+	}
 	if e.table.partitioned {
-		rows, all = "(SELECT 1) n", e.mapSQL("(SELECT (NEW).*)")
-		each = write("SELECT m.* FROM " + mapFunction(schema, id) + "(NEW) AS " + mappedColumns + " WHERE m.taken")
+		rows = "(SELECT 1) n"
+		all = func(key string) string { return write(e.mapSQL("(SELECT (NEW).*)"), key) }
+		each = func(key string) string {
+			return write("SELECT m.* FROM "+mapFunction(schema, id)+"(NEW) AS "+mappedColumns+" WHERE m.taken", key)
+		}
+	}
+	// If a key is stored already, this is another row with the same key: the
+	// table was emptied and its sequence started again. Its event gets no key.
+	// Stored keys are read only after an insert has failed because of one: what
+	// a SERIALIZABLE transaction reads here would conflict with the inserts of
+	// all others.
+	attempt := func(write func(key string) string) string {
+		step := func(key string) string {
+			return `
+    BEGIN
+        ` + write(key) + `;
+        RETURN NULL;
+    EXCEPTION WHEN OTHERS THEN
+        specwatch_code := SQLSTATE;
+        specwatch_failure := left(SQLERRM, 200);
+    END;`
+		}
+		return step("m.key") + `
+    IF specwatch_code = '23505' THEN` + step("CASE WHEN EXISTS (SELECT FROM "+events+" e WHERE e.key = m.key) THEN NULL ELSE m.key END") + `
+    END IF;`
+	}
+	settings := "SET search_path = pg_catalog, pg_temp SET timezone = " + quote(e.zone)
+	for _, setting := range pinned {
+		settings += " SET " + setting.name + " = " + quote(setting.value)
 	}
 	return `CREATE OR REPLACE FUNCTION ` + mirrorFunction(schema, id) + `() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET timezone = ` + quote(e.zone) + ` SET datestyle = 'ISO, MDY' AS ` + quote(`#variable_conflict use_column
+` + settings + ` AS ` + quote(`#variable_conflict use_column
 DECLARE
+    specwatch_code text;
     specwatch_failure text;
-BEGIN
-    BEGIN
-        `+write(all)+`;
-        RETURN NULL;
-    EXCEPTION WHEN OTHERS THEN
-        NULL;
-    END;
-    BEGIN
-        `+each+`;
-        RETURN NULL;
-    EXCEPTION WHEN OTHERS THEN
-        specwatch_failure := left(SQLERRM, 200);
-    END;
+BEGIN`+attempt(all)+attempt(each)+`
     INSERT INTO `+unmapped+` (mirror, rows, reason) SELECT `+number+`, count(*), specwatch_failure FROM `+rows+` HAVING count(*) > 0;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
@@ -418,8 +508,8 @@ EXCEPTION WHEN OTHERS THEN
 END`)
 }
 
-// ownSchema is the schema of the events, where this user may act for who owns
-// them. It asks the catalog, which everybody may read.
+// ownSchema returns the schema of the events. The user must have the rights of
+// their owner. It reads only the catalog, which every user may read.
 func (s *Store) ownSchema(ctx context.Context, tx pgx.Tx) (string, error) {
 	var schema, owner, user string
 	var may, current bool
@@ -440,7 +530,7 @@ func (s *Store) ownSchema(ctx context.Context, tx pgx.Tx) (string, error) {
 	return schema, nil
 }
 
-// own reports whether the user may act for the table's owner.
+// own returns an error unless the user has the rights of the table's owner.
 func (t source) own(ctx context.Context, tx pgx.Tx) error {
 	var user string
 	var may bool
@@ -454,7 +544,8 @@ func (t source) own(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// PreviewMirror maps the rows that the table holds and changes nothing.
+// PreviewMirror maps the rows that the table holds and changes nothing. It
+// reads the whole table.
 func (s *Store) PreviewMirror(ctx context.Context, table string, m Mapping) (p Preview, err error) {
 	err = s.inTransaction(ctx, func(tx pgx.Tx) error {
 		p = Preview{}
@@ -535,7 +626,7 @@ func (s *Store) inTransaction(ctx context.Context, f func(pgx.Tx) error) error {
 	return s.explain(tx.Commit(ctx))
 }
 
-// mirrorable looks a table up that this user may have mirrored here.
+// mirrorable looks a table up and checks that this user may mirror it.
 func (s *Store) mirrorable(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 	schema, err := s.ownSchema(ctx, tx)
 	if err != nil {
@@ -551,15 +642,16 @@ func (s *Store) mirrorable(ctx context.Context, tx pgx.Tx, table string) (source
 	return t, t.own(ctx, tx)
 }
 
-// How long a step may hold up the programs that write into the table, while it
-// waits for a lock, and how often it is tried.
+// How long a step waits for a lock, during which programs that write into the
+// table wait behind it, and how often it is tried.
 const (
 	mirrorLockTimeout = 200 * time.Millisecond
 	mirrorLockTries   = 150
 )
 
-// patiently runs a step that takes a lock on the table of another program.
-// Migrations and other such steps are kept out meanwhile.
+// patiently runs, in a transaction, a step that takes a lock on another
+// program's table, and repeats it until it gets the lock. It holds the
+// migration lock meanwhile.
 func (s *Store) patiently(ctx context.Context, told func(string), f func(tx pgx.Tx, schema string) error) error {
 	return repeat(ctx, told, func() error {
 		return s.inTransaction(ctx, func(tx pgx.Tx) error {
@@ -582,7 +674,7 @@ func (s *Store) patiently(ctx context.Context, told func(string), f func(tx pgx.
 	})
 }
 
-// patientlyOn is patiently for a migration, which keeps others out already.
+// patientlyOn is patiently for a migration, which already holds the lock.
 func patientlyOn(ctx context.Context, conn *pgx.Conn, told func(string), f func(pgx.Tx) error) error {
 	return repeat(ctx, told, func() error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
@@ -599,8 +691,9 @@ func waitShort(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// repeat tries again what did not get its lock. While it waits, writers wait
-// behind it: so it waits for short, again and again.
+// repeat runs attempt again, at most mirrorLockTries times, if it did not get
+// its lock. Writers wait behind a statement that waits for a lock, so each
+// attempt waits only for mirrorLockTimeout.
 func repeat(ctx context.Context, told func(string), attempt func() error) error {
 	for try := 1; ; try++ {
 		err := attempt()
@@ -619,11 +712,14 @@ func repeat(ctx context.Context, told func(string), attempt func() error) error 
 	}
 }
 
-// errLocked is the answer of a step while a migration runs.
+// errLocked is the error of an attempt while another process holds the
+// migration lock.
 var errLocked = problem(Busy, nil, "another migration runs; ask again once it has ended")
 
-// Mirror makes inserts into the table events, from now on, or changes how.
-// What the mapping leaves empty is as before, or is found.
+// Mirror makes each later insert into the table an event, or changes the
+// mapping of its mirror. Empty fields of m stay as they are or, for a new
+// mirror, are filled from the table's columns. told, unless nil, is called
+// while it waits.
 func (s *Store) Mirror(ctx context.Context, table string, m Mapping, told func(string)) (Mirror, error) {
 	var made Mirror
 	err := s.patiently(ctx, told, func(tx pgx.Tx, schema string) error {
@@ -631,20 +727,29 @@ func (s *Store) Mirror(ctx context.Context, table string, m Mapping, told func(s
 		if err != nil {
 			return err
 		}
-		if made, err = s.mirrorOf(ctx, tx, t); err != nil {
+		all, err := s.mirrors(ctx, tx)
+		if err != nil {
 			return err
+		}
+		if made = mirrorOf(all, t); made.id == 0 {
+			if slices.ContainsFunc(all, func(p placed) bool { return p.Source == made.Source || p.called == made.Source }) {
+				made.called = fmt.Sprintf("%s#%d", made.Source, t.oid) // the keys of another table begin with the name
+			}
+			if err := freeName(ctx, tx, schema, all, made.Source); err != nil {
+				return err
+			}
 		}
 		m, e, err := made.Mapping.with(m).complete(ctx, tx, t)
 		if err != nil {
 			return err
 		}
-		made.Mapping, e.called = m, made.Source
+		made.Mapping = m
 		return install(ctx, tx, schema, &made, e)
 	})
 	return made, err
 }
 
-// with is the mapping, changed where the other says something.
+// with returns the mapping with the fields that are set in the other.
 func (m Mapping) with(other Mapping) Mapping {
 	for _, f := range []struct{ into, from *string }{
 		{&m.Kind, &other.Kind}, {&m.At, &other.At}, {&m.Session, &other.Session}, {&m.Spec, &other.Spec}, {&m.Data, &other.Data},
@@ -658,20 +763,36 @@ func (m Mapping) with(other Mapping) Mapping {
 	return m
 }
 
-// mirrorOf is what is known of the table's mirror; its id is 0 where there is
-// none. The table may have another name by now.
-func (s *Store) mirrorOf(ctx context.Context, tx pgx.Tx, t source) (Mirror, error) {
-	all, err := s.mirrors(ctx, tx)
-	if err != nil {
-		return Mirror{}, err
+// freeName makes a name available to the mirror of the table that has it now.
+// Programs rename a table and create a new one in its place. The mirror of the
+// renamed table gets the table's present name. A mirror whose trigger is gone
+// is removed.
+func freeName(ctx context.Context, tx pgx.Tx, schema string, all []placed, name string) error {
+	i := slices.IndexFunc(all, func(p placed) bool { return p.Source == name })
+	if i < 0 {
+		return nil
 	}
-	if i := ofTable(all, t); i >= 0 {
-		return all[i].Mirror, nil
+	p := all[i]
+	if !p.Active {
+		return p.remove(ctx, tx, schema)
 	}
-	return Mirror{Source: t.String()}, nil
+	if err := freeName(ctx, tx, schema, all, p.now); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_mirrors SET source = $2, mapping = mapping || jsonb_build_object('called', $3::text) WHERE id = $1`), p.id, p.now, p.called)
+	return err
 }
 
-// ofTable finds the table's mirror; -1: it has none.
+// mirrorOf returns the table's mirror; its id is 0 if there is none. Source may
+// be an earlier name of the table.
+func mirrorOf(all []placed, t source) Mirror {
+	if i := ofTable(all, t); i >= 0 {
+		return all[i].Mirror
+	}
+	return Mirror{Source: t.String()}
+}
+
+// ofTable returns the index of the table's mirror; -1 if there is none.
 func ofTable(all []placed, t source) int {
 	if i := slices.IndexFunc(all, func(m placed) bool { return m.relation == t.oid }); i >= 0 {
 		return i
@@ -683,13 +804,15 @@ func ofTable(all []placed, t source) int {
 type placed struct {
 	Mirror
 	relation uint32
+	now      string // the table's present name
 	trigger  string
 	granted  *string
 }
 
 func (s *Store) mirrors(ctx context.Context, q querier) ([]placed, error) {
 	rows, err := q.Query(ctx, s.sql(`
-		SELECT m.id, m.source, m.mapping::text, m.filled, m.granted, m.up_to, coalesce(t.tgrelid, 0)::oid, coalesce(t.tgname, '')::text
+		SELECT m.id, m.source, m.mapping::text, m.filled, m.granted, m.up_to, coalesce(t.tgrelid, 0)::oid, coalesce(t.tgname, '')::text,
+		       coalesce((SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = t.tgrelid), '')
 		FROM @.specwatch_mirrors m LEFT JOIN pg_trigger t ON t.tgfoid = to_regproc('@.specwatch_mirror_' || m.id) AND t.tgparentid = 0
 		ORDER BY m.source`))
 	if err != nil {
@@ -697,19 +820,27 @@ func (s *Store) mirrors(ctx context.Context, q querier) ([]placed, error) {
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (p placed, err error) {
 		var mapping string
-		if err = row.Scan(&p.id, &p.Source, &mapping, &p.Filled, &p.granted, &p.upTo, &p.relation, &p.trigger); err == nil {
-			err = json.Unmarshal([]byte(mapping), &p.Mapping)
+		if err = row.Scan(&p.id, &p.Source, &mapping, &p.Filled, &p.granted, &p.upTo, &p.relation, &p.trigger, &p.now); err == nil {
+			var kept recorded
+			err = json.Unmarshal([]byte(mapping), &kept)
+			p.Mapping, p.called = kept.Mapping, cmp.Or(kept.Called, p.Source)
 		}
 		p.Active = p.relation != 0
 		return p, err
 	})
 }
 
-// install makes the functions, the trigger, the note of it, and gives the
-// table's owner, as whom the functions run, what they need and no more.
+// install creates the functions and the trigger, records the mirror, and grants
+// the table's owner, as whom the functions run, only what they need.
 func install(ctx context.Context, tx pgx.Tx, schema string, m *Mirror, e expressions) error {
 	t := e.table
-	mapping, err := json.Marshal(m.Mapping)
+	m.called = cmp.Or(m.called, m.Source)
+	e.called = m.called
+	kept := recorded{Mapping: m.Mapping}
+	if m.called != m.Source {
+		kept.Called = m.called
+	}
+	mapping, err := json.Marshal(kept)
 	if err != nil {
 		return err
 	}
@@ -728,15 +859,27 @@ func install(ctx context.Context, tx pgx.Tx, schema string, m *Mirror, e express
 	if err != nil {
 		return err
 	}
+	// Each mirror that uses rights which a mirror was the reason for records it,
+	// so that they stay until the last of them is removed.
+	var before *string
+	var given bool
+	err = tx.QueryRow(ctx, qualify(schema, `SELECT (SELECT granted FROM @.specwatch_mirrors WHERE id = $1), EXISTS (SELECT FROM @.specwatch_mirrors WHERE granted = $2)`), m.id, t.owner).Scan(&before, &given)
+	if err != nil {
+		return err
+	}
 	owner := pgx.Identifier{t.owner}.Sanitize()
 	var steps []string
 	if !may {
 		for _, right := range mirrorRights(schema) {
 			steps = append(steps, "GRANT "+right+" TO "+owner)
 		}
-		steps = append(steps, fmt.Sprintf("UPDATE %s SET granted = %s WHERE id = %d", own(schema, "specwatch_mirrors"), quote(t.owner), m.id))
 	}
-	if !create { // wanted of who is given a function
+	granted := "NULL"
+	if !may || given {
+		granted = quote(t.owner)
+	}
+	steps = append(steps, fmt.Sprintf("UPDATE %s SET granted = %s WHERE id = %d", own(schema, "specwatch_mirrors"), granted, m.id))
+	if !create { // ALTER FUNCTION OWNER requires it of the new owner
 		steps = append(steps, "GRANT CREATE ON SCHEMA "+pgx.Identifier{schema}.Sanitize()+" TO "+owner)
 	}
 	trigger, function := mirrorFunction(schema, m.id)+"()", mapFunction(schema, m.id)
@@ -748,15 +891,31 @@ func install(ctx context.Context, tx pgx.Tx, schema string, m *Mirror, e express
 	if !create {
 		steps = append(steps, "REVOKE CREATE ON SCHEMA "+pgx.Identifier{schema}.Sanitize()+" FROM "+owner)
 	}
-	if !m.Active {
-		each := "REFERENCING NEW TABLE AS specwatch_new FOR EACH STATEMENT"
+	// The trigger may be of the other kind: the table has become a partition, or
+	// is none any more.
+	var name string
+	var each bool
+	err = tx.QueryRow(ctx, `SELECT tgname::text, tgtype & 1 = 1 FROM pg_trigger WHERE tgrelid = $1 AND tgfoid = to_regproc($2) AND tgparentid = 0`, t.oid, mirrorFunction(schema, m.id)).Scan(&name, &each)
+	missing := errors.Is(err, pgx.ErrNoRows)
+	if err != nil && !missing {
+		return err
+	}
+	if !missing && each != t.partitioned {
+		steps = append(steps, "DROP TRIGGER "+pgx.Identifier{name}.Sanitize()+" ON "+t.quoted())
+		missing = true
+	}
+	if missing {
+		level := "REFERENCING NEW TABLE AS specwatch_new FOR EACH STATEMENT"
 		if t.partitioned {
-			each = "FOR EACH ROW"
+			level = "FOR EACH ROW"
 		}
-		steps = append(steps, fmt.Sprintf("CREATE TRIGGER %s AFTER INSERT ON %s %s EXECUTE FUNCTION %s", pgx.Identifier{"specwatch_mirror_" + schema}.Sanitize(), t.quoted(), each, trigger))
+		steps = append(steps, fmt.Sprintf("CREATE TRIGGER %s AFTER INSERT ON %s %s EXECUTE FUNCTION %s", pgx.Identifier{"specwatch_mirror_" + schema}.Sanitize(), t.quoted(), level, trigger))
 	}
 	m.Active = true
-	return execAll(ctx, tx, steps)
+	if err := execAll(ctx, tx, steps); err != nil || before == nil || *before == t.owner {
+		return err
+	}
+	return revokeRights(ctx, tx, schema, m.id, *before) // the table had another owner
 }
 
 func execAll(ctx context.Context, tx pgx.Tx, steps []string) error {
@@ -775,6 +934,54 @@ func mirrorRights(schema string) []string {
 		"INSERT (kind, at, session, spec, data, key), SELECT (key) ON " + own(schema, "events"),
 		"INSERT ON " + own(schema, "specwatch_unmapped"),
 	}
+}
+
+// revokeRights revokes what a role was granted for a mirror that does not need
+// it any more. If another mirror's function runs as the role, the rights stay,
+// and that mirror becomes the reason for them: older versions recorded only the
+// first one.
+func revokeRights(ctx context.Context, tx pgx.Tx, schema string, id int, role string) error {
+	var other *int
+	var exists bool
+	err := tx.QueryRow(ctx, qualify(schema, `
+		SELECT min(m.id), EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $2::text AND r.oid <> (SELECT relowner FROM pg_class WHERE oid = '@.events'::regclass))
+		FROM @.specwatch_mirrors m LEFT JOIN pg_proc p ON p.oid = to_regproc('@.specwatch_mirror_' || m.id)
+		WHERE m.id <> $1 AND (m.granted = $2::text OR pg_get_userbyid(p.proowner)::text = $2::text)`), id, role).Scan(&other, &exists)
+	switch {
+	case err != nil:
+		return err
+	case other != nil:
+		_, err = tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_mirrors SET granted = $2 WHERE id = $1`), *other, role)
+		return err
+	case !exists: // or it owns the events by now
+		return nil
+	}
+	for _, right := range mirrorRights(schema) {
+		if _, err := tx.Exec(ctx, "REVOKE "+right+" FROM "+pgx.Identifier{role}.Sanitize()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes the mirror's trigger, functions, record and rights.
+func (p placed) remove(ctx context.Context, tx pgx.Tx, schema string) error {
+	var steps []string
+	if p.relation != 0 {
+		var relation string
+		if err := tx.QueryRow(ctx, `SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`, p.relation).Scan(&relation); err != nil {
+			return err
+		}
+		steps = append(steps, "DROP TRIGGER "+pgx.Identifier{p.trigger}.Sanitize()+" ON "+relation)
+	}
+	steps = append(steps,
+		"DROP FUNCTION IF EXISTS "+mirrorFunction(schema, p.id)+"()", "DROP FUNCTION IF EXISTS "+mapFunction(schema, p.id)+"(anyelement)",
+		fmt.Sprintf("DELETE FROM %s WHERE mirror = %d", own(schema, "specwatch_unmapped"), p.id),
+		fmt.Sprintf("DELETE FROM %s WHERE id = %d", own(schema, "specwatch_mirrors"), p.id))
+	if err := execAll(ctx, tx, steps); err != nil || p.granted == nil {
+		return err
+	}
+	return revokeRights(ctx, tx, schema, p.id, *p.granted)
 }
 
 // RemoveMirror ends a mirror. The events that it made stay.
@@ -798,25 +1005,7 @@ func (s *Store) RemoveMirror(ctx context.Context, table string, told func(string
 		if i < 0 {
 			return problem(NoTable, nil, "table %s is not mirrored; specwatch mirror lists those that are", table)
 		}
-		m := all[i]
-		var steps []string
-		if m.relation != 0 {
-			var relation string
-			if err := tx.QueryRow(ctx, `SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1`, m.relation).Scan(&relation); err != nil {
-				return err
-			}
-			steps = append(steps, "DROP TRIGGER "+pgx.Identifier{m.trigger}.Sanitize()+" ON "+relation)
-		}
-		steps = append(steps,
-			"DROP FUNCTION IF EXISTS "+mirrorFunction(schema, m.id)+"()", "DROP FUNCTION IF EXISTS "+mapFunction(schema, m.id)+"(anyelement)",
-			fmt.Sprintf("DELETE FROM %s WHERE mirror = %d", own(schema, "specwatch_unmapped"), m.id),
-			fmt.Sprintf("DELETE FROM %s WHERE id = %d", own(schema, "specwatch_mirrors"), m.id))
-		if m.granted != nil && !slices.ContainsFunc(all, func(o placed) bool { return o.id != m.id && o.granted != nil && *o.granted == *m.granted }) {
-			for _, right := range mirrorRights(schema) {
-				steps = append(steps, "REVOKE "+right+" FROM "+pgx.Identifier{*m.granted}.Sanitize())
-			}
-		}
-		return execAll(ctx, tx, steps)
+		return all[i].remove(ctx, tx, schema)
 	})
 }
 

@@ -406,6 +406,295 @@ func TestMirrorHoldsNobodyUp(t *testing.T) {
 	}
 }
 
+// keys are the keys of all events, by id.
+func keys(t *testing.T, conn *pgx.Conn) string {
+	t.Helper()
+	return text(t, conn, `SELECT string_agg(key, ' ' ORDER BY id) FROM watch.events`)
+}
+
+// Two mirrors of one owner's tables use the same rights. They stay until the
+// last of the two is removed, or its table has another owner.
+func TestMirrorsOfOneOwnerShareRights(t *testing.T) {
+	t.Parallel()
+	const columns = ` (id bigserial PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`
+	s, conn, config := watched(t, `CREATE TABLE one`+columns, `CREATE TABLE two`+columns)
+	owner, address := login(t, conn, config.URL, "owner")
+	other, _ := login(t, conn, config.URL, "other")
+	for _, table := range []string{"one", "two"} {
+		exec(t, conn, `ALTER TABLE `+table+` OWNER TO `+owner)
+	}
+	as := postgrestest.Connect(t, address)
+	may := func(role string) string {
+		t.Helper()
+		return text(t, conn, `SELECT concat_ws(' ', has_schema_privilege($1, 'watch', 'USAGE'), has_column_privilege($1, 'watch.events', 'key', 'SELECT'), has_table_privilege($1, 'watch.specwatch_unmapped', 'INSERT'))`, role)
+	}
+	for _, c := range []struct{ name, before string }{
+		{"recorded", `SELECT`},
+		{"recorded by an older version", `UPDATE watch.specwatch_mirrors SET granted = NULL WHERE source = 'public.two'`},
+	} {
+		exec(t, conn, `TRUNCATE watch.events`)
+		mirror(t, s, "one", store.Mapping{})
+		mirror(t, s, "two", store.Mapping{})
+		exec(t, conn, c.before)
+		if err := s.RemoveMirror(t.Context(), "one", nil); err != nil {
+			t.Fatal(err)
+		}
+		exec(t, as, `INSERT INTO two (session) VALUES ('two')`)
+		if got := listed(t, conn); got != "spec_started two  {}" {
+			t.Errorf("%s: events %q", c.name, got)
+		}
+		if err := s.RemoveMirror(t.Context(), "two", nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := may(owner); got != "f f f" {
+			t.Errorf("%s: left: %s", c.name, got)
+		}
+	}
+	exec(t, conn, `TRUNCATE watch.events`)
+	mirror(t, s, "one", store.Mapping{})
+	exec(t, conn, `ALTER TABLE one OWNER TO `+other)
+	mirror(t, s, "one", store.Mapping{})
+	exec(t, conn, `INSERT INTO one (session) VALUES ('one')`)
+	if got := listed(t, conn); got != "spec_started one  {}" {
+		t.Errorf("another owner: events %q", got)
+	}
+	if got := may(owner) + ", " + may(other); got != "f f f, t t t" {
+		t.Errorf("another owner: %s", got)
+	}
+	if err := s.RemoveMirror(t.Context(), "one", nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := may(other); got != "f f f" {
+		t.Errorf("left: %s", got)
+	}
+}
+
+// A mirror reads nothing that other inserts write, so it causes no
+// serialization failures.
+func TestMirrorOfSerializablePrograms(t *testing.T) {
+	t.Parallel()
+	const columns = ` (id int PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`
+	s, conn, config := watched(t, `CREATE TABLE plain`+columns, `CREATE TABLE parted`+columns+` PARTITION BY RANGE (id)`, `CREATE TABLE part PARTITION OF parted DEFAULT`)
+	for _, table := range []string{"plain", "parted"} {
+		mirror(t, s, table, store.Mapping{})
+		exec(t, conn, `INSERT INTO `+table+` (id, session) VALUES (0, 's')`)
+		var open []pgx.Tx
+		for range 2 {
+			tx, err := postgrestest.Connect(t, config.URL).BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.Serializable})
+			if err != nil {
+				t.Fatal(err)
+			}
+			open = append(open, tx)
+		}
+		for id := range 4 { // in turn, so that each writes after the other
+			exec(t, open[id%2], `INSERT INTO `+table+` (id, session) VALUES ($1, 's')`, id+1)
+		}
+		for _, tx := range open {
+			if err := tx.Commit(t.Context()); err != nil {
+				t.Errorf("%s: %v", table, err)
+			}
+		}
+		if got := text(t, conn, `SELECT (SELECT count(*) FROM watch.events WHERE key LIKE $1) || ' ' || (SELECT count(*) FROM watch.specwatch_unmapped)`, "mirror:public."+table+":%"); got != "5 0" {
+			t.Errorf("%s: %s events and unmapped rows", table, got)
+		}
+		// A statement with rows whose keys are stored, a new row and one that
+		// cannot be mapped. The order stays.
+		exec(t, conn, `DELETE FROM `+table)
+		exec(t, conn, `INSERT INTO `+table+` (id, session) VALUES (2, 'again'), (7, 'new'), (1, 'again'), (8, NULL)`)
+		if got := text(t, conn, `SELECT string_agg(session || coalesce(' ' || key, ''), ', ' ORDER BY id) FROM (SELECT * FROM watch.events ORDER BY id DESC LIMIT 3) e`); got != "again, new mirror:public."+table+":7, again" {
+			t.Errorf("%s: %s", table, got)
+		}
+		exec(t, conn, `TRUNCATE watch.specwatch_unmapped`)
+	}
+}
+
+// Columns that an index only includes are no part of the key.
+func TestMirrorKeysOfIndexesWithIncludedColumns(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := watched(t,
+		`CREATE TABLE one (id int, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text, note text, PRIMARY KEY (id) INCLUDE (note))`,
+		`CREATE TABLE two (a uuid NOT NULL, b text NOT NULL, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text, note text)`, `CREATE UNIQUE INDEX ON two (b, a) INCLUDE (note)`)
+	mirror(t, s, "one", store.Mapping{})
+	mirror(t, s, "two", store.Mapping{})
+	exec(t, conn, `INSERT INTO one (id, session, note) VALUES (1, 's', 'first')`)
+	exec(t, conn, `INSERT INTO two (a, b, session, note) VALUES ('6f1c5e0e-0000-0000-0000-000000000000', 'b', 's', 'first')`)
+	exec(t, conn, `UPDATE one SET note = 'second'`)
+	exec(t, conn, `UPDATE two SET note = 'second'`)
+	for _, table := range []string{"one", "two"} {
+		if done := fill(t, s, table); done.Known != 1 || done.Written != 0 {
+			t.Errorf("%s: %+v", table, done)
+		}
+	}
+	if got := keys(t, conn); got != "mirror:public.one:1 mirror:public.two:(b,6f1c5e0e-0000-0000-0000-000000000000)" {
+		t.Errorf("%s", got)
+	}
+}
+
+// The settings of the program's session change neither keys nor kinds.
+func TestMirrorKeysDoNotDependOnSettings(t *testing.T) {
+	t.Parallel()
+	const columns = ` (b bytea, i interval, f float8, d date, z timestamptz, m money, kind text, at timestamptz DEFAULT now(), session text DEFAULT 's', PRIMARY KEY (b, i, f, d, z, m))`
+	s, conn, config := watched(t, `CREATE TABLE plain`+columns, `CREATE TABLE parted`+columns+` PARTITION BY RANGE (f)`, `CREATE TABLE part PARTITION OF parted DEFAULT`,
+		`CREATE TABLE moments (z timestamptz PRIMARY KEY, kind text, at timestamptz DEFAULT now(), session text DEFAULT 's')`)
+	for _, table := range []string{"plain", "parted", "moments"} {
+		mirror(t, s, table, store.Mapping{TimeZone: "Europe/Berlin", Kinds: map[string]string{`do\ne`: "spec_completed"}})
+	}
+	for i, settings := range []string{
+		`SELECT`,
+		`SET bytea_output = 'escape'; SET intervalstyle = 'iso_8601'; SET extra_float_digits = -3; SET datestyle = 'German'; SET timezone = 'Asia/Tokyo'; SET standard_conforming_strings = off; SET backslash_quote = on`,
+	} {
+		program := postgrestest.Connect(t, config.URL)
+		for setting := range strings.SplitSeq(settings, "; ") {
+			exec(t, program, setting)
+		}
+		for _, table := range []string{"plain", "parted"} {
+			exec(t, program, `INSERT INTO `+table+` (b, i, f, d, z, m, kind) VALUES ('a', '1 month 3 days', 0.1::float8 + 0.2 + $1, '2026-02-01', '2026-01-01 11:00:00+00', 1234.5, E'do\\ne')`, i)
+		}
+		exec(t, program, `INSERT INTO moments (z, kind) VALUES (timestamptz '2026-01-01 11:00:00+00' + $1 * interval '1 second', E'do\\ne')`, i)
+	}
+	if got := text(t, conn, `SELECT string_agg(DISTINCT kind, ' ') || ' ' || count(*) FROM watch.events`); got != "spec_completed 6" {
+		t.Errorf("%s", got)
+	}
+	// Nor does the time zone of the mapping change keys.
+	for _, zone := range []string{"Europe/Berlin", "Asia/Tokyo"} {
+		for _, table := range []string{"plain", "parted", "moments"} {
+			mirror(t, s, table, store.Mapping{TimeZone: zone})
+			if done := fill(t, s, table); done.Known != 2 || done.Written != 0 {
+				t.Errorf("%s in %s: %+v: %s", table, zone, done, keys(t, conn))
+			}
+		}
+	}
+	if got := text(t, conn, `SELECT string_agg(key, ' ' ORDER BY id) FROM watch.events WHERE key LIKE 'mirror:public.moments:%'`); got != "mirror:public.moments:2026-01-01 11:00:00+00 mirror:public.moments:2026-01-01 11:00:01+00" {
+		t.Errorf("%s", got)
+	}
+}
+
+// A table becomes a partition and an ordinary table again. Its trigger is
+// renewed with the mirror.
+func TestMirrorOfTableThatBecomesPartition(t *testing.T) {
+	t.Parallel()
+	const columns = ` (id int, part text NOT NULL DEFAULT 'b', kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text DEFAULT 's', PRIMARY KEY (id, part))`
+	s, conn, _ := watched(t, `CREATE TABLE log`+columns+` PARTITION BY LIST (part)`, `CREATE TABLE log_b`+columns)
+	mirror(t, s, "log_b", store.Mapping{Spec: "id"})
+	exec(t, conn, `INSERT INTO log_b VALUES (1)`)
+	exec(t, conn, `ALTER TABLE log ATTACH PARTITION log_b FOR VALUES IN ('b')`)
+	mirror(t, s, "log_b", store.Mapping{})
+	exec(t, conn, `INSERT INTO log VALUES (2)`)
+	exec(t, conn, `INSERT INTO log_b VALUES (3), (4)`)
+	exec(t, conn, `ALTER TABLE log DETACH PARTITION log_b`)
+	mirror(t, s, "log_b", store.Mapping{})
+	exec(t, conn, `INSERT INTO log_b VALUES (5), (6)`)
+	if got := text(t, conn, `SELECT string_agg(spec, ' ' ORDER BY id) || ', ' || (SELECT count(*) FROM watch.specwatch_unmapped) FROM watch.events`); got != "1 2 3 4 5 6, 0" {
+		t.Errorf("events, unmapped rows: %s", got)
+	}
+	if got := text(t, conn, `SELECT count(*) || ' ' || min(tgtype & 1) FROM pg_trigger WHERE tgrelid = 'log_b'::regclass AND NOT tgisinternal`); got != "1 0" {
+		t.Errorf("triggers, of a row: %s", got)
+	}
+}
+
+// A program renames its table and creates a new one in its place, which counts
+// from 1 again. Both are mirrored, and no row is missing or there twice.
+func TestMirrorOfRotatedTables(t *testing.T) {
+	t.Parallel()
+	const create = `CREATE TABLE journal (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`
+	s, conn, _ := watched(t, create, `INSERT INTO journal (session) VALUES ('a1')`)
+	sources := func() string {
+		t.Helper()
+		all, err := s.Mirrors(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, m := range all {
+			names = append(names, fmt.Sprint(m.Source, " ", m.Active))
+		}
+		return strings.Join(names, ", ")
+	}
+	mirror(t, s, "journal", store.Mapping{})
+	fill(t, s, "journal")
+	exec(t, conn, `INSERT INTO journal (session) VALUES ('a2')`)
+
+	exec(t, conn, `ALTER TABLE journal RENAME TO journal_old`)
+	exec(t, conn, create)
+	exec(t, conn, `INSERT INTO journal (session) VALUES ('b1')`)
+	mirror(t, s, "journal", store.Mapping{})
+	exec(t, conn, `INSERT INTO journal (session) VALUES ('b2')`)
+	exec(t, conn, `INSERT INTO journal_old (session) VALUES ('a3')`)
+	mirror(t, s, "journal_old", store.Mapping{}) // keeps its keys
+	if old, done := fill(t, s, "journal_old"), fill(t, s, "journal"); old.Known != 3 || old.Written != 0 || done.Known != 1 || done.Written != 1 {
+		t.Errorf("the old table: %+v, the new one: %+v", old, done)
+	}
+	if got := sources(); got != "public.journal true, public.journal_old true" {
+		t.Errorf("%s", got)
+	}
+
+	// And again: the oldest one is gone.
+	exec(t, conn, `DROP TABLE journal_old`)
+	exec(t, conn, `ALTER TABLE journal RENAME TO journal_old`)
+	exec(t, conn, create)
+	exec(t, conn, `INSERT INTO journal (session) VALUES ('c1')`)
+	mirror(t, s, "journal", store.Mapping{})
+	exec(t, conn, `INSERT INTO journal_old (session) VALUES ('b3')`)
+	if old, done := fill(t, s, "journal_old"), fill(t, s, "journal"); old.Known != 3 || old.Written != 0 || done.Known != 0 || done.Written != 1 {
+		t.Errorf("the old table: %+v, the new one: %+v", old, done)
+	}
+	if got := sources(); got != "public.journal true, public.journal_old true" {
+		t.Errorf("%s", got)
+	}
+	if got := text(t, conn, `SELECT string_agg(session, ' ' ORDER BY session) || ' ' || count(DISTINCT key) FROM watch.events`); got != "a1 a2 a3 b1 b2 b3 c1 7" {
+		t.Errorf("%s", got)
+	}
+	for _, table := range []string{"journal", "journal_old"} {
+		if err := s.RemoveMirror(t.Context(), table, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := text(t, conn, `SELECT count(*)::text FROM pg_proc WHERE proname LIKE 'specwatch\_m%\__'`); got != "0" {
+		t.Errorf("%s functions are left", got)
+	}
+}
+
+// PostgreSQL computes a stored generated column before the trigger runs.
+func TestMirrorOfGeneratedColumns(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"STORED", "VIRTUAL"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			columns := ` (id int, at timestamptz DEFAULT now(), run int, session text GENERATED ALWAYS AS ('run ' || lpad(run::text, 2, '0')) ` + kind + `, "State" text, kind text GENERATED ALWAYS AS ('log.' || "State") ` + kind + `, PRIMARY KEY (id))`
+			s, conn, _ := watched(t)
+			if kind == "VIRTUAL" && text(t, conn, `SELECT current_setting('server_version_num')`) < "180000" {
+				t.Skip("virtual generated columns need PostgreSQL 18")
+			}
+			for i, sql := range []string{`CREATE TABLE plain` + columns, `CREATE TABLE parted` + columns + ` PARTITION BY RANGE (id)`} {
+				exec(t, conn, sql)
+				table := []string{"plain", "parted"}[i]
+				if table == "parted" {
+					exec(t, conn, `CREATE TABLE part PARTITION OF parted DEFAULT`)
+				}
+				exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (0, 0, 'old')`)
+				mirror(t, s, table, store.Mapping{Data: "to_jsonb(" + table + ") - 'at'"})
+				exec(t, conn, `TRUNCATE watch.events`)
+				exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (1, 1, 'new')`)
+				if done := fill(t, s, table); done.Known != 1 || done.Written != 1 || done.Unmapped != 0 {
+					t.Errorf("%s: %+v", table, done)
+				}
+				want := `log.new run 01  {"id": 1, "run": 1, "kind": "log.new", "State": "new", "session": "run 01"}
+log.old run 00  {"id": 0, "run": 0, "kind": "log.old", "State": "old", "session": "run 00"}`
+				if got := listed(t, conn); got != want {
+					t.Errorf("%s: %s", table, got)
+				}
+				// One row fails, so that rows are mapped one by one.
+				mirror(t, s, table, store.Mapping{Data: "to_jsonb(100 / (id - 2))"})
+				exec(t, conn, `TRUNCATE watch.events`)
+				exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (2, 1, 'bad'), (3, 1, 'good')`)
+				if got := listed(t, conn); got != "log.good run 01  100" {
+					t.Errorf("%s: %s", table, got)
+				}
+			}
+		})
+	}
+}
+
 func TestPreviewChangesNothing(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := watched(t, states, jobs)
@@ -498,6 +787,11 @@ func TestTableThatVersion02AdoptedIsReturned(t *testing.T) {
 	}
 	exec(t, conn, `INSERT INTO events (kind, session, spec, data, key) VALUES ('spec_failed', 's', 'own', '{"a": 1}', 'k')`)
 	config := store.Config{URL: address}
+	exec(t, conn, `CREATE VIEW report AS SELECT count(*) FROM journal`)
+	if _, err := store.Migrate(t.Context(), config, nil); err == nil || !strings.Contains(err.Error(), "view report depends on view journal") || !strings.Contains(err.Error(), "specwatch migrate") {
+		t.Errorf("with a view of the view: %v", err)
+	}
+	exec(t, conn, `DROP VIEW report`)
 	for range 2 {
 		if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 			t.Fatal(err)
