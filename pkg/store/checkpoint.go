@@ -14,17 +14,18 @@ import (
 )
 
 const (
-	// keepEvery is how often a summary is kept at most, by whichever process.
+	// keepEvery is the least time between two stored summaries, of all
+	// processes together.
 	keepEvery = 30 * time.Second
-	// keptLag is how many events a kept summary may lack to be worth folding
-	// them: reading them takes about a second.
+	// keptLag is how many events a stored summary may lack before a full load
+	// replaces it. Reading that many takes about a second.
 	keptLag = 50_000
 )
 
-// Keep stores a summary of what the cursor has seen, as MarshalBinary writes
-// it, so that the next Load begins there. It does nothing if another process
-// has done so within the last 30 seconds. pruned is the page's Pruned that the
-// summary began with. The error may be ErrNotAllowed.
+// Keep stores a summary of what the cursor has seen, as MarshalBinary encodes
+// it, so that the next Load begins there. It does nothing if one of the same
+// format was stored within the last 30 seconds. pruned is Page.Pruned of the
+// Load that the summary began with. The error may be ErrNotAllowed.
 func (s *Store) Keep(ctx context.Context, summary []byte, c cursor.Cursor, pruned int64) error {
 	var packed bytes.Buffer
 	w, err := zstd.NewWriter(&packed, zstd.WithEncoderConcurrency(1))
@@ -47,8 +48,8 @@ func (s *Store) Keep(ctx context.Context, summary []byte, c cursor.Cursor, prune
 	return err
 }
 
-// kept returns the summary that was kept, if it is of this history, holds
-// nothing that prune has removed, and lacks few events.
+// kept returns the stored summary; nil if its cursor has expired, if prune has
+// removed events since, or if it lacks more than keptLag events.
 func (s *Store) kept(ctx context.Context, conn *pgx.Conn) (*state.Summary, Page, error) {
 	var token string
 	var packed []byte
@@ -94,5 +95,6 @@ func (s *Store) kept(ctx context.Context, conn *pgx.Conn) (*state.Summary, Page,
 	return summary, page, nil
 }
 
-// maxKept bounds what a kept summary takes in memory while it is read.
+// maxKept bounds the memory, in bytes, that decompressing a stored summary
+// takes.
 const maxKept = 1 << 30

@@ -11,17 +11,18 @@ import (
 	"github.com/specwatch/specwatch/pkg/state"
 )
 
-// Condition is something that a person may want to be woken for, as the end
-// of a range found it. It is judged by the events of the range alone, so what
-// came about before the range, or was put right within it, is none.
+// Condition is something that an alert may be about, as of the end of a range.
+// Only events of the range count: what began before the range, or was resolved
+// within it, is not found.
 type Condition struct {
 	Session, Spec string
-	Since         time.Time     // when it came about
-	Age           time.Duration // how long it has lasted: to the end of the range, or until now where that is sooner
+	Since         time.Time     // when it began
+	Age           time.Duration // from Since to the end of the range or to now, whichever is earlier
 	Events        int64         // how many events make it up
 }
 
-// latest is the last event of each spec in the range, of the given kinds.
+// latest returns SQL for the last event of each spec in the range, of the given
+// kinds.
 func latest(kinds string) string {
 	return `SELECT DISTINCT ON (session, spec) id, session, spec, kind, at FROM @.events
 		WHERE at BETWEEN $1 AND $2 AND kind IN (` + kinds + `) AND ` + named + `
@@ -34,7 +35,7 @@ const (
 )
 
 // TimedOut returns the specs whose last start or end is a timeout, the newest
-// first, at most f.Limit. Kinds in the filter do not count, here and below.
+// first, at most f.Limit. f.Kinds is ignored, here and below.
 func (s *Store) TimedOut(ctx context.Context, f Filter) ([]Condition, error) {
 	return s.conditions(ctx, f, `SELECT session, spec, at AS since, 1 AS n FROM (`+latest(bounds)+`) e WHERE kind = 'timeout_triggered'`)
 }
@@ -50,42 +51,59 @@ var waiting = `
 		               ELSE a.spec = r.spec AND (a.at, a.id) > (r.at, r.id) END)
 		GROUP BY 1, 2`
 
-// Waiting returns the specs with intervention requests that nothing has
-// answered, neither an answer nor a later start or end of the spec, since the
-// oldest of them, the newest first, at most f.Limit.
+// Waiting returns the specs with open intervention requests: neither an answer
+// nor a later start or end of the spec has closed them. Since is the time of
+// the oldest. The newest Since comes first; at most f.Limit.
 func (s *Store) Waiting(ctx context.Context, f Filter) ([]Condition, error) {
 	return s.conditions(ctx, f, waiting)
 }
 
-// tellsWork is true of a heartbeat that tells of work, and workSQL says when it
-// was heard and what work it tells of, as the summary reads it. Times are the
-// writer's, or those of storing, whichever is earlier.
-const tellsWork = `kind = 'session_heartbeat' AND (jsonb_typeof(data -> 'silentSeconds') = 'number' OR jsonb_typeof(data -> 'doing') = 'string')`
+// tellsWork is true for a heartbeat that reports work or a usage limit, and
+// tellsLimit for one of the latter. workSQL gives `heard`, the time of the
+// heartbeat, and `worked`, the time of the last work that it reports; liftedSQL
+// when the limit is lifted, 'infinity' if that is not known. Package state
+// reads all of them in the same way. The time of a heartbeat is the writer's or
+// when it was stored, whichever is earlier.
+const (
+	tellsWork  = `kind = 'session_heartbeat' AND (jsonb_typeof(data -> 'silentSeconds') = 'number' OR jsonb_typeof(data -> 'doing') = 'string' OR ` + tellsLimit + `)`
+	tellsLimit = `data -> 'limited' = 'true'`
+)
 
 var workSQL = fmt.Sprintf(`least(at, stored) AS heard, least(at, stored) - CASE
+	    WHEN `+tellsLimit+` THEN interval '%.0f seconds'
 	    WHEN jsonb_typeof(data -> 'doing') = 'string' THEN interval '0'
 	    WHEN jsonb_typeof(data -> 'cpuSeconds') = 'number' AND (data ->> 'cpuSeconds')::numeric >= %g THEN interval '0'
-	    WHEN jsonb_typeof(data -> 'silentSeconds') = 'number' THEN make_interval(secs => round(least(greatest((data ->> 'silentSeconds')::numeric, 0), %.0f), 6)::float8)
-	    ELSE interval '0' END AS worked`, state.BusyCPU, state.MaxSilence)
+	    WHEN jsonb_typeof(data -> 'silentSeconds') = 'number' THEN `+secondsSQL("silentSeconds")+`
+	    ELSE interval '0' END AS worked`, -state.LimitGrace.Seconds(), state.BusyCPU)
 
-// clocks says by how much the clock of a session's writers is wrong, where it is.
+var liftedSQL = `CASE WHEN jsonb_typeof(data -> 'resetsInSeconds') = 'number' THEN least(at, stored) + ` + secondsSQL("resetsInSeconds") + ` ELSE 'infinity' END AS lifted`
+
+// secondsSQL is the interval of a field with seconds.
+func secondsSQL(field string) string {
+	return fmt.Sprintf(`make_interval(secs => round(least(greatest((data ->> '%s')::numeric, 0), %.0f), 6)::float8)`, field, state.MaxSilence)
+}
+
+// clocks selects the sessions whose writer's clock is wrong, and by how much it
+// is ahead.
 var clocks = `
 		    SELECT session, ahead FROM (
 		        SELECT DISTINCT ON (session) session, at - stored AS ahead,
 		               max(stored) FILTER (WHERE kind = 'session_heartbeat') OVER s - min(stored) FILTER (WHERE kind = 'session_heartbeat') OVER s AS span
-		        FROM @.events
-		        WHERE at BETWEEN $1 AND $2 AND kind <> 'intervention_answered' AND stored IS NOT NULL AND (cardinality($4::text[]) = 0 OR session = ANY($4))
+		        FROM (
+		            SELECT session, kind, ` + atSQL + ` AS at, ` + storedSQL + ` AS stored FROM @.events e
+		            WHERE at BETWEEN $1 AND $2 AND kind <> 'intervention_answered' AND stored IS NOT NULL AND (cardinality($4::text[]) = 0 OR session = ANY($4))
+		        ) e
 		        WINDOW s AS (PARTITION BY session)
 		        ORDER BY session, abs(extract(epoch FROM at - stored)), at - stored
 		    ) nearest WHERE abs(extract(epoch FROM ahead)) BETWEEN ` + fmt.Sprintf("%d AND %d AND (ahead > '0' OR span >= '%d seconds')",
 	int(state.ClockOff.Seconds()), int(state.ClockMost.Seconds()), int(state.ClockSpan.Seconds())) + `
 `
 
-// Silent returns the sessions with specs that have not ended, with the spec
-// that started last, since the last heartbeat. A start is a sign of life, too:
-// a session that paused between two specs was not silent, and one that died
-// before its first heartbeat is silent since then. Times are corrected by the
-// difference between the writer's clock and the database's.
+// Silent returns the sessions with open specs, each with the spec that started
+// last. Since is the last heartbeat or that start, whichever is later: a
+// session that paused between two specs was not silent, and one that died
+// before its first heartbeat is silent since the start. Times are corrected by
+// the difference between the writer's clock and the database's.
 func (s *Store) Silent(ctx context.Context, f Filter) ([]Condition, error) {
 	return s.conditions(ctx, f, `
 		SELECT session, spec, greatest(opened.at - coalesce(ahead, '0'), heard.at - least(coalesce(ahead, '0'), '0')) AS since, 1 AS n FROM (
@@ -99,37 +117,42 @@ func (s *Store) Silent(ctx context.Context, f Filter) ([]Condition, error) {
 `+clocks+`		) clocks USING (session)`)
 }
 
-// Idle returns the specs that run and do not wait for a person, of those whose
-// heartbeats tell of their work at the end of the range, since their last sign
-// of work. It is as state.Open has it.
+// Idle returns the open specs that wait neither for a person nor for the end of
+// a usage limit, of those whose heartbeats report work up to the end of the
+// range. Since is the last sign of work, as LastWork of state.Open.
 func (s *Store) Idle(ctx context.Context, f Filter) ([]Condition, error) {
 	const ofSession = `at BETWEEN $1 AND $2 AND (cardinality($4::text[]) = 0 OR session = ANY($4))`
+	const newestLimit = `(array_agg(lifted ORDER BY limited DESC, lifted DESC) FILTER (WHERE limited IS NOT NULL))[1]`
 	return s.conditions(ctx, f, `
-		SELECT session, spec, greatest(last.at - coalesce(ahead, '0'), max(worked) - least(coalesce(ahead, '0'), '0')) AS since, 1 AS n
-		FROM (SELECT session, coalesce(spec, '') AS spec FROM (`+latest(bounds)+`) e WHERE kind = 'spec_started') open
-		JOIN (
-		    SELECT session, coalesce(spec, '') AS spec, max(at) AS at FROM @.events
-		    WHERE at BETWEEN $1 AND $2 AND kind <> 'session_heartbeat' AND `+named+` GROUP BY 1, 2
-		) last USING (session, spec)
-		JOIN (
-		    -- A heartbeat without a spec speaks for all of them.
-		    SELECT session, coalesce(spec, '') AS told, max(heard) AS heard, max(worked) AS worked FROM (
-		        SELECT session, spec, `+workSQL+` FROM @.events WHERE `+ofSession+` AND `+tellsWork+`
-		    ) e GROUP BY 1, 2
-		) beats USING (session)
-		LEFT JOIN (`+clocks+`) clocks USING (session)
-		WHERE told IN (spec, '') AND NOT EXISTS (SELECT FROM (`+waiting+`) w WHERE w.session = open.session AND coalesce(w.spec, '') IN (open.spec, ''))
-		GROUP BY session, spec, last.at, ahead
-		HAVING max(heard) - least(coalesce(ahead, '0'), '0') >= least($2, now()) - interval '`+fmt.Sprint(state.Awake.Seconds())+` seconds'`)
+		SELECT session, spec, least($2, now(), greatest(last, worked, CASE WHEN stopped THEN lifted END)) AS since, 1 AS n FROM (
+		    SELECT session, spec, last.at - coalesce(ahead, '0') AS last, max(worked) - behind AS worked, max(heard) - behind AS heard, `+newestLimit+` - behind AS lifted,
+		           max(limited) + interval '`+fmt.Sprint(state.LimitGrace.Seconds())+` seconds' >= max(worked) AND max(limited) - behind >= started - coalesce(ahead, '0') AS stopped
+		    FROM (SELECT session, coalesce(spec, '') AS spec, at AS started FROM (`+latest(bounds)+`) e WHERE kind = 'spec_started') open
+		    JOIN (
+		        SELECT session, coalesce(spec, '') AS spec, max(at) AS at FROM @.events
+		        WHERE at BETWEEN $1 AND $2 AND kind <> 'session_heartbeat' AND `+named+` GROUP BY 1, 2
+		    ) last USING (session, spec)
+		    JOIN (
+		        -- A heartbeat without a spec speaks for all of them.
+		        SELECT session, coalesce(spec, '') AS told, max(heard) AS heard, max(worked) AS worked, max(limited) AS limited, `+newestLimit+` AS lifted FROM (
+		            SELECT session, spec, `+workSQL+`, CASE WHEN `+tellsLimit+` THEN least(at, stored) END AS limited, `+liftedSQL+`
+		            FROM @.events WHERE `+ofSession+` AND `+tellsWork+`
+		        ) e GROUP BY 1, 2
+		    ) beats USING (session)
+		    LEFT JOIN (`+clocks+`) clocks USING (session)
+		    CROSS JOIN LATERAL (SELECT least(coalesce(ahead, '0'), '0') AS behind) corrected
+		    WHERE told IN (spec, '') AND NOT EXISTS (SELECT FROM (`+waiting+`) w WHERE w.session = open.session AND coalesce(w.spec, '') IN (open.spec, ''))
+		    GROUP BY session, spec, started, last.at, ahead, behind
+		) open WHERE heard >= least($2, now()) - interval '`+fmt.Sprint(state.Awake.Seconds())+` seconds' AND (stopped AND lifted > least($2, now())) IS NOT TRUE`)
 }
 
-// limitSQL is true of the end of a spec by a limit of usage, which is no
-// failure.
+// limitSQL is true for the end of a spec by a usage limit, which does not count
+// as a failure.
 const limitSQL = `(e.kind = 'spec_failed' AND e.data ->> 'reason' = '` + event.LimitReason + `')`
 
-// Failing returns the sessions whose last spec failed or timed out, with the
-// number of such ends in a row, and with the spec and the moment that the row
-// began with: those stay the same while it grows.
+// Failing returns the sessions whose last spec failed or timed out. Events is
+// the number of such ends since the last completion; Spec and Since are those
+// of the first, which stay the same while the number grows.
 func (s *Store) Failing(ctx context.Context, f Filter) ([]Condition, error) {
 	return s.conditions(ctx, f, `
 		SELECT session, (array_agg(spec ORDER BY at, id))[1] AS spec, min(at) AS since, count(*) AS n FROM (
@@ -138,10 +161,11 @@ func (s *Store) Failing(ctx context.Context, f Filter) ([]Condition, error) {
 		) e WHERE completed = 0 GROUP BY session`)
 }
 
-// conditions runs a query that gives session, spec, since and n.
+// conditions runs a query that returns session, spec, since and n.
 func (s *Store) conditions(ctx context.Context, f Filter, sql string) ([]Condition, error) {
 	f.Kinds = nil
-	// The range may end ahead of the database's clock, by which ages go.
+	// Ages are measured by the database's clock, and the range may end after
+	// it.
 	return collect(ctx, s, `
 		SELECT coalesce(session, '')::text, coalesce(spec, '')::text, since, least($2, now()), n
 		FROM (`+sql+`) found ORDER BY since DESC, session, spec LIMIT $6`, append(f.args(), f.Limit),

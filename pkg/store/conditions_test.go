@@ -93,7 +93,18 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 		UNION ALL SELECT 'session_heartbeat', now(), 'whole', '', '{"silentSeconds": 700}'
 		UNION ALL SELECT 'spec_started', now() - interval '1 hour', 'asks', 'p', '{}'
 		UNION ALL SELECT 'session_heartbeat', now(), 'asks', 'p', '{"silentSeconds": 700}'
-		UNION ALL SELECT 'intervention_request', now() - interval '30 seconds', 'asks', '', '{}'`)
+		UNION ALL SELECT 'intervention_request', now() - interval '30 seconds', 'asks', '', '{}'
+		UNION ALL SELECT 'spec_started', now() - interval '1 hour', session, 'p' || n, '{}' FROM unnest(array['limit', 'lifted', 'stopped']) session, generate_series(1, 5) n
+		UNION ALL SELECT 'session_heartbeat', now(), session, 'p' || n, '{"silentSeconds": 1740}' FROM unnest(array['limit', 'lifted', 'stopped']) session, generate_series(1, 5) n
+		UNION ALL SELECT 'session_heartbeat', now() - interval '30 minutes', 'limit', 'p' || n, '{"limited": true}' FROM generate_series(1, 4) n
+		UNION ALL SELECT 'session_heartbeat', now() - interval '5 minutes', 'limit', 'p1', '{"doing": "goes on"}'
+		UNION ALL SELECT 'spec_started', now() - interval '29 minutes', 'limit', 'p2', '{}'
+		UNION ALL SELECT 'claude.usage', now() - interval '4 minutes', 'limit', 'p3', '{}'
+		UNION ALL SELECT 'session_heartbeat', now() - interval '30 minutes', 'lifted', 'p' || n, jsonb_build_object('limited', true, 'resetsInSeconds', 100 + 600 * n) FROM generate_series(1, 4) n
+		UNION ALL SELECT 'session_heartbeat', now() - interval '30 minutes', 'stopped', '', '{"limited": true, "resetsInSeconds": 3600}'
+		UNION ALL SELECT 'session_heartbeat', now() - interval '20 minutes', 'stopped', 'p1', '{"limited": true, "resetsInSeconds": 900}'
+		UNION ALL SELECT 'session_heartbeat', now() - interval '10 minutes', 'stopped', 'p2', '{"limited": true, "resetsInSeconds": "soon"}'
+		UNION ALL SELECT 'session_heartbeat', now() - interval '1 minute', 'stopped', 'p3', '{"limited": true, "resetsInSeconds": -1}'`)
 	st, err := stateOf(t, s)
 	if err != nil {
 		t.Fatal(err)
@@ -123,11 +134,15 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 			waiting = append(waiting, fmt.Sprint(w.Session, w.Spec, w.At))
 		}
 	}
+	limited := 0
 	youngest := map[string]time.Time{} // of a session's open specs
 	for _, o := range st.Running {     // oldest first
 		youngest[o.Session] = o.Since
 		if o.LastWork != nil {
 			idle = append(idle, fmt.Sprint(o.Session, o.Spec, o.LastWork))
+		}
+		if o.Limited {
+			limited++
 		}
 	}
 	for _, session := range st.Sessions {
@@ -141,6 +156,10 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 			}
 			silent = append(silent, fmt.Sprint(session.Session, since))
 		}
+	}
+	// limit p3 and p4; lifted p3 and p4; stopped p2, p4 and p5
+	if limited != 7 {
+		t.Errorf("%d specs are at their limit", limited)
 	}
 	same("timed out", (*store.Store).TimedOut, func(c store.Condition) string { return c.Session }, timedOut)
 	same("waiting", (*store.Store).Waiting, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Spec, c.Since) }, waiting)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -410,31 +411,51 @@ func TestTwoPhaseWhileAReaderListens(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn := postgrestest.Connect(t, server.URL())
-	for i, statements := range [][]string{
-		{"BEGIN", "INSERT INTO events (kind, session) VALUES ('spec_started', 's')", "PREPARE TRANSACTION 'p0'"},
-		{"BEGIN; INSERT INTO events (kind, session) VALUES ('spec_started', 's'); PREPARE TRANSACTION 'p1'"},
-		{"BEGIN; INSERT INTO events (kind, session) VALUES ('spec_started', 's')", "PREPARE TRANSACTION 'p2'"},
-	} {
+	const one = "INSERT INTO events (kind, session, data) VALUES ('spec_started', 's', '\"; COMMIT\"')"
+	run := func(statements []string, extended bool) {
+		t.Helper()
 		for _, sql := range statements {
-			if _, err := conn.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
-				t.Fatalf("%s: %v", sql, err)
+			if extended {
+				exec(t, conn, sql)
+			} else if _, err := conn.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
+				t.Fatalf("%q: %s: %v", statements, sql, err)
 			}
 		}
-		exec(t, conn, fmt.Sprintf("COMMIT PREPARED 'p%d'", i))
 	}
 	for _, statements := range [][]string{
-		{"INSERT INTO events (kind, session) VALUES ('spec_started', 's')"},
-		{"BEGIN", "INSERT INTO events (kind, session) VALUES ('spec_started', 's')", "COMMIT"},
-		{"BEGIN", "INSERT INTO events (kind, session) VALUES ('spec_started', 's')", "INSERT INTO events (kind, session) VALUES ('spec_started', 's')", "END"},
+		{"BEGIN", one, "PREPARE TRANSACTION 'p'"},
+		{"BEGIN", one, "PREPARE /*x*/ TRANSACTION 'p'"},
+		{"BEGIN", one, "/* COMMIT */ PREPARE -- x\n TRANSACTION 'p'"},
+		{"BEGIN", "SET CONSTRAINTS ALL IMMEDIATE", one, "PREPARE TRANSACTION 'p'"},
+		{"BEGIN", "SET /*x*/ CONSTRAINTS ALL IMMEDIATE", one, one, "PREPARE TRANSACTION 'p'"},
+		{"BEGIN", one, "SET /*x*/ CONSTRAINTS ALL IMMEDIATE", "PREPARE TRANSACTION 'p'"},
+		{"BEGIN; " + one + "; PREPARE TRANSACTION 'p'"},
+		{"BEGIN; " + one, "PREPARE TRANSACTION 'p'"},
+		{"BEGIN; SET /*x*/ CONSTRAINTS ALL IMMEDIATE; " + one, "PREPARE TRANSACTION 'p'"},
+		{"START TRANSACTION; SET CONSTRAINTS ALL IMMEDIATE; " + one + "; PREPARE /* /* x */ */ TRANSACTION 'p'"},
+		{"BEGIN", "COMMIT AND CHAIN; SET CONSTRAINTS ALL IMMEDIATE; " + one, "PREPARE TRANSACTION 'p'"},
 	} {
-		for _, sql := range statements {
-			exec(t, conn, sql)
+		run(statements, false)
+		exec(t, conn, "COMMIT PREPARED 'p'")
+		if !strings.Contains(strings.ReplaceAll(strings.Join(statements, ""), one, ""), ";") {
+			run(statements, true)
+			exec(t, conn, "COMMIT PREPARED 'p'")
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		if notes, err := r.Wait(ctx); notes == 0 || err != nil {
-			t.Fatalf("%q: %d notifications, %v", statements, notes, err)
+	}
+	for _, statements := range [][]string{
+		{one},
+		{"BEGIN", one, "COMMIT"},
+		{"BEGIN", one, one, "END"},
+		{"BEGIN", one, " commit work /*x*/ "},
+	} {
+		for _, extended := range []bool{false, true} {
+			run(statements, extended)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			if notes, err := r.Wait(ctx); notes == 0 || err != nil {
+				t.Fatalf("%q, by the extended protocol %t: %d notifications, %v", statements, extended, notes, err)
+			}
+			cancel()
 		}
-		cancel()
 	}
 }
 
@@ -518,15 +539,25 @@ func TestASilentReaderGivesUpTheLock(t *testing.T) {
 // No row that PostgreSQL accepts stops the delivery of the others.
 func TestNoRowStopsTheOthers(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
+	s, conn, config := fresh(t)
 	exec(t, conn, insert, "before")
 	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'deep', (repeat('[', 6000) || repeat(']', 6000))::jsonb)`)
 	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'strings are no levels', to_jsonb(repeat('[{\"', 2000)))`)
 	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'number', '[1e1000, 1e-1000, 123456789012345678901234567890]')`)
 	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('claude.cost', E'\x01\u202e<b>', E'\n', '{"__proto__": 1, "toJSON": {}}')`)
 	// What a table without its rules can hold.
-	exec(t, conn, `ALTER TABLE events DROP CONSTRAINT specwatch_at, DROP CONSTRAINT specwatch_kind, DROP CONSTRAINT specwatch_session, DROP CONSTRAINT specwatch_spec, DROP CONSTRAINT specwatch_data, ALTER session DROP NOT NULL, ALTER kind DROP NOT NULL, ALTER spec DROP NOT NULL, ALTER data DROP NOT NULL`)
+	exec(t, conn, `ALTER TABLE events DROP CONSTRAINT specwatch_at, DROP CONSTRAINT specwatch_kind, DROP CONSTRAINT specwatch_session, DROP CONSTRAINT specwatch_spec, DROP CONSTRAINT specwatch_data, ALTER session DROP NOT NULL, ALTER kind DROP NOT NULL, ALTER at DROP NOT NULL, ALTER spec DROP NOT NULL, ALTER data DROP NOT NULL`)
 	exec(t, conn, `INSERT INTO events (kind, session, spec, data, at) VALUES (NULL, NULL, NULL, NULL, 'infinity'), ('odd', '', 'x', 'null', '-infinity'), ('odd', 's', 'x', '1', '294000-01-01'), ('odd', 's', 'x', '"x"', '4000-01-01 BC')`)
+	// For readers they have the same time, the last or the first; so they come in
+	// the order of their ids, which is not that of the times in the table.
+	exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'odd', 's', 'x', at::timestamptz FROM unnest(array['infinity', '294000-01-01', '294001-01-01', '3999-01-01 BC', '4000-01-01 BC', '-infinity']) WITH ORDINALITY e (at, n) ORDER BY n`)
+	exec(t, conn, `INSERT INTO events (kind, session, spec, at, stored, data)
+		SELECT kind, session, spec, at, stored, data FROM
+			unnest(array[NULL, 'spec_started', 'spec_failed', 'intervention_request', 'intervention_answered', 'session_heartbeat', 'a.b']) kind,
+			unnest(array[NULL, 's']) session, unnest(array[NULL, 'x']) spec, unnest(array[NULL, 'infinity', now() - interval '1 minute']) at,
+			unnest(array[NULL, 'infinity', '-infinity', '4713-01-01 BC']::timestamptz[]) stored,
+			LATERAL (SELECT CASE WHEN stored IS NOT NULL THEN '{"usage": {"inputTokens": -1e400, "outputTokens": 1e400, "costUsd": -1e-400}, "reason": "usage limit"}'::jsonb END) e (data)`)
+	exec(t, conn, `INSERT INTO events (kind, session, stored, data) SELECT 'session_heartbeat', 's', stored, '{"silentSeconds": 1e400, "cpuSeconds": -1e400}' FROM unnest(array['infinity', '-infinity', now()]::timestamptz[]) stored`)
 	exec(t, conn, insert, "after")
 	var rows int
 	if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM events`).Scan(&rows); err != nil {
@@ -547,14 +578,14 @@ func TestNoRowStopsTheOthers(t *testing.T) {
 			}
 		}
 	}
-	for _, limit := range []int{1, 3, 100} {
+	for _, limit := range []int{1, 3, 100, 10_000} {
 		nothing := cursor.Cursor{Epoch: now(t, s).Epoch, From: cursor.Nothing(), To: cursor.Nothing()}
 		got, c := drain(t, s, nothing, limit)
 		whole(fmt.Sprint("by cursor, in pages of ", limit), got)
 		if again, _ := drain(t, s, c, limit); len(again) != 0 {
 			t.Errorf("again: %q", specs(again))
 		}
-		page, err := s.SinceLast(t.Context(), 1000, limit)
+		page, err := s.SinceLast(t.Context(), 100_000, limit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -565,25 +596,176 @@ func TestNoRowStopsTheOthers(t *testing.T) {
 			}
 			got = append(got, page.Events...)
 		}
-		if len(got) < rows-2 { // two lie before the year 1
-			t.Errorf("by time, in pages of %d: %d of %d events", limit, len(got), rows)
+		whole(fmt.Sprint("by time, in pages of ", limit), got)
+		seen := map[int64]bool{}
+		for _, e := range got {
+			if seen[e.ID] {
+				t.Errorf("by time, in pages of %d: event %d twice", limit, e.ID)
+			}
+			seen[e.ID] = true
 		}
 	}
-	if _, err := stateOf(t, s); err != nil {
-		t.Error(err)
+	r, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if page, err := r.Here(t.Context()); err != nil || len(page.Events) > 0 || page.More {
+		t.Errorf("here: %d events, more %t, %v", len(page.Events), page.More, err)
 	}
 	f := store.Filter{From: time.Now().Add(-time.Hour), To: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), Limit: 100}
-	if _, err := s.Range(t.Context(), f); err != nil {
-		t.Error(err)
+	// answers has what every reader answers; those of the rollups are the same
+	// without them.
+	answers := func(when string) map[string]any {
+		t.Helper()
+		found := map[string]any{}
+		keep := func(name string, err error, answer ...any) {
+			t.Helper()
+			if err != nil {
+				t.Errorf("%s, %s: %v", name, when, err)
+			}
+			found[name] = answer
+		}
+		ctx := t.Context()
+		keep("ready", open(t, config).Ready(ctx))
+		_, err := s.SinceTime(ctx, f.From, 10)
+		keep("by time", err)
+		_, err = r.Since(ctx, cursor.Cursor{}, 10)
+		keep("reader", err)
+		st, err := stateOf(t, s)
+		keep("load", err, st.Totals)
+		_, err = s.StateOf(ctx, []string{"", "s"})
+		keep("sessions by name", err)
+		_, err = s.Range(ctx, f)
+		keep("range", err)
+		for _, step := range []time.Duration{0, time.Second, time.Hour, 24 * time.Hour} {
+			counts, err := s.Counts(ctx, f, step)
+			keep(fmt.Sprint("counts by ", step), err, counts)
+		}
+		total, err := s.Total(ctx, f)
+		keep("total", err, total)
+		outcomes, err := s.Outcomes(ctx, f)
+		keep("outcomes", err, outcomes)
+		_, err = s.Durations(ctx, f)
+		keep("durations", err)
+		changes, specs, err := s.Timeline(ctx, f)
+		keep("timeline", err, changes, specs)
+		names, n, err := s.Sessions(ctx, f, "")
+		keep("sessions", err, names, n)
+		names, n, err = s.Specs(ctx, f, "")
+		keep("specs", err, names, n)
+		_, _, err = s.Usage(ctx, f)
+		keep("usage", err)
+		_, err = s.UsageOver(ctx, f, time.Hour)
+		keep("usage over time", err)
+		_, _, err = s.SpecHistories(ctx, f)
+		keep("spec histories", err)
+		_, err = s.Askings(ctx, f)
+		keep("askings", err)
+		_, _, err = s.Nights(ctx, f, time.UTC)
+		keep("nights", err)
+		for name, conditions := range map[string]func(context.Context, store.Filter) ([]store.Condition, error){
+			"timed out": s.TimedOut, "waiting": s.Waiting, "silent": s.Silent, "idle": s.Idle, "failing": s.Failing,
+		} {
+			_, err := conditions(ctx, f)
+			keep(name, err)
+		}
+		var ids []int64
+		if err := conn.QueryRow(ctx, `SELECT coalesce(array_agg(id), '{}') FROM events WHERE kind = 'intervention_request' AND session IS NULL`).Scan(&ids); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range ids {
+			_, _, err := s.Request(ctx, id)
+			keep("request", err)
+		}
+		return found
 	}
-	if _, err := s.Counts(t.Context(), f, time.Hour); err != nil {
-		t.Error(err)
+	compare := func(when string) {
+		t.Helper()
+		with := answers(when)
+		var seen string
+		if err := conn.QueryRow(t.Context(), `SELECT coalesce(seen::text, '') FROM specwatch_rollup`).Scan(&seen); err != nil || seen == "" {
+			t.Fatalf("%s: rolled up to %q, %v", when, seen, err)
+		}
+		exec(t, conn, `UPDATE specwatch_rollup SET seen = NULL`)
+		for name, want := range answers(when + ", without rollups") {
+			if !reflect.DeepEqual(with[name], want) {
+				t.Errorf("%s, %s:\n%v, not\n%v", name, when, with[name], want)
+			}
+		}
+		exec(t, conn, `UPDATE specwatch_rollup SET seen = $1::text::pg_snapshot`, seen)
 	}
-	if _, _, err := s.Timeline(t.Context(), f); err != nil {
-		t.Error(err)
+	if err := s.RollUpAll(t.Context(), func(int64, int64) {}); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := s.Durations(t.Context(), f); err != nil {
-		t.Error(err)
+	compare("rolled up")
+	if n, err := s.Prune(t.Context(), time.Now().Add(-30*time.Second), nil); err != nil || n == 0 {
+		t.Fatalf("%d pruned: %v", n, err)
+	}
+	compare("pruned")
+	exec(t, conn, `DELETE FROM events WHERE at IS NULL OR kind IS NULL OR session IS NULL OR at = 'infinity'`)
+	compare("rows deleted")
+}
+
+// A read whose session is ended while it waits for a lock is made again, and
+// if that goes on, the connection is what is missing.
+func TestAnEndedReadIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	s, conn, config := fresh(t)
+	exec(t, conn, insert, "one")
+	ender := postgrestest.Connect(t, config.URL)
+	// end ends the session that waits for the events table, if there is one.
+	end := func() bool {
+		var ended bool
+		if err := ender.QueryRow(t.Context(), `SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_locks WHERE relation = 'events'::regclass AND NOT granted`).Scan(&ended); err != nil {
+			t.Fatal(err)
+		}
+		return ended
+	}
+	r, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for name, c := range map[string]struct {
+		read    func() (store.Page, error)
+		once    bool
+		problem string
+	}{
+		"once":       {func() (store.Page, error) { return s.SinceLast(context.Background(), 1, 10) }, true, ""},
+		"each time":  {func() (store.Page, error) { return s.SinceLast(context.Background(), 1, 10) }, false, store.NoConnection},
+		"the reader": {func() (store.Page, error) { return r.Since(context.Background(), cursor.Cursor{}, 10) }, false, store.NoConnection},
+	} {
+		exec(t, conn, `BEGIN`)
+		exec(t, conn, `LOCK TABLE events`)
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.read()
+			done <- err
+		}()
+		until(t, name+": nobody waits for the lock", end)
+		if c.once {
+			exec(t, conn, `COMMIT`)
+		}
+		var err error
+		until(t, name+": no answer", func() bool {
+			select {
+			case err = <-done:
+				return true
+			default:
+				if !c.once {
+					end()
+				}
+				return false
+			}
+		})
+		if !c.once {
+			exec(t, conn, `COMMIT`)
+		}
+		var problem *store.Problem
+		if c.problem == "" && err != nil || c.problem != "" && (!errors.As(err, &problem) || problem.Code != c.problem) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -7,8 +7,8 @@ DECLARE
     given record;
     sequence text := pg_get_serial_sequence('@.events', 'id');
 BEGIN
-    -- ALTER DEFAULT PRIVILEGES may give others rights on every new table.
-    -- Specwatch's own tables are for its roles; a table of events that holds
+    -- ALTER DEFAULT PRIVILEGES may give others rights on every new table or
+    -- function. Specwatch's own are for its roles; a table of events that holds
     -- none was made just now, so nobody has granted anything on it on purpose.
     -- Owners of mirrored tables have rights that `specwatch mirror` gave them.
     FOR given IN
@@ -20,6 +20,15 @@ BEGIN
     LOOP
         EXECUTE format('REVOKE ALL ON %s %s FROM %s', CASE WHEN given.relkind = 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, given.relation,
             CASE WHEN given.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(given.grantee)) END);
+    END LOOP;
+    FOR given IN
+        SELECT DISTINCT p.oid::regprocedure AS function, a.grantee
+        FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+        WHERE p.oid IN ('@.specwatch_roll_up(integer)'::regprocedure, '@.specwatch_take_out()'::regprocedure, '@.specwatch_void_rollups()'::regprocedure, '@.specwatch_notify()'::regprocedure, '@.specwatch_notify_at_end()'::regprocedure,
+                        '@.specwatch_finite(timestamptz)'::regprocedure, '@.specwatch_system_identifier()'::regprocedure, '@.specwatch_standby_timeline()'::regprocedure)
+          AND a.grantee <> p.proowner AND a.grantee NOT IN (SELECT oid FROM pg_roles WHERE rolname IN ('specwatch_reader', 'specwatch_writer'))
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', given.function, CASE WHEN given.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(given.grantee)) END);
     END LOOP;
     FOREACH name IN ARRAY ARRAY['specwatch_reader', 'specwatch_writer'] LOOP
         IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = name) THEN
@@ -42,6 +51,7 @@ BEGIN
         END IF;
         IF name = 'specwatch_reader' THEN
             EXECUTE format('GRANT SELECT ON @.events, @.specwatch_pruned, @.specwatch_meta, @.specwatch_migrations, @.specwatch_rollup, @.specwatch_counts, @.specwatch_names, @.specwatch_overview TO %I', name);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION @.specwatch_system_identifier(), @.specwatch_standby_timeline() TO %I', name);
         ELSE
             EXECUTE format('REVOKE SELECT ON @.specwatch_meta, @.specwatch_migrations FROM %I', name); -- version 0.2 granted them
             EXECUTE format('GRANT INSERT (kind, at, session, spec, data, key), SELECT (id, key) ON @.events TO %I', name);

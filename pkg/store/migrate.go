@@ -4,10 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,8 +26,8 @@ var migrations embed.FS
 //go:embed grants.sql
 var grantsSQL string
 
-// migrationLock keeps migrations of one database one after the other, from
-// however many processes they are started.
+// migrationLock is the key of the advisory lock that one migration of a
+// database at a time holds.
 const migrationLock = 0x5350454357 // "SPECW"
 
 // MigrateReport says what was done.
@@ -33,13 +36,13 @@ type MigrateReport struct {
 	Version  int64
 	Applied  int      // migrations that were run now
 	Repaired int64    // rows whose xid was of another cluster
-	Returned string   // a table that version 0.2 had adopted and that is its program's again
-	Notices  []string // what PostgreSQL remarked, such as a role that could not be created
+	Returned string   // the table that version 0.2 had adopted and that returnAdopted gave back
+	Notices  []string // PostgreSQL's notices, such as that a role could not be created
 }
 
-// Migrate creates or upgrades the schema. It is safe to repeat and to run
-// from two places at once: told, unless nil, says whom it waits for. Errors are
-// *Problem where a person can mend them.
+// Migrate creates or upgrades the schema. It can be repeated, and be run by two
+// processes at once: one waits for the other, and told, unless nil, is called
+// with what it waits for. Errors are *Problem if a person can fix them.
 func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, error) {
 	var report MigrateReport
 	s, err := Open(ctx, c)
@@ -49,7 +52,7 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	defer s.Close()
 	conn, err := s.connect(ctx, func(config *pgx.ConnConfig) {
 		config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-			// "already exists, skipping" is what being safe to repeat looks like.
+			// A repeated migration causes notices that end like this.
 			if !strings.HasSuffix(n.Message, "skipping") {
 				report.Notices = append(report.Notices, n.Message)
 			}
@@ -59,8 +62,8 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 		return report, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	// The lock belongs to a transaction: a pooler gives a session's lock to
-	// whoever gets that server connection next.
+	// The lock belongs to a transaction: behind a pooler, a lock of the session
+	// would go to the client that gets the server connection next.
 	lock, err := s.lockMigrations(ctx, told)
 	if err != nil {
 		return report, explain(err)
@@ -82,16 +85,14 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	if err != nil {
 		return report, err
 	}
-	results, err := provider.Up(ctx)
-	if err != nil {
+	if report.Applied, err = s.up(ctx, provider, report.Schema, told); err != nil {
 		return report, explain(err)
 	}
-	report.Applied = len(results)
 	report.Version = latestMigration()
 	if report.Repaired, err = repair(ctx, conn, report.Schema); err != nil {
 		return report, explain(err)
 	}
-	// Before the roles get their rights: it may make the events table anew.
+	// Before the grants, because it may create a new events table.
 	if report.Returned, err = s.returnAdopted(ctx, conn, report.Schema, told); err != nil {
 		return report, explain(err)
 	}
@@ -101,9 +102,9 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	return report, nil
 }
 
-// mayMigrate finds the schema, and makes it where it is missing. It asks for
-// the rights that a migration needs before anything is done: PostgreSQL's own
-// errors do not say what would give them.
+// mayMigrate returns the schema, and creates it if it is missing. It first
+// checks the privileges that a migration needs: PostgreSQL's own errors do not
+// say how to get them.
 func mayMigrate(ctx context.Context, conn *pgx.Conn, name string) (string, error) {
 	var user, database, owner, owns string
 	var schema *string
@@ -124,6 +125,9 @@ func mayMigrate(ctx context.Context, conn *pgx.Conn, name string) (string, error
 		return "", problem(NoTable, nil, "the search_path of user %s names no schema that exists and that it may use; name one with --schema, such as specwatch", user)
 	}
 	identifier := pgx.Identifier{*schema}.Sanitize()
+	lacksCreate := func() error {
+		return problem(NoRights, nil, "user %s lacks the right USAGE or CREATE on schema %s, which %s owns; run as an administrator: GRANT USAGE, CREATE ON SCHEMA %s TO %s, or give Specwatch a schema of its own: CREATE SCHEMA specwatch AUTHORIZATION %s, and then: specwatch migrate --schema specwatch", user, *schema, owner, identifier, quoted, quoted)
+	}
 	switch {
 	case !exists && !makes:
 		return "", problem(NoRights, nil, "user %s lacks the right CREATE on database %s, to make the schema %s; run as an administrator: CREATE SCHEMA %s AUTHORIZATION %s", user, database, *schema, identifier, quoted)
@@ -131,15 +135,23 @@ func mayMigrate(ctx context.Context, conn *pgx.Conn, name string) (string, error
 		_, err := conn.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+identifier)
 		return *schema, err
 	case !use || !create && !migrated:
-		return "", problem(NoRights, nil, "user %s lacks the right USAGE or CREATE on schema %s, which %s owns; run as an administrator: GRANT USAGE, CREATE ON SCHEMA %s TO %s, or give Specwatch a schema of its own: CREATE SCHEMA specwatch AUTHORIZATION %s, and then: specwatch migrate --schema specwatch", user, *schema, owner, identifier, quoted, quoted)
+		return "", lacksCreate()
 	case owns != "":
 		return "", problem(NoRights, nil, "the tables in schema %s belong to %s, and only their owner may change them; run this as %s, or run as an administrator: GRANT %s TO %s", *schema, owns, owns, pgx.Identifier{owns}.Sanitize(), quoted)
+	case !create:
+		var version int64
+		if err := conn.QueryRow(ctx, qualify(*schema, `SELECT coalesce(max(version_id), 0) FROM @.specwatch_migrations WHERE is_applied`)).Scan(&version); err != nil {
+			return "", err
+		}
+		if version < latestMigration() {
+			return "", lacksCreate()
+		}
 	}
 	return *schema, nil
 }
 
-// lockMigrations keeps other migrations of this database out until its
-// transaction ends.
+// lockMigrations returns a transaction that holds the migration lock until it
+// ends.
 func (s *Store) lockMigrations(ctx context.Context, told func(string)) (pgx.Tx, error) {
 	const again = 50 * time.Millisecond
 	for try := 0; ; try++ {
@@ -148,8 +160,8 @@ func (s *Store) lockMigrations(ctx context.Context, told func(string)) (pgx.Tx, 
 			return nil, err
 		}
 		var locked bool
-		// By the simple protocol: the other leaves a portal, with its snapshot,
-		// for which CREATE INDEX CONCURRENTLY would wait.
+		// By the simple protocol: the extended one leaves a portal with its
+		// snapshot open, and CREATE INDEX CONCURRENTLY would wait for it.
 		err = tx.QueryRow(ctx, `SELECT set_config('idle_in_transaction_session_timeout', '0', true) = '0' AND pg_try_advisory_xact_lock($1)`, pgx.QueryExecModeSimpleProtocol, migrationLock).Scan(&locked)
 		if err == nil && locked {
 			return tx, nil
@@ -179,8 +191,101 @@ func (s *Store) lockMigrations(ctx context.Context, told func(string)) (pgx.Tx, 
 	}
 }
 
-// newProvider makes one migration of each file: the schema is written into its
-// SQL, and it runs in a transaction of its own where it can.
+// up runs the missing migrations and returns how many it ran. One that does not
+// get its lock on the events table in time is run again later: writers wait
+// behind a statement that waits for such a lock. told, unless nil, is called
+// with what a migration waits for.
+func (s *Store) up(ctx context.Context, provider *goose.Provider, schema string, told func(string)) (applied int, err error) {
+	if told != nil {
+		watching, end := context.WithCancel(ctx)
+		var watch sync.WaitGroup
+		watch.Go(func() { s.tellWaits(watching, schema, told) })
+		defer watch.Wait()
+		defer end()
+	}
+	err = repeat(ctx, nil, func() error {
+		results, err := provider.Up(ctx)
+		var partial *goose.PartialError
+		if errors.As(err, &partial) {
+			results = partial.Applied
+		}
+		applied += len(results)
+		return err
+	})
+	return applied, err
+}
+
+// waitsSQL returns the processes and prepared transactions that a migration
+// waits for, as a list of process ids and as text. The migration is known by
+// the lock on the events table that it waits for, or by the index that it
+// builds, because behind a pooler its process may change.
+const waitsSQL = `
+	WITH migration AS (
+	    SELECT pid FROM pg_locks
+	    WHERE relation = to_regclass('@.events') AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+	      AND NOT granted AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'AccessExclusiveLock')
+	    UNION SELECT pid FROM pg_stat_progress_create_index WHERE relid = to_regclass('@.events') AND datname = current_database()
+	), others AS (
+	    SELECT DISTINCT b.pid FROM migration m, unnest(pg_blocking_pids(m.pid)) AS b (pid)
+	)
+	SELECT coalesce(string_agg(o.pid::text, ' ' ORDER BY o.pid), ''),
+	       coalesce(string_agg(CASE WHEN o.pid > 0 THEN format('process %s, user %s, %s since %s', o.pid, a.usename, coalesce(a.state, 'state not shown'), a.state_change)
+	           ELSE coalesce((
+	               SELECT string_agg(format('prepared transaction %L of user %s since %s', p.gid, p.owner, p.prepared), '; ') FROM pg_prepared_xacts p
+	               WHERE p.database = current_database() AND EXISTS (
+	                   SELECT FROM pg_locks l JOIN pg_locks x USING (virtualtransaction)
+	                   WHERE l.relation = to_regclass('@.events') AND l.pid IS NULL AND x.transactionid = p.transaction AND x.pid IS NULL
+	               )
+	           ), 'a prepared transaction') END, '; ' ORDER BY o.pid), '')
+	FROM others o LEFT JOIN pg_stat_activity a ON a.pid = o.pid`
+
+// tellWaits calls told, until ctx ends, with what a migration has waited for
+// longer than a moment; once for each set of processes.
+func (s *Store) tellWaits(ctx context.Context, schema string, told func(string)) {
+	const after, again, moment = time.Second, 100 * time.Millisecond, 500 * time.Millisecond
+	pause := func(d time.Duration) bool {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(d):
+			return true
+		}
+	}
+	if !pause(after) {
+		return
+	}
+	// If this fails, the migration goes on without being explained.
+	conn, err := s.connect(ctx, func(*pgx.ConnConfig) {})
+	if err != nil {
+		return
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var seen, said string
+	var since time.Time
+	for pause(again) {
+		var pids, names string
+		if err := conn.QueryRow(ctx, qualify(schema, waitsSQL)).Scan(&pids, &names); err != nil {
+			return
+		}
+		// Between two attempts the migration waits for nobody.
+		if pids != "" && pids != seen {
+			seen, since = pids, time.Now()
+		}
+		if pids != "" && pids != said && time.Since(since) >= moment {
+			said = pids
+			told("waiting for transactions that use the events table to end: " + names + "; other programs go on writing meanwhile. To end a session: SELECT pg_terminate_backend(process); to end a prepared transaction: COMMIT PREPARED or ROLLBACK PREPARED")
+		}
+	}
+}
+
+// lockShortly limits how long the statements of the transaction wait for a lock.
+func lockShortly(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", mirrorLockTimeout.Milliseconds()))
+	return err
+}
+
+// newProvider makes one migration of each file. The schema is written into its
+// SQL, and it runs in a transaction of its own if it can.
 func newProvider(db *sql.DB, schema string) (*goose.Provider, error) {
 	var all []*goose.Migration
 	for version, file := range migrationFiles() {
@@ -188,26 +293,9 @@ func newProvider(db *sql.DB, schema string) (*goose.Provider, error) {
 		if err != nil {
 			return nil, err
 		}
-		step := goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
-			_, err := tx.ExecContext(ctx, qualify(schema, string(text)))
-			return err
-		}}
+		step := goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error { return inTx(ctx, tx, schema, string(text)) }}
 		if strings.Contains(string(text), "CONCURRENTLY") { // which PostgreSQL refuses in a transaction
-			step = goose.GoFunc{RunDB: func(ctx context.Context, db *sql.DB) error {
-				var written bool
-				if err := db.QueryRowContext(ctx, qualify(schema, `SELECT EXISTS (SELECT FROM @.events)`)).Scan(&written); err != nil {
-					return err
-				}
-				for statement := range strings.SplitSeq(string(text), "\n\n") {
-					if !written { // there is no writer to wait for, and others need not be
-						statement = strings.ReplaceAll(statement, "CONCURRENTLY", "")
-					}
-					if _, err := db.ExecContext(ctx, qualify(schema, statement)); err != nil {
-						return err
-					}
-				}
-				return nil
-			}}
+			step = goose.GoFunc{RunDB: func(ctx context.Context, db *sql.DB) error { return outsideTx(ctx, db, schema, string(text)) }}
 		}
 		all = append(all, goose.NewGoMigration(version, &step, nil))
 	}
@@ -218,8 +306,59 @@ func newProvider(db *sql.DB, schema string) (*goose.Provider, error) {
 	return goose.NewProvider("", db, nil, goose.WithGoMigrations(all...), goose.WithStore(versions{store}), goose.WithDisableGlobalRegistry(true))
 }
 
-// versions is goose's table of versions. Goose itself does not find a table by
-// a quoted name.
+// inTx runs a migration in a transaction.
+func inTx(ctx context.Context, tx *sql.Tx, schema, text string) error {
+	if err := lockShortly(ctx, tx); err != nil {
+		return err
+	}
+	// Version 0.2 was released with a migration that waits for 5 s, which is
+	// too long. It gets its lock here.
+	if strings.Contains(text, "lock_timeout") {
+		if _, err := tx.ExecContext(ctx, qualify(schema, `LOCK TABLE @.events`)); err != nil {
+			return err
+		}
+	}
+	_, err := tx.ExecContext(ctx, qualify(schema, text))
+	return err
+}
+
+// outsideTx runs a migration that contains CREATE INDEX CONCURRENTLY. Its
+// statements are separated by empty lines. CONCURRENTLY waits for other
+// transactions, but no writer waits behind it, so it may take long. In an empty
+// table it would only wait.
+func outsideTx(ctx context.Context, db *sql.DB, schema, text string) error {
+	var written bool
+	if err := db.QueryRowContext(ctx, qualify(schema, `SELECT EXISTS (SELECT FROM @.events)`)).Scan(&written); err != nil {
+		return err
+	}
+	for statement := range strings.SplitSeq(text, "\n\n") {
+		statement = qualify(schema, statement)
+		if written && strings.Contains(statement, "CONCURRENTLY") {
+			if _, err := db.ExecContext(ctx, statement); err != nil {
+				return err
+			}
+			continue
+		}
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		if err = lockShortly(ctx, tx); err == nil {
+			_, err = tx.ExecContext(ctx, strings.ReplaceAll(statement, "CONCURRENTLY", ""))
+		}
+		if err != nil {
+			tx.Rollback() //nolint:errcheck // nothing was done
+			return err
+		}
+		if err := tx.Commit(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// versions is goose's table of versions. Goose's own check does not find a
+// table by a quoted name.
 type versions struct{ database.Store }
 
 func (v versions) TableExists(ctx context.Context, db database.DBTxConn) (exists bool, err error) {
@@ -248,10 +387,11 @@ func migrationFiles() map[int64]string {
 // latestMigration is the version that this program knows.
 func latestMigration() int64 { return slices.Max(slices.Collect(maps.Keys(migrationFiles()))) }
 
-// repair mends events that were restored from another cluster: their xids are
-// of a counter that means nothing here. Rows below this cluster's counter
-// count as seen already; those above it would stay hidden until the counter
-// passes them, and then come up in the middle of other events.
+// repair fixes events that were restored from another cluster: their xids are
+// of that cluster's counter. Xids below this cluster's counter stay, and their
+// rows count as seen. Those above it become NULL: the rows would be invisible
+// to readers until the counter passes them, and then appear among newer events.
+// It returns how many rows it changed.
 func repair(ctx context.Context, conn *pgx.Conn, schema string) (int64, error) {
 	var rows int64
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
@@ -276,8 +416,8 @@ func repair(ctx context.Context, conn *pgx.Conn, schema string) (int64, error) {
 	return rows, err
 }
 
-// refuseForeign keeps a migration from changing an events table that is not
-// Specwatch's unless it was asked to.
+// refuseForeign returns an error if the schema has an events table that is not
+// Specwatch's, which a migration must not change.
 func refuseForeign(ctx context.Context, conn *pgx.Conn, schema string) error {
 	var foreign bool
 	err := conn.QueryRow(ctx, `SELECT to_regclass(format('%I.events', $1::text)) IS NOT NULL AND to_regclass(format('%I.specwatch_migrations', $1::text)) IS NULL`, schema).Scan(&foreign)

@@ -11,24 +11,24 @@ import (
 	"github.com/specwatch/specwatch/pkg/state"
 )
 
-// attempts are the tries at specs that started in the range, with what ended
-// them, whenever that was.
+// attempts selects the attempts at specs that started in the range, each with
+// what ended it, even after the range.
 const attempts = `
 	SELECT id, session, spec, at, next,
 	       CASE WHEN next <> 'spec_started' THEN extract(epoch FROM ended - at)::float8 END AS took
 	FROM (
-	    SELECT id, coalesce(session, '')::text AS session, coalesce(spec, '')::text AS spec, kind, at, lead(at) OVER w AS ended, lead(` + boundSQL + `) OVER w AS next
+	    SELECT id, coalesce(session, '')::text AS session, coalesce(spec, '')::text AS spec, kind, ` + atSQL + ` AS at, lead(` + atSQL + `) OVER w AS ended, lead(` + boundSQL + `) OVER w AS next
 	    FROM @.events e
 	    WHERE at >= $1 AND kind IN (` + bounds + `) AND ` + named + `
-	    WINDOW w AS (PARTITION BY session, spec ORDER BY at, id)
+	    WINDOW w AS (PARTITION BY session, spec ORDER BY e.at, e.id)
 	) e WHERE kind = 'spec_started' AND at <= $2`
 
-// SpecHistory is what the attempts at one spec add up to, in all sessions.
+// SpecHistory sums up the attempts at one spec, in all sessions.
 type SpecHistory struct {
 	Spec                                  string
 	Attempts, Completed, Failed, TimedOut int64
-	Limited                               int64    // ended by a limit of usage: neither a failure nor a change
-	Changes                               int64    // how often an end was another one than that before: completed, or not
+	Limited                               int64    // ended by a usage limit: counts neither as a failure nor as a change
+	Changes                               int64    // how often an attempt completed and the one before did not, or the reverse
 	Seconds                               float64  // of all attempts that ended
 	Typical                               *float64 // the median of those that completed, in seconds
 	Slower                                *float64 // the median of the later half of those over that of the earlier half
@@ -37,11 +37,11 @@ type SpecHistory struct {
 	LastStarted                           time.Time
 }
 
-// fewest completed attempts that are compared for Slower: two in each half.
+// fewest is how many completed attempts Slower needs: two in each half.
 const fewest = 4
 
-// SpecHistories returns the specs of the range, those that failed most first, at most
-// f.Limit; total is how many there are. Kinds in the filter do not count.
+// SpecHistories returns the specs that started in the range, those that failed
+// most first, at most f.Limit; total counts all of them. f.Kinds is ignored.
 func (s *Store) SpecHistories(ctx context.Context, f Filter) (found []SpecHistory, total int64, err error) {
 	f.Kinds = nil
 	found, err = collect(ctx, s, `
@@ -97,15 +97,17 @@ const (
 	Waits     Ending = "waits"
 )
 
-// patience is for how long a request is looked after. The writers' clocks may
-// differ, so that an answer may seem to come before it.
+// patience is for how long after a request its end is searched for. The search
+// begins an hour before the range, because the writers' clocks may differ: an
+// answer may seem to come before its request.
 const patience = `interval '7 days'`
 
-// askings are the requests of the range, each with what ended it. An answer
+// askings selects the requests of the range, each with what ended it. An answer
 // that names its request may come from a clock that is behind, and may name
-// another spec or none; one that names no request answers those of its spec that
-// came before it. The counts number the ends of requests within a spec, so that
-// the next one is found by its number, however many events there are.
+// another spec or none; one that names no request answers the earlier requests
+// of its spec. The window counts number the ends of requests within a spec, so
+// that the next one is found by its number, at the same cost however many
+// events there are.
 const askings = `
 	WITH told AS (
 	    SELECT id, kind, at, coalesce(session, '')::text AS session, coalesce(spec, '')::text AS spec, data,
@@ -163,8 +165,7 @@ type Night struct {
 }
 
 // Nights returns the nights of the range, the latest first, at most f.Limit;
-// total is how many there are in which anything happened. Noon is that of the
-// time zone.
+// total counts those with events. Noon is in the given time zone.
 func (s *Store) Nights(ctx context.Context, f Filter, zone *time.Location) (found []Night, total int64, err error) {
 	f.Kinds = nil
 	const night = `date_trunc('day', (at AT TIME ZONE $7) - interval '12 hours')`

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
@@ -115,6 +117,68 @@ func TestMigrateSaysWhomItWaitsFor(t *testing.T) {
 	})
 	if !errors.Is(err, context.Canceled) || !strings.Contains(said, fmt.Sprint("process ", hog.PgConn().PID())) || !strings.Contains(said, "pg_terminate_backend") {
 		t.Fatalf("%q: %v", said, err)
+	}
+}
+
+// A migration that waits for transactions which use the events table says whose
+// they are, and writers go on meanwhile.
+func TestMigrateSaysWhichTransactionsItWaitsFor(t *testing.T) {
+	t.Parallel()
+	server, s := cluster(t, map[string]string{"max_prepared_transactions": "5"})
+	config := store.Config{URL: server.URL()}
+	admin := postgrestest.Connect(t, server.URL())
+	exec(t, admin, insert, "before")
+	hog := postgrestest.Connect(t, server.URL())
+	const noIndexes = `DROP INDEX specwatch_events_session, specwatch_events_timeline; DELETE FROM specwatch_migrations WHERE version_id > 4;`
+	const noRollups = noIndexes + `DROP TRIGGER specwatch_take_out ON events; DROP TRIGGER specwatch_changed ON events; DROP TRIGGER specwatch_restored ON events;
+		DROP TABLE specwatch_rollup, specwatch_counts, specwatch_names, specwatch_overview;
+		DROP FUNCTION specwatch_finite, specwatch_roll_up, specwatch_take_out, specwatch_void_rollups; DELETE FROM specwatch_migrations WHERE version_id > 3`
+	process := fmt.Sprint("process ", hog.PgConn().PID())
+	write := `INSERT INTO events (kind, session) VALUES ('spec_started', 's')`
+	for _, c := range []struct{ name, undo, hold, release, says string }{
+		{"triggers, a writer", noRollups, `BEGIN; ` + write, `COMMIT`, process},
+		{"triggers, a prepared transaction", noRollups, `BEGIN; ` + write + `; PREPARE TRANSACTION 'held'`, `COMMIT PREPARED 'held'`, "prepared transaction 'held'"},
+		{"indexes, a writer", noIndexes, `BEGIN; ` + write, `COMMIT`, process},
+		{"indexes, a prepared transaction", noIndexes, `BEGIN; ` + write + `; PREPARE TRANSACTION 'held'`, `COMMIT PREPARED 'held'`, "prepared transaction 'held'"},
+		{"indexes, a reader", noIndexes, `BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM events`, `COMMIT`, process},
+		{"indexes of an empty table, a writer", noIndexes + `TRUNCATE events`, `BEGIN; ` + write, `COMMIT`, process},
+	} {
+		for _, step := range []struct {
+			conn *pgx.Conn
+			sql  string
+		}{{admin, c.undo}, {hog, c.hold}} {
+			if _, err := step.conn.PgConn().Exec(t.Context(), step.sql).ReadAll(); err != nil {
+				t.Fatalf("%s: %s: %v", c.name, step.sql, err)
+			}
+		}
+		said, done := make(chan string, 100), make(chan error, 1)
+		go func() {
+			_, err := store.Migrate(context.Background(), config, func(note string) { said <- note })
+			done <- err
+		}()
+		select {
+		case note := <-said:
+			if !strings.Contains(note, c.says) {
+				t.Errorf("%s: %q", c.name, note)
+			}
+		case err := <-done:
+			t.Fatalf("%s: ended without a word: %v", c.name, err)
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s: waits without a word", c.name)
+		}
+		begin := time.Now()
+		for range 10 {
+			if _, err := s.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s"}}); err != nil {
+				t.Errorf("%s: a writer meanwhile: %v", c.name, err)
+			}
+		}
+		if took := time.Since(begin); took > 8*time.Second { // each may wait for one attempt of 0.2 s
+			t.Errorf("%s: ten inserts took %s meanwhile", c.name, took)
+		}
+		exec(t, hog, c.release)
+		if err := <-done; err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
 	}
 }
 

@@ -11,14 +11,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// probeAllowed is how long a server may take to say whether it encrypts.
-// PostgreSQL does so before it looks at anything else.
+// probeAllowed is how long a server may take to answer an SSLRequest, which
+// PostgreSQL does before anything else.
 const probeAllowed = 2 * time.Second
 
-// Probe reports whether what listens at the store's address speaks
-// PostgreSQL's protocol. Other servers wait for more of what they take for a
-// request of theirs, and connecting would only time out. Where nothing can be
-// reached it reports nothing: connecting says why.
+// Probe returns an error if what listens at the store's address does not speak
+// PostgreSQL's protocol. A server of another protocol may wait for the rest of
+// a request, so that connecting would only time out. If nothing can be reached
+// it returns nil: the error of connecting says more.
 func (s *Store) Probe(ctx context.Context) error {
 	config := s.config.ConnConfig
 	dialing, cancel := context.WithTimeout(ctx, probeAllowed)

@@ -19,8 +19,9 @@ import (
 	"github.com/specwatch/specwatch/pkg/event"
 )
 
-// Problem is a fault of the set-up or of the moment: nothing is wrong with
-// what was asked. A person can mend it, or the caller may ask again.
+// Problem is an error of the set-up or of the current state of the server;
+// nothing is wrong with the request. A person can fix it, or the caller may try
+// again.
 type Problem struct {
 	Code   string // one of the codes below
 	Detail string // what is wrong and what to do about it
@@ -52,7 +53,7 @@ func problem(code string, cause error, format string, args ...any) *Problem {
 var errRestored = problem(Restored, nil, "the events were restored from another database cluster, so their transaction ids mean nothing here; run: specwatch migrate")
 
 // explain turns the errors of PostgreSQL and of the connection to it into
-// *Problem or *event.FieldError. A cancelled context stays what it is.
+// *Problem or *event.FieldError. context.Canceled is returned as it is.
 func explain(err error) error {
 	told := explained(err)
 	if wrapped, ok := told.(asUser); ok {
@@ -87,7 +88,7 @@ func explained(err error) error {
 	return err
 }
 
-// asUser is an error with the database user whom it befell.
+// asUser is an error together with the database user that got it.
 type asUser struct {
 	error
 	user string
@@ -95,7 +96,7 @@ type asUser struct {
 
 func (e asUser) Unwrap() error { return e.error }
 
-// explain is explain, and knows the user.
+// explain is the function explain, and adds the user to the message.
 func (s *Store) explain(err error) error {
 	if err == nil {
 		return nil
@@ -103,7 +104,7 @@ func (s *Store) explain(err error) error {
 	return explain(asUser{err, s.config.ConnConfig.User})
 }
 
-// userOf is the user and a space; empty where it is not known.
+// userOf returns the user and a space; "" if it is not known.
 func userOf(err error) string {
 	var known asUser
 	if errors.As(err, &known) {
@@ -112,13 +113,16 @@ func userOf(err error) string {
 	return ""
 }
 
-var closedFunction = regexp.MustCompile(`permission denied for function (\S+)`)
+// denied finds in an error of PostgreSQL what the user lacks a right on.
+var denied = regexp.MustCompile(`^permission denied (for|to create temporary tables in) (\w+) (.+)$`)
 
 // advice says what to change so that a connection can be made.
 func advice(connect *pgconn.ConnectError, pg *pgconn.PgError) string {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	switch {
+	case pg != nil && pg.Code == "42501": // the right CONNECT
+		return "run as an administrator: GRANT CONNECT ON DATABASE " + pgx.Identifier{connect.Config.Database}.Sanitize() + " TO " + pgx.Identifier{connect.Config.User}.Sanitize()
 	case pg != nil && pg.Code == "28P01":
 		return "check user and password"
 	case pg != nil && pg.Code == "28000":
@@ -137,19 +141,65 @@ func advice(connect *pgconn.ConnectError, pg *pgconn.PgError) string {
 	return "check host and port, and that the server is up"
 }
 
-// remedy is the statement that gives the right which is missing.
+// remedy says what gives the missing right: a statement for an administrator,
+// or who has it. What exists in the server is not known here.
 func remedy(message, user string) string {
 	to := "the user"
 	if user != "" {
 		to = pgx.Identifier{user}.Sanitize()
 	}
-	if found := closedFunction.FindStringSubmatch(message); found != nil {
-		return "GRANT EXECUTE ON FUNCTION pg_catalog." + found[1] + " TO " + to
+	const admin = "run as an administrator: "
+	reads, writes := "GRANT specwatch_reader TO "+to, "GRANT specwatch_writer TO "+to
+	const missing = "; if the role does not exist, first: CREATE ROLE specwatch_reader NOLOGIN; CREATE ROLE specwatch_writer NOLOGIN, and then: specwatch migrate"
+	both := admin + reads + " to let it read, " + writes + " to let it write" + missing
+	if strings.HasPrefix(message, "must be owner of ") {
+		return "run this as the owner"
 	}
-	return "GRANT specwatch_reader TO " + to + " to let it read, GRANT specwatch_writer TO " + to + " to let it write"
+	found := denied.FindStringSubmatch(message)
+	if found == nil {
+		return both
+	}
+	kind, name := found[2], strings.Trim(found[3], `"`)
+	quoted := pgx.Identifier{name}.Sanitize()
+	if kind == "function" {
+		name = name[strings.LastIndex(name, ".")+1:] // some errors name its schema
+	}
+	switch {
+	case found[1] != "for":
+		return admin + "GRANT TEMPORARY ON DATABASE " + quoted + " TO " + to
+	case kind == "function" && name == "specwatch_roll_up", kind == "sequence":
+		return admin + writes + missing
+	case kind == "function" && strings.HasPrefix(name, "specwatch_"):
+		return admin + reads + missing
+	case kind == "function":
+		return admin + "GRANT EXECUTE ON FUNCTION pg_catalog." + name + " TO " + to
+	case kind == "schema":
+		return both + "; or, to let it create tables and functions there: GRANT CREATE ON SCHEMA " + quoted + " TO " + to
+	case kind == "database":
+		return admin + "GRANT CREATE ON DATABASE " + quoted + " TO " + to
+	case kind == "table" && name == "specwatch_unmapped", kind == "table" && name == "specwatch_mirrors":
+		return "run this as the owner of the events table"
+	case kind == "table" && name != "events" && !strings.HasPrefix(name, "specwatch_"):
+		return "run this as the owner of the table, or " + admin + "GRANT SELECT ON TABLE " + quoted + " TO " + to
+	}
+	return both
 }
 
-// isLost reports whether the connection is gone, and with it the statement.
+// letRead says what lets the user read events. A migration whose user may not
+// create roles gives them no rights in its schema before they exist.
+func letRead(user string, exists, granted bool) string {
+	grant := "GRANT specwatch_reader TO " + pgx.Identifier{user}.Sanitize()
+	switch {
+	case !exists:
+		return "run as an administrator: CREATE ROLE specwatch_reader NOLOGIN, and then: specwatch migrate, and then as an administrator: " + grant
+	case !granted:
+		return "run: specwatch migrate, and then as an administrator: " + grant
+	}
+	return "run as an administrator: " + grant
+}
+
+// isLost reports whether an open connection, and with it the statement, was
+// lost. Errors of connecting do not count.
 func isLost(err error) bool {
 	var pg *pgconn.PgError
 	var connect *pgconn.ConnectError
@@ -161,7 +211,7 @@ func isLost(err error) bool {
 		switch pg.Code {
 		case "57P01", "57P02", "57P05": // administrator, crash, idle_session_timeout
 			return true
-		case "26000", "42P05": // a pooler that was not noticed mixes prepared statements up
+		case "26000", "42P05": // prepared statements of others: a pooler that was not detected
 			return true
 		}
 		return pg.Code[:2] == "08"
@@ -211,13 +261,13 @@ func explainPg(pg *pgconn.PgError, user string) error {
 	case "23502": // not_null_violation
 		return field(pg.ColumnName, "must not be null")
 	case "22P02", "22P05", "22003", "54001", "54000", "22021":
-		// Of what the writers of this package send, only data reaches
-		// PostgreSQL unread: odd escapes, numbers out of range, depth.
+		// Of what this package sends, only data is first parsed by PostgreSQL:
+		// it may refuse escapes, depth, or numbers out of range.
 		return field("data", "is not accepted by PostgreSQL: "+pg.Message)
 	case "42P01", "3F000", "42703", "42883": // undefined table, schema, column, function
 		return problem(NoTable, pg, "there is no events table of this version of Specwatch in this schema (%s); run: specwatch migrate", pg.Message)
 	case "42501": // insufficient_privilege
-		return problem(NoRights, pg, "the database user %slacks a right (%s); run as an administrator: %s", user, pg.Message, remedy(pg.Message, strings.TrimSpace(user)))
+		return problem(NoRights, pg, "the database user %slacks a right (%s); %s", user, pg.Message, remedy(pg.Message, strings.TrimSpace(user)))
 	case "25006": // read_only_sql_transaction
 		return problem(ReadOnly, pg, "this PostgreSQL server takes no writes (a standby, or default_transaction_read_only); connect to the primary")
 	case "57P01", "57P02", "57P03", "57P05": // shut down, crash, starting up, idle for too long

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,11 +13,11 @@ const pruneBatch = 10_000
 
 // Prune removes the events that are older than the given time and returns how
 // many; their counts are kept. It works in batches, so it may be interrupted
-// and repeated. It leaves a note of the time, so that a cursor whose last row
-// is gone is not taken for one of another history. The rollups are brought on
-// first, and hold what the table holds: what is removed is taken out of them.
-// In the end the space is made free for new events, where this user may do so.
-// progress, unless nil, is called with the running total after each batch.
+// and repeated. It records the time, so that a cursor whose last row was
+// removed stays valid. It first completes the rollups, from which a trigger
+// then subtracts what is removed. At the end it runs VACUUM, if this user may,
+// so that new events can use the space. progress, unless nil, is called with
+// the running total after each batch.
 func (s *Store) Prune(ctx context.Context, before time.Time, progress func(total int64)) (int64, error) {
 	if err := s.rollUpAll(ctx, func(int64) {}); err != nil {
 		return 0, err
@@ -24,7 +25,8 @@ func (s *Store) Prune(ctx context.Context, before time.Time, progress func(total
 	total, err := s.remove(ctx, before, progress)
 	if err == nil && total > 0 {
 		_, err = writing(ctx, s, func(conn *pgx.Conn) (struct{}, error) {
-			// Another session may hold the table: autovacuum will come later.
+			// If another session has locked the table, autovacuum does it
+			// later.
 			_, err := conn.Exec(ctx, s.sql(`VACUUM (SKIP_LOCKED) @.events`))
 			return struct{}{}, err
 		})
@@ -50,7 +52,7 @@ func (s *Store) remove(ctx context.Context, before time.Time, progress func(tota
 			return n, err
 		})
 		if err != nil {
-			return total, err
+			return total, s.ownersOnly(ctx, err)
 		}
 		total += n
 		if n == 0 {
@@ -60,4 +62,23 @@ func (s *Store) remove(ctx context.Context, before time.Time, progress func(tota
 			progress(total)
 		}
 	}
+}
+
+// ownersOnly says, of an error that says that the user may not remove rows, who
+// may.
+func (s *Store) ownersOnly(ctx context.Context, err error) error {
+	var lacks *Problem
+	if !errors.As(err, &lacks) || lacks.Code != NoRights {
+		return err
+	}
+	owner, unknown := writing(ctx, s, func(conn *pgx.Conn) (name string, err error) {
+		err = conn.QueryRow(ctx, s.sql(`SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = '@.events'::regclass`)).Scan(&name)
+		return name, err
+	})
+	if unknown != nil {
+		return err
+	}
+	user := s.config.ConnConfig.User
+	return problem(NoRights, err, "only the owner of the events table can remove events, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
+		user, owner, pgx.Identifier{owner}.Sanitize(), pgx.Identifier{user}.Sanitize())
 }

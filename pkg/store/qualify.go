@@ -6,10 +6,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// qualify writes the schema in place of each "@." of the SQL, which has one
-// before each table of Specwatch. Without a schema search_path finds the
-// tables. Setting search_path would not do: a pooler may refuse that, and may
-// give the next transaction a connection with another.
+// qualify replaces each "@." in the SQL, which stands before each name of
+// Specwatch's, with the schema. Without a schema, search_path finds the tables.
+// Setting search_path instead would not work: a pooler may refuse it, and may
+// give the next transaction a connection with another one.
 func qualify(schema, sql string) string {
 	prefix := ""
 	if schema != "" {

@@ -10,8 +10,8 @@ import (
 	"github.com/specwatch/specwatch/pkg/state"
 )
 
-// Filter narrows a question to a time range and to what it names; an empty
-// list means all.
+// Filter restricts a query to a time range and to what it lists; an empty list
+// means all.
 type Filter struct {
 	From, To time.Time // both included
 	Kinds    []event.Kind
@@ -29,8 +29,8 @@ func (f Filter) args() []any {
 	return []any{f.From, f.To, text, list(f.Sessions), list(f.Specs)}
 }
 
-// named is the filter but for its range, over the arguments of Filter.args.
-// The kind "other" stands for all custom ones.
+// named is the condition of a Filter without its time range, over the
+// parameters of Filter.args. The kind "other" means all custom ones.
 const (
 	named     = namedKind + ` AND ` + namedSpec
 	namedKind = `(cardinality($3::text[]) = 0 OR kind = ANY($3) OR 'other' = ANY($3) AND position('.' IN kind) > 0)`
@@ -74,31 +74,32 @@ const (
 	TimedOut  Outcome = "timed out"
 	Limited   Outcome = "usage limit"
 	Abandoned Outcome = "abandoned" // started again before it ended
-	Silent    Outcome = "silent"    // not ended, and its session is not heard from
+	Silent    Outcome = "silent"    // not ended, and its session does not run
 )
 
-// Limit stands for the end of a spec by a limit of usage, which is no failure.
+// Limit is used as the kind of an event that ends a spec by a usage limit,
+// which does not count as a failure.
 const Limit = event.Kind(event.LimitReason)
 
-// boundSQL is the kind of an event e that starts or ends a spec.
+// boundSQL is the kind, or Limit, of an event e that starts or ends a spec.
 const boundSQL = `CASE WHEN ` + limitSQL + ` THEN '` + string(Limit) + `' ELSE e.kind::text END`
 
-// Outcomes of attempts by what ended them.
+// outcomes has the outcome of an attempt for the kind of event that ended it.
 var outcomes = map[event.Kind]Outcome{event.SpecCompleted: Completed, event.SpecFailed: Failed, event.TimeoutTriggered: TimedOut, Limit: Limited, event.SpecStarted: Abandoned}
 
-// OutcomeOf is the outcome of an attempt that an event of this kind ends; ""
-// says that it ends none.
+// OutcomeOf returns the outcome of an attempt that an event of this kind ends;
+// "" if it ends none.
 func OutcomeOf(kind event.Kind) Outcome { return outcomes[kind] }
 
 // Durations returns the attempts that started in the range, newest first, at
-// most f.Limit. Ends count whenever they came; kinds in the filter do not.
+// most f.Limit. They may end after the range. f.Kinds is ignored.
 func (s *Store) Durations(ctx context.Context, f Filter) ([]Attempt, error) {
 	f.Kinds = nil
 	return collect(ctx, s, `
-		SELECT s.session, s.spec, s.at, n.at, n.kind
+		SELECT coalesce(s.session, '')::text, coalesce(s.spec, '')::text, s.at, n.at, n.kind
 		FROM (SELECT id, session, spec, at FROM @.events WHERE at BETWEEN $1 AND $2 AND kind = 'spec_started' AND `+named+` ORDER BY at DESC, id DESC LIMIT $6) s
 		LEFT JOIN LATERAL (
-		    SELECT e.at, `+boundSQL+` AS kind FROM @.events e
+		    SELECT `+atSQL+` AS at, `+boundSQL+` AS kind FROM @.events e
 		    WHERE e.session = s.session AND e.spec = s.spec AND e.kind IN (`+bounds+`) AND e.kind IN (`+told+`) AND (e.at, e.id) > (s.at, s.id)
 		    ORDER BY e.at, e.id LIMIT 1
 		) n ON true
@@ -127,14 +128,15 @@ type Change struct {
 	Request       int64      // of an answer: the request that it names; 0: none
 }
 
-// told are the kinds that change what a timeline shows, as the index
-// specwatch_events_timeline has them.
+// told lists the kinds that change what a timeline shows. The index
+// specwatch_events_timeline has the same condition.
 const told = bounds + `, 'intervention_request', 'intervention_answered'`
 
 // Timeline returns the starts, ends, requests and answers of the range, oldest
-// first. Of a spec that was open or waiting when the range began it returns
-// the latest of each kind before it, too. Of many specs it returns those that
-// changed last, at most f.Limit; specs is how many there are.
+// first. For a spec that was open or waiting when the range began it also
+// returns the latest event of each kind before it, up to state.Horizon back. If
+// there are more than f.Limit specs, it returns those that changed last; specs
+// counts all of them. f.Kinds is ignored.
 func (s *Store) Timeline(ctx context.Context, f Filter) (changes []Change, specs int64, err error) {
 	f.Kinds = nil
 	const ofSpec = `FROM @.events e WHERE e.session = s.session AND e.spec = s.spec AND e.kind IN (` + told + `) AND `
@@ -143,14 +145,14 @@ func (s *Store) Timeline(ctx context.Context, f Filter) (changes []Change, specs
 	changes, err = rolled(ctx, s, func(tx pgx.Tx, seen string) (found []Change, err error) {
 		args := append(f.args(), state.Horizon, f.Limit)
 		// The specs that changed, and when they last did.
-		changed := `SELECT session, spec, max(at) AS changed FROM @.events WHERE at <= $2 AND at >= $1::timestamptz - $6::interval AND kind IN (` + told + `) AND ` + named + ` GROUP BY 1, 2`
+		changed := `SELECT session, spec, max(at) AS changed FROM @.events WHERE session IS NOT NULL AND spec IS NOT NULL AND at <= $2 AND at >= $1::timestamptz - $6::interval AND kind IN (` + told + `) AND ` + named + ` GROUP BY 1, 2`
 		if seen != "" {
 			args = append(args, seen)
 			changed = `SELECT session, spec, max(changed) AS changed FROM (
 				    SELECT session, spec, changed FROM @.specwatch_names WHERE first <= $2 AND changed >= $1::timestamptz - $6::interval
 				    UNION ALL
 				    SELECT session, spec, at FROM (` + unseenSQL("session, spec, at, kind", "$8") + `) e WHERE at <= $2 AND at >= $1::timestamptz - $6::interval AND kind IN (` + told + `)
-				) e WHERE cardinality($3::text[]) = 0 AND ` + namedSpec + ` GROUP BY 1, 2`
+				) e WHERE session IS NOT NULL AND spec IS NOT NULL AND cardinality($3::text[]) = 0 AND ` + namedSpec + ` GROUP BY 1, 2`
 		}
 		return rowsOf(ctx, s, tx, `
 			WITH changed AS (`+changed+`), touched AS (
@@ -175,25 +177,25 @@ func (s *Store) Timeline(ctx context.Context, f Filter) (changes []Change, specs
 	return changes, specs, err
 }
 
-// maxNames bounds the lists that fill a person's menus.
+// maxNames bounds the lists for the menus of a user interface.
 const maxNames = 1_000
 
-// Sessions lists the sessions of the range whose names contain text, last
-// heard first, at most 1,000 of the total.
+// Sessions lists the sessions of the range whose names contain text, in any
+// case, by their latest event, newest first, at most 1,000 of the total.
 func (s *Store) Sessions(ctx context.Context, f Filter, text string) (names []string, total int64, err error) {
 	return s.names(ctx, f, "session", text)
 }
 
-// Specs lists the specs of the range whose names contain text, last touched
-// first, at most 1,000 of the total.
+// Specs lists the specs of the range whose names contain text, in any case, by
+// their latest event, newest first, at most 1,000 of the total.
 func (s *Store) Specs(ctx context.Context, f Filter, text string) (names []string, total int64, err error) {
 	return s.names(ctx, f, "spec", text)
 }
 
-// names costs what the sessions and specs are many, or, where the filter has
-// kinds, what the events of the range are.
+// names costs time in proportion to the number of sessions and specs or, if the
+// filter has kinds, to the number of events in the range.
 func (s *Store) names(ctx context.Context, f Filter, column, text string) (names []string, total int64, err error) {
-	wanted := column + ` <> '' AND position(lower($7) IN lower(` + column + `)) > 0 AND `
+	wanted := `session IS NOT NULL AND spec IS NOT NULL AND ` + column + ` <> '' AND position(lower($7) IN lower(` + column + `)) > 0 AND `
 	names, err = rolled(ctx, s, func(tx pgx.Tx, seen string) ([]string, error) {
 		args := append(f.args(), maxNames, text)
 		heard := `SELECT session, spec, at FROM @.events WHERE at BETWEEN $1 AND $2 AND ` + wanted + named
@@ -218,9 +220,9 @@ func collect[T any](ctx context.Context, s *Store, sql string, args []any, scan 
 	return reading(ctx, s, func(conn *pgx.Conn) ([]T, error) { return rowsOf(ctx, s, conn, sql, args, scan) })
 }
 
-// rowsOf asks a question whose best plan depends on its arguments, such as
-// whether it names sessions: a prepared statement would soon get one plan for
-// all of them.
+// rowsOf runs a query whose best plan depends on its arguments, such as whether
+// it lists sessions. It is not a named prepared statement, because PostgreSQL
+// may soon use one generic plan for all arguments of such a statement.
 func rowsOf[T any](ctx context.Context, s *Store, q querier, sql string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
 	rows, err := q.Query(ctx, s.sql(sql), append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
 	if err != nil {

@@ -18,16 +18,16 @@ import (
 	"github.com/specwatch/specwatch/pkg/event"
 )
 
-// ErrExpired is the answer to a cursor of another table or database, or of
-// another history of this one: a restore, a fail-over, an older state put
-// back. Start afresh with SinceTime.
+// ErrExpired is returned for a cursor of another table or database, or of a
+// history of this one that a restore or a fail-over ended. Start again with
+// SinceTime.
 var ErrExpired = errors.New("the cursor belongs to another database or to a history that a restore or fail-over ended; start afresh")
 
-// pageBytes bounds the data of one page, so that a page of large events fits
-// in memory; one event always fits.
+// pageBytes bounds the data of one page, so that a page of large events fits in
+// memory. The first event of a page is returned whatever its size.
 const pageBytes = 8 << 20
 
-// Page is what one read brought.
+// Page is the result of one read.
 type Page struct {
 	Events []event.Event
 	Xids   []uint64      // of the events, in their order
@@ -35,13 +35,14 @@ type Page struct {
 	More   bool          // there is or may be more: read on at once; false: nothing was missing when this was read
 	At     time.Time     // the database's clock
 	Xmin   uint64        // every transaction below it had ended
-	Pruned int64         // how many events prune has ever removed
+	Pruned int64         // how many events prune has removed so far
 
 	moment moment
 }
 
-// Since returns what the cursor has not seen, at most limit events: by
-// transaction, then by id. The zero cursor means DefaultHistory back.
+// Since returns the events that the cursor has not seen, at most limit: by
+// transaction, then by id. The zero cursor means DefaultHistory back, in time
+// order.
 func (s *Store) Since(ctx context.Context, c cursor.Cursor, limit int) (Page, error) {
 	return s.pooled(ctx, query{cursor: c, limit: limit})
 }
@@ -52,13 +53,13 @@ func (s *Store) SinceTime(ctx context.Context, from time.Time, limit int) (Page,
 	return s.pooled(ctx, query{from: from, limit: limit})
 }
 
-// SinceLast is SinceTime from the moment of the n-th newest event: the first
-// page of a reader who wants to see something even if nothing happened for
-// long. Events of that very moment may make it more than n.
+// SinceLast is SinceTime from the time of the n-th newest event, for a reader
+// that wants to show events even if there was none for long. There are more
+// than n if others have that same time.
 func (s *Store) SinceLast(ctx context.Context, n, limit int) (Page, error) {
-	// The moment says only where to begin: what is written meanwhile comes
-	// with this page or by its cursor.
-	moments, err := collect(ctx, s, `SELECT `+atSQL+` FROM @.events e ORDER BY at DESC, id DESC OFFSET $1 LIMIT 1`, []any{n - 1}, pgx.RowTo[time.Time])
+	// The time is only where to begin: what is written meanwhile is in this
+	// page or after its cursor.
+	moments, err := collect(ctx, s, `SELECT `+atSQL+` FROM @.events e WHERE e.at IS NOT NULL ORDER BY e.at DESC, e.id DESC OFFSET $1 LIMIT 1`, []any{n - 1}, pgx.RowTo[time.Time])
 	if err != nil {
 		return Page{}, err
 	}
@@ -77,36 +78,44 @@ type query struct {
 	cursor cursor.Cursor
 	from   time.Time
 	limit  int
+	here   bool // no rows: only the current position
 }
 
-// earliest lies before every time that a row can have: a table may hold what
-// the rules for new events refuse.
-var earliest = time.Date(1, 1, 1, 0, 0, 1, 0, time.UTC)
-
-// The columns of a row as readers get them, whatever a row may hold: infinite
-// times and years that JSON cannot write, and NULL where a column of the table
-// allows it.
-const (
-	atSQL     = `least(greatest(e.at, '0001-01-01 00:00:01+00'), '9999-12-31 23:59:59.999999+00')`
-	columnSQL = `e.id::bigint, coalesce(e.kind, '')::text AS kind, ` + atSQL + ` AS at, coalesce(e.session, '')::text AS session, coalesce(e.spec, '')::text AS spec, coalesce(e.data::text, '{}') AS data, e.async_commit, e.stored`
+// earliest and latestTime are the lowest and the highest time that atSQL
+// returns. Rows of earlier versions may have times that are refused for new
+// events.
+var (
+	earliest   = time.Date(1, 1, 1, 0, 0, 1, 0, time.UTC)
+	latestTime = time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
 )
 
-// moment is the same as long as nothing is committed and the server neither
-// restarts nor is promoted.
+// The columns of a row as readers receive them. They replace what a row may
+// hold and readers cannot take: infinite times, years that JSON cannot
+// represent, and NULL.
+const (
+	earliestSQL = `'0001-01-01 00:00:01+00'`
+	latestSQL   = `'9999-12-31 23:59:59.999999+00'`
+	atSQL       = `least(greatest(e.at, ` + earliestSQL + `), ` + latestSQL + `)`
+	storedSQL   = `CASE WHEN e.stored IS NOT NULL THEN least(greatest(e.stored, ` + earliestSQL + `), ` + latestSQL + `) END`
+	columnSQL   = `e.id::bigint, coalesce(e.kind, '')::text AS kind, ` + atSQL + ` AS at, coalesce(e.session, '')::text AS session, coalesce(e.spec, '')::text AS spec, coalesce(e.data::text, '{}') AS data, e.async_commit, ` + storedSQL + ` AS stored`
+)
+
+// moment identifies a state of the server. If two are equal, nothing was
+// committed between them, and the server neither restarted nor was promoted.
 type moment struct {
 	snapshot string
 	standby  bool
 	started  time.Time
 }
 
-// headSQL is what every read learns beside its rows, in the same statement
-// and so by the same snapshot. The target is the snapshot that the read aims
-// at: given ($1) while turning pages, else the current one. On a standby the
-// snapshot does not list what is in progress on the primary, so only what
-// lies below its xmin counts there. "top" is the greatest row of the target,
-// "known" whether the table holds the row that the cursor names ($3, $4).
-// The log positions are read after the snapshot was taken: what it shows lies
-// before "inserted", and before "lsn" as far as it was flushed when it
+// headSQL reads what every read needs beside its rows, in the same statement
+// and so with the same snapshot. "target" is the snapshot up to which rows are
+// read: $1 between two pages, else the current one. On a standby,
+// pg_current_snapshot() does not list the transactions in progress on the
+// primary, so the target ends at its xmin. "top" is the greatest row of the
+// target, "known" whether the table has the row that the cursor names ($3, $4).
+// The WAL positions are read after the snapshot was taken: what is visible in
+// it lies before "inserted", and before "lsn" if it was flushed when it
 // committed.
 const headSQL = `
 WITH head AS MATERIALIZED (
@@ -129,10 +138,10 @@ WITH head AS MATERIALIZED (
     ORDER BY e.xid DESC, e.id DESC LIMIT 1
 )`
 
-// tailSQL answers the head as its first row, with the top in the columns of a
-// row, then the rows of "page" as far as they fit in the limit ($2) and in
-// bytes ($5). A page holds one row more than the limit, which tells whether
-// there is more.
+// tailSQL returns the head as its first row, with "top" in the columns of an
+// event, and then the rows of "page" up to the limit ($2) and the size in bytes
+// ($5). "page" has one row more than the limit, which shows whether there are
+// more.
 const tailSQL = `
 , sized AS (
     SELECT *, row_number() OVER w AS n, count(*) OVER () AS found, sum(octet_length(data)) OVER w - octet_length(data) AS before
@@ -146,10 +155,11 @@ SELECT n, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM sized WHERE n <= $2 AND before < $5
 ORDER BY n`
 
-// sinceSQL reads in the order (xid, id) after ($6, $7): of the transactions
-// that the cursor saw open ($8), and of those that it knows nothing about
-// ($9, $10). Looking each open one up keeps a single long transaction from
-// making every read scan all that was written since it began.
+// sinceSQL reads in the order (xid, id) after ($6, $7): the rows of
+// transactions that were open in the cursor's snapshot ($8), and the rows after
+// its end ($9, $10). Each open transaction is looked up in the index. Otherwise
+// one long transaction would make every read scan all rows written since it
+// began.
 const sinceSQL = headSQL + `
 , page AS (
     (SELECT e.xid::text::bigint AS place, e.xid::text::bigint AS xid, ` + columnSQL + `
@@ -169,18 +179,29 @@ const sinceSQL = headSQL + `
     ORDER BY 1, 3 LIMIT $2 + 1
 )` + tailSQL
 
-// historySQL reads in the order of time from $6, after ($7, $8). Without $6 it
-// begins $9 before now.
+// historySQL reads in time order from $6, after ($7, $8). Without $6 it begins
+// $9 before now. The second part has the rows whose time atSQL replaces: their
+// order in the index is another one.
 const historySQL = headSQL + `
 , page AS (
-    SELECT (extract(epoch FROM ` + atSQL + `) * 1000000)::bigint AS place, e.xid::text::bigint AS xid, ` + columnSQL + `
-    FROM @.events e
-    WHERE e.at >= coalesce($6::timestamptz, clock_timestamp() - $9::interval) AND (` + atSQL + `, e.id) > ($7::timestamptz, $8::bigint)
-      AND (e.xid IS NULL OR pg_visible_in_snapshot(e.xid, (SELECT target FROM head)))
-    ORDER BY e.at, e.id LIMIT $2 + 1
+    (SELECT ` + historyColumns + `
+     FROM @.events e
+     WHERE e.at >= coalesce($6::timestamptz, statement_timestamp() - $9::interval) AND e.at BETWEEN ` + earliestSQL + ` AND ` + latestSQL + ` AND ` + historyRest + `
+     ORDER BY e.at, e.id LIMIT $2 + 1)
+    UNION ALL
+    (SELECT ` + historyColumns + `
+     FROM @.events e
+     WHERE (e.at < ` + earliestSQL + ` OR e.at > ` + latestSQL + ` OR e.at IS NULL) AND ` + atSQL + ` >= coalesce($6::timestamptz, statement_timestamp() - $9::interval) AND ` + historyRest + `
+     ORDER BY 1, 3 LIMIT $2 + 1)
+    ORDER BY 1, 3 LIMIT $2 + 1
 )` + tailSQL
 
-// head is what a read learnt beside its rows.
+const (
+	historyColumns = `(extract(epoch FROM ` + atSQL + `) * 1000000)::bigint AS place, e.xid::text::bigint AS xid, ` + columnSQL
+	historyRest    = `(` + atSQL + `, e.id) > ($7::timestamptz, $8::bigint) AND (e.xid IS NULL OR pg_visible_in_snapshot(e.xid, (SELECT target FROM head)))`
+)
+
+// head is the result of headSQL.
 type head struct {
 	current, target cursor.Snapshot
 	standby         bool
@@ -191,12 +212,12 @@ type head struct {
 	prunedBefore    time.Time
 	pruned          int64
 	lsn, inserted   uint64
-	age             time.Duration // of what a standby replayed last
+	age             time.Duration // of the last transaction that a standby replayed
 	known           bool
 	top             *row
 }
 
-// origin tells one table from another, and one run of a server from another.
+// origin identifies a table, and a run of its server from start to stop.
 type origin struct {
 	started            time.Time
 	database, relation int64
@@ -225,9 +246,9 @@ type answer struct {
 	more bool
 }
 
-// since reads one page and says what its reader has seen then. It claims, and
-// delivers, only what a crash cannot take back, and answers only what the
-// server has replayed.
+// since reads one page and computes the cursor after it. Both contain only what
+// is flushed, so that a crash cannot undo it. On a standby it waits until what
+// the cursor has seen is replayed.
 func (s *Store) since(ctx context.Context, conn *pgx.Conn, q query) (Page, error) {
 	if q.limit < 1 {
 		return Page{}, fmt.Errorf("limit must be 1 or more, not %d", q.limit)
@@ -255,19 +276,19 @@ func (s *Store) since(ctx context.Context, conn *pgx.Conn, q query) (Page, error
 		page.Events[i], page.Xids[i] = r.Event, r.xid
 	}
 	page.Cursor = next(c, a, epoch)
-	// The target of earlier pages is as old as the first of them. Only a read
-	// from a cursor at rest shows that nothing has come since.
+	// The target was fixed with the first page. Only a read from a cursor at
+	// rest shows that no rows came since.
 	page.More = page.More || c.Paging()
 	return page, nil
 }
 
-// next is the cursor of a reader who had c and was given the answer.
+// next returns the cursor of a reader that had c and received the answer.
 func next(c cursor.Cursor, a answer, epoch uint64) cursor.Cursor {
 	history := c.IsZero() || c.InHistory()
 	reached := cursor.Cursor{Epoch: epoch, LSN: max(c.LSN, a.lsn), From: cursor.Nothing()}
 	if a.top != nil {
-		// What lies behind the last event of the target may be given out
-		// again after a crash.
+		// Xids after that of the last event of the target may be reused after a
+		// crash.
 		reached.From, reached.Last = a.target.Through(a.top.xid), a.top.moment()
 	}
 	reached.To = reached.From
@@ -281,9 +302,9 @@ func next(c cursor.Cursor, a answer, epoch uint64) cursor.Cursor {
 	case history:
 		return reached
 	case len(a.rows) == 0 && !c.Paging() && c.From.Contains(reached.From):
-		return c // it stays valid, and its text the same
+		return c // nothing new: the token stays the same
 	}
-	// On a standby the target may lie behind what the cursor has seen.
+	// On a standby the target may be older than the cursor.
 	seen := cursor.Cursor{Epoch: epoch, LSN: c.LSN, From: c.From, To: c.From, Last: c.Last}
 	return seen.Union(reached)
 }
@@ -302,6 +323,8 @@ func (s *Store) ask(ctx context.Context, conn *pgx.Conn, q query) (answer, error
 		var from *time.Time // nil: DefaultHistory back, by the database's clock
 		after, id := earliest, int64(math.MinInt64)
 		switch {
+		case q.here:
+			from, after, id = &latestTime, latestTime, math.MaxInt64
 		case c.InHistory():
 			from, after, id = &after, time.UnixMicro(c.History.Micros), c.History.ID
 		case !q.from.IsZero():
@@ -362,7 +385,8 @@ func scan(rows pgx.Rows) (a answer, err error) {
 			continue
 		}
 		if relation == nil {
-			// ALTER SCHEMA RENAME waits for no reader.
+			// ALTER SCHEMA RENAME does not wait for readers, so to_regclass may
+			// return NULL in the middle of a read.
 			return answer{}, problem(NoTable, nil, "the schema of the events table was renamed or removed while it was read; name the new one, or run: specwatch migrate")
 		}
 		seen = true
@@ -389,9 +413,10 @@ func scan(rows pgx.Rows) (a answer, err error) {
 	return
 }
 
-// epoch names the table, database, cluster and timeline of an answer. After a
-// fail-over, transaction ids that were lost are given out again, so the
-// timeline is part of it; a copy of a table or database has ids of its own.
+// epoch returns a digest of the table, database, cluster and timeline of an
+// answer. The timeline is included because a promoted standby reuses the xids
+// of transactions that were lost. The object ids are included because a copy of
+// a table or database has others.
 func (s *Store) epoch(ctx context.Context, conn *pgx.Conn, h head) (uint64, error) {
 	if err := s.sound(ctx, conn, h); err != nil {
 		return 0, err
@@ -404,8 +429,8 @@ func (s *Store) epoch(ctx context.Context, conn *pgx.Conn, h head) (uint64, erro
 	return f.Sum64(), nil
 }
 
-// sound reports whether the rows' transaction ids are of this cluster. It asks
-// once per table and run of the server.
+// sound returns errRestored if the xids of the rows are of another cluster. It
+// queries once per table and run of the server.
 func (s *Store) sound(ctx context.Context, conn *pgx.Conn, h head) error {
 	s.mu.Lock()
 	checked := s.checked
@@ -431,16 +456,16 @@ func (s *Store) sound(ctx context.Context, conn *pgx.Conn, h head) error {
 	return nil
 }
 
-// Waiting for a standby.
+// How long a read waits for a standby, and how long between two attempts.
 const (
 	behindPatience = 3 * time.Second
 	behindPause    = 20 * time.Millisecond
 )
 
-// check holds the cursor against the server that answered: whether it is of
-// this history, and whether the server has replayed all that it has seen. A
-// standby is given a moment to get there; the answer is then a new one. The
-// replica is what was known before the answer was asked for.
+// check returns ErrExpired if the cursor is not of the history of the server
+// that answered. On a standby it waits, up to behindPatience, until what the
+// cursor has seen is replayed, and then returns a new answer. before is what
+// was known to be replayed before the answer was requested.
 func (s *Store) check(ctx context.Context, conn *pgx.Conn, q query, a answer, epoch uint64, before replica) (answer, error) {
 	c := q.cursor
 	if c.Epoch != epoch {
@@ -452,9 +477,9 @@ func (s *Store) check(ctx context.Context, conn *pgx.Conn, q query, a answer, ep
 		}
 		return a, a.verify(c)
 	}
-	// The position was read after the statement's snapshot was taken, by this
-	// request or by another: only a position that was known before the
-	// statement proves that the snapshot shows all up to it.
+	// A replay position is read after its statement's snapshot was taken. Only
+	// a position that was known before the statement proves that the snapshot
+	// shows all up to it.
 	patience := time.Now().Add(behindPatience)
 	for s.noteReplayed(a); !before.has(a.origin.started, c.LSN); s.noteReplayed(a) {
 		if c.LSN > a.lsn {
@@ -476,19 +501,20 @@ func (s *Store) check(ctx context.Context, conn *pgx.Conn, q query, a answer, ep
 	return a, a.verify(c)
 }
 
-// has reports whether the standby that runs since then had replayed that far.
+// has reports whether the standby that was started then is known to have
+// replayed up to lsn.
 func (r replica) has(started time.Time, lsn uint64) bool {
 	return lsn == 0 || r.started.Equal(started) && r.lsn >= lsn
 }
 
-// replayed is what a standby is known to have replayed by now.
+// replayed returns what the standby is known to have replayed so far.
 func (s *Store) replayed() replica {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.replica
 }
 
-// noteReplayed keeps what an answer tells, for those who ask later.
+// noteReplayed keeps the replay position of an answer for later reads.
 func (s *Store) noteReplayed(a answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -498,7 +524,8 @@ func (s *Store) noteReplayed(a answer) {
 	s.replica.lsn = max(s.replica.lsn, a.lsn)
 }
 
-// verify looks for the row that the cursor names. Only prune removes rows.
+// verify returns ErrExpired if the row that the cursor names is missing and
+// prune did not remove it. Only prune removes rows.
 func (a answer) verify(c cursor.Cursor) error {
 	if c.Last == (cursor.Moment{}) || a.known || time.UnixMicro(c.Last.Micros).Before(a.prunedBefore) {
 		return nil
@@ -506,18 +533,19 @@ func (a answer) verify(c cursor.Cursor) error {
 	return ErrExpired
 }
 
-// Waiting for a flush that this server does not let a reader ask for.
+// flushPause is the time between two checks whether the WAL is flushed, on a
+// server that does not let this user request a flush.
 const flushPause = 5 * time.Millisecond
 
-// settle waits until everything in the answer is flushed, so that no crash
-// takes back what was delivered. Commits are flushed before they can be seen,
-// but for those with synchronous_commit = off.
+// settle waits until everything in the answer is flushed, so that a crash
+// cannot undo what was delivered. Only commits with synchronous_commit = off
+// can be seen before they are flushed.
 func (s *Store) settle(ctx context.Context, conn *pgx.Conn, a *answer) error {
 	async := a.top != nil && a.top.async || slices.ContainsFunc(a.rows, func(r row) bool { return r.async })
 	if a.standby || !async || a.lsn >= a.inserted {
-		return nil // a standby gets what is flushed
+		return nil // a standby receives only what is flushed
 	}
-	// The commit of a transaction with a message flushes the log.
+	// The commit of a transaction with a logical message flushes the WAL.
 	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'specwatch', '')`)
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && (pg.Code == "42501" || pg.Code == "42883" || pg.Code == "25006") {

@@ -19,11 +19,11 @@ import (
 type Hearing int
 
 const (
-	// ByLooking: no notifications come here. On a standby and behind a pooler
-	// LISTEN does not work.
+	// ByLooking: the reader polls. LISTEN does not work on a standby and behind
+	// a pooler.
 	ByLooking Hearing = iota
-	// BySome: inserts notify, but for those of two-phase commits, which the
-	// server allows: a transaction that has notified cannot be prepared.
+	// BySome: inserts notify, except in two-phase commits, which the server
+	// allows: a transaction that has notified cannot be prepared.
 	BySome
 	// ByAll: every insert notifies.
 	ByAll
@@ -40,26 +40,27 @@ type Reader struct {
 	last    moment // of the last Since
 }
 
-// The server ends a reader's session that is silent for this long, and with
-// it the advisory lock for which inserts notify: a process that is frozen, or
-// cut off, cannot give it back.
+// idleSession is after how long without a statement the server ends a reader's
+// session and so releases its advisory lock: a process that is frozen or cut
+// off cannot release it.
 const idleSession = 30 * time.Second
 
-// NewReader connects. It listens before anything is read, so that no event
-// falls between the two.
+// NewReader connects. It runs LISTEN before anything is read, so that no event
+// is missed between the two.
 func (s *Store) NewReader(ctx context.Context) (*Reader, error) {
 	r := &Reader{store: s}
 	prepare := func(c *pgx.ConnConfig) {
 		// Notifications are hints: they are counted and not kept.
 		c.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) { r.notes++ }
-		// Not the pool's: a cancel request for a wait that has ended could
-		// hit the next statement.
+		// Not the handler of the pools: a cancel request for a wait that has
+		// ended could cancel the next statement.
 		c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 			return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
 		}
 	}
 	conn, err := s.connect(ctx, prepare)
-	// What lies idle in the pools may be all that this user may have.
+	// Idle connections of the pools may use up the connection limit of this
+	// user.
 	for try := 0; isCrowded(err) && try < maxCrowded && ctx.Err() == nil; try++ {
 		s.crowded(s.narrow.Load())
 		select {
@@ -100,7 +101,7 @@ func (r *Reader) listen(ctx context.Context, version int) error {
 	return err
 }
 
-// Close ends the connection, and with it the lock.
+// Close closes the connection, which releases the advisory lock.
 func (r *Reader) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -124,20 +125,21 @@ func (r *Reader) Unchanged(ctx context.Context) (same bool, at time.Time, err er
 	return now.snapshot == r.last.snapshot && now.standby == r.last.standby && now.started.Equal(r.last.started), at.UTC(), r.explain(err)
 }
 
-// Here returns where the table stands: a page without events.
+// Here returns the current position of the table: a page without events.
 func (r *Reader) Here(ctx context.Context) (Page, error) {
 	page, err := r.store.here(ctx, r.conn)
 	return page, r.explain(err)
 }
 
-// explain is explain, and knows that the connection is lost whatever pgx says.
+// explain is the function explain, and knows that a closed connection is lost,
+// whatever error pgx returns.
 func (r *Reader) explain(err error) error { return explain(ifClosed(r.conn, err)) }
 
 // Hearing says how this reader learns of new events.
 func (r *Reader) Hearing() Hearing { return r.hearing }
 
-// ErrHeld is the answer of EnableNotify while somebody holds the advisory lock
-// for themselves.
+// ErrHeld is returned by EnableNotify while another session holds the advisory
+// lock exclusively.
 var ErrHeld = errors.New("another session holds the advisory lock of the events table exclusively")
 
 const (
@@ -146,10 +148,10 @@ const (
 )
 
 // EnableNotify takes the shared advisory lock, so that inserts notify from now
-// on. A transaction that inserted before does not: the reader must go on
-// reading until a page's Xmin has reached the returned xid, and may then Wait.
-// It waits for nobody: a writer holds the lock for a moment only, and whoever
-// holds it for longer is not to hold up the reader.
+// on. A transaction that inserted before does not notify: the reader must poll
+// until a page's Xmin has reached the returned xid, and may then Wait.
+// EnableNotify tries for about 10 ms: writers hold the lock only briefly, and
+// another session that holds it longer must not block the reader.
 func (r *Reader) EnableNotify(ctx context.Context) (uint64, error) {
 	for try := 0; ; try++ {
 		var locked bool
@@ -168,14 +170,15 @@ func (r *Reader) EnableNotify(ctx context.Context) (uint64, error) {
 		case <-time.After(lockPause):
 		}
 	}
-	// A second statement: the xid must be younger than the lock. A snapshot's
-	// xmax would not do: transactions that run may have that xid and more.
+	// In a second statement, so that the xid is assigned after the lock was
+	// taken. The xmax of a snapshot would not do: running transactions may have
+	// that xid or greater ones.
 	var xid uint64
 	err := r.conn.QueryRow(ctx, `SELECT pg_current_xact_id()::text::bigint`).Scan(&xid)
 	return xid, explain(err)
 }
 
-// DisableNotify gives the lock back.
+// DisableNotify releases the advisory lock.
 func (r *Reader) DisableNotify(ctx context.Context) error {
 	_, err := r.conn.Exec(ctx, `SELECT pg_advisory_unlock_shared($1)`, r.bell)
 	return explain(err)
@@ -193,19 +196,19 @@ func (r *Reader) Wait(ctx context.Context) (notes int, err error) {
 	case err == nil, ctx.Err() != nil && !r.conn.IsClosed():
 		return notes, nil
 	case ctx.Err() != nil:
-		err = errClosed // and not that the wait was ended
+		err = errClosed // not the error of ctx
 	}
 	return notes, explain(err)
 }
 
-// here is a page of the time to come: the cursor without an event.
+// here returns a page without events, with the current cursor.
 func (s *Store) here(ctx context.Context, conn *pgx.Conn) (Page, error) {
-	return s.since(ctx, conn, query{from: time.Now().Add(1000 * time.Hour), limit: 1})
+	return s.since(ctx, conn, query{here: true, limit: 1})
 }
 
-// Load sums up what is stored, as of the cursor of the page that it returns. It
-// begins with the summary that was kept last, where that is recent; else it
-// reads what is stored of the last week.
+// Load returns a summary of the stored events, as of the cursor of the page. It
+// begins with the stored summary if that is recent; else it reads the events of
+// the last week.
 func (s *Store) Load(ctx context.Context) (*state.Summary, Page, error) {
 	type loaded struct {
 		*state.Summary
@@ -218,8 +221,8 @@ func (s *Store) Load(ctx context.Context) (*state.Summary, Page, error) {
 		}
 		return l, err
 	}
-	// It takes long, so it has a connection of its own, which is closed at once
-	// when the caller gives up: Close waits for those of the pools.
+	// A load takes long, so it has a connection of its own, which is closed at
+	// once when ctx ends: Store.Close waits for connections of the pools.
 	var found loaded
 	conn, err := s.connect(ctx, func(c *pgx.ConnConfig) {
 		c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
@@ -239,10 +242,10 @@ func (s *Store) Load(ctx context.Context) (*state.Summary, Page, error) {
 	return found.Summary, found.Page, err
 }
 
-// load reads, as of one cursor, what a summary adds up, the latest event of each
-// kind in each spec, what heartbeats tell of work, the latest requests and
-// answers, and the failures since each session's last completion: all that a
-// summary remembers.
+// load reads, as of one cursor, all that a summary holds: the totals, the
+// latest event of each kind in each spec, the work that heartbeats report, the
+// latest requests and answers, and the failures since each session's last
+// completion.
 func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summary, page Page, err error) {
 	page, err = s.here(ctx, conn)
 	if err != nil {
@@ -258,17 +261,19 @@ func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summar
 			return err
 		}
 		summary = state.NewSummary(nil)
-		// Heartbeats name the session only; what spec they carry is left out
-		// so that one row answers for all of them. A session's rows come
-		// together: a summary that is full lets whole sessions go.
+		// The spec of a heartbeat is left out, so that one row is read for the
+		// whole session. The rows of a session come together, because a full
+		// summary drops whole sessions.
 		rows, err := tx.Query(ctx, s.sql(`
 			WITH seen AS NOT MATERIALIZED (
 			    SELECT e.id::bigint, coalesce(e.kind, '')::text AS kind, `+atSQL+` AS at, coalesce(e.session, '')::text AS session, CASE WHEN e.kind = 'session_heartbeat' THEN '' ELSE coalesce(e.spec, '') END::text AS spec,
-			           CASE WHEN e.kind IN ('intervention_request', 'intervention_answered') OR `+limitSQL+` THEN e.data::text ELSE '{}' END AS data, e.stored
+			           CASE WHEN e.kind IN ('intervention_request', 'intervention_answered') OR `+limitSQL+` THEN coalesce(e.data::text, '{}') ELSE '{}' END AS data, `+storedSQL+` AS stored
 			    FROM @.events e WHERE e.at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot))
 			), telling AS NOT MATERIALIZED (
-			    SELECT e.id::bigint, 'session_heartbeat' AS kind, `+atSQL+` AS at, coalesce(e.session, '')::text AS session, coalesce(e.spec, '')::text AS spec, e.data::text AS data, e.stored, `+workSQL+`
-			    FROM @.events e WHERE e.at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot)) AND `+tellsWork+`
+			    SELECT id, 'session_heartbeat' AS kind, at, session, spec, data::text AS data, stored, `+workSQL+` FROM (
+			        SELECT e.id::bigint, `+atSQL+` AS at, coalesce(e.session, '')::text AS session, coalesce(e.spec, '')::text AS spec, e.data, `+storedSQL+` AS stored
+			        FROM @.events e WHERE e.at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot)) AND `+tellsWork+`
+			    ) e
 			)
 			(SELECT DISTINCT ON (session, spec, kind) id, kind, at, session, spec, data, stored
 			 FROM seen WHERE kind NOT IN ('intervention_request', 'intervention_answered') AND position('.' in kind) = 0 ORDER BY session, spec, kind, at DESC, id DESC)
@@ -318,9 +323,9 @@ func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summar
 	return summary, page, err
 }
 
-// totals counts the events of a snapshot, and those that prune removed, by
-// kind, and sums up the usage. Events that were removed before anybody read
-// them count, too; their usage does not.
+// totals counts the events of a snapshot and those that prune removed, by kind,
+// and sums up the usage. Events that were removed before any reader saw them
+// count too; their usage does not.
 func (s *Store) totals(ctx context.Context, tx pgx.Tx, seen string) (totals state.Totals, err error) {
 	rolled, err := s.rolledUp(ctx, tx)
 	if err != nil {
@@ -329,7 +334,8 @@ func (s *Store) totals(ctx context.Context, tx pgx.Tx, seen string) (totals stat
 	args := []any{seen}
 	counted := `SELECT kind::text, count(*) AS n FROM @.events WHERE xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot) GROUP BY 1`
 	if rolled != "" {
-		// The transaction may see more than the snapshot.
+		// Events that this transaction sees and the snapshot does not contain
+		// are subtracted.
 		args = append(args, rolled)
 		counted = `SELECT kind, events AS n FROM @.specwatch_counts WHERE seconds = 86400
 			UNION ALL SELECT kind, 1 FROM (` + unseenSQL("kind", "$2") + `) e

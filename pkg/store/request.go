@@ -23,7 +23,8 @@ func (s *Store) Request(ctx context.Context, id int64) (e event.Event, found boo
 	return requests[0], true, nil
 }
 
-// errReadOnly and errMayNotWrite say what stands between this user and a write.
+// errReadOnly and errMayNotWrite are the reasons for which Writable returns an
+// error.
 var (
 	errReadOnly    = errors.New("the database is a standby, or set to read only")
 	errMayNotWrite = errors.New("the database user may read events only; grant it the role specwatch_writer, too")
@@ -32,7 +33,7 @@ var (
 // Writable reports whether this user may append events; the error says why not.
 func (s *Store) Writable(ctx context.Context) error {
 	type rights struct{ readOnly, may bool }
-	// As grants.sql gives them to specwatch_writer.
+	// These are the privileges that grants.sql gives to specwatch_writer.
 	r, err := writing(ctx, s, func(conn *pgx.Conn) (r rights, err error) {
 		err = conn.QueryRow(ctx, s.sql(`
 			SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',

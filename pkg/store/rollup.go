@@ -15,17 +15,17 @@ import (
 // rollBatch bounds how many events one step adds to the rollups.
 const rollBatch = 200_000
 
-// ErrNotAllowed is the answer to a user who may not write, or to whom the
-// server is read-only.
+// ErrNotAllowed is returned if the user may not write, or if the server is
+// read-only.
 var ErrNotAllowed = errors.New("this user may not write here")
 
-// RollUp brings the rollups on by one step, and returns how many events it
-// added; more says that there are, or may be, others. It does nothing while
-// another process is at it. Questions over time are answered from the rollups
-// and from the events that they lack, so they are right whenever this was last
-// called, and slower the longer ago that is. A step takes about a second for
-// each 50,000 events. The technique, an aggregate with the snapshot that it
-// contains, is that of incremental view maintenance.
+// RollUp adds the next events to the rollups, in one step, and returns how
+// many; more reports that there are, or may be, others. It does nothing while
+// another process does the same. Queries over time are answered from the
+// rollups and from the events that they lack, so the answers are right whenever
+// this was last called, and slower the longer ago that is. A step takes about a
+// second for each 50,000 events. The technique, an aggregate with the snapshot
+// that it contains, is that of incremental view maintenance.
 func (s *Store) RollUp(ctx context.Context) (added int64, more bool, err error) {
 	rolled, err := writing(ctx, s, func(conn *pgx.Conn) (n *int64, err error) {
 		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
@@ -39,10 +39,11 @@ func (s *Store) RollUp(ctx context.Context) (added int64, more bool, err error) 
 	return *rolled, *rolled >= rollBatch, nil
 }
 
-// RollUpAll brings the rollups to the end. After each step it tells how many
-// events it added, of about how many that there were to add by the statistics
-// that PostgreSQL keeps of the table; 0 or less is unknown. Where the user may
-// not write, or another process is at it, it does nothing.
+// RollUpAll adds all events to the rollups. After each step it calls told with
+// the number of events added so far and an estimate, from PostgreSQL's
+// statistics of the table, of how many there were to add; 0 or less means
+// unknown. It adds nothing if the user may not write, or while another process
+// does the same.
 func (s *Store) RollUpAll(ctx context.Context, told func(added, all int64)) error {
 	all, err := reading(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
 		err = conn.QueryRow(ctx, s.sql(`
@@ -77,7 +78,8 @@ func (s *Store) rollUpAll(ctx context.Context, told func(step int64)) error {
 	}
 }
 
-// notAllowed marks the errors of those who may not write.
+// notAllowed adds ErrNotAllowed to an error that says that the user may not
+// write.
 func notAllowed(err error) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && (pg.Code == "42501" || pg.Code == "25006") {
@@ -86,8 +88,9 @@ func notAllowed(err error) error {
 	return err
 }
 
-// rolled runs f with the snapshot that the rollups contain, in a transaction
-// that sees one state of both; "" says that there are no rollups.
+// rolled runs f with the snapshot that the rollups contain, in a transaction in
+// which f sees rollups and events as of the same moment; "" means that there
+// are no rollups.
 func rolled[T any](ctx context.Context, s *Store, f func(tx pgx.Tx, seen string) (T, error)) (T, error) {
 	return reading(ctx, s, func(conn *pgx.Conn) (found T, err error) {
 		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
@@ -102,22 +105,22 @@ func rolled[T any](ctx context.Context, s *Store, f func(tx pgx.Tx, seen string)
 	})
 }
 
-// rolledUp is the snapshot that the rollups contain; "": there are none.
+// rolledUp returns the snapshot that the rollups contain; "" if there are none.
 func (s *Store) rolledUp(ctx context.Context, tx pgx.Tx) (seen string, err error) {
 	err = tx.QueryRow(ctx, s.sql(`SELECT coalesce(max(seen::text), '') FROM @.specwatch_rollup WHERE system_identifier = @.specwatch_system_identifier()`)).Scan(&seen)
 	return seen, err
 }
 
-// unseenSQL are the events that the rollups of the snapshot lack. Each part
-// reads the index of transactions: OFFSET 0 keeps the planner from joining the
+// unseenSQL returns SQL for the events that rollups of the snapshot lack. Both
+// parts use the index on (xid, id): OFFSET 0 keeps the planner from joining the
 // few open transactions with the whole table.
 func unseenSQL(columns, snapshot string) string {
 	return `SELECT ` + columns + ` FROM @.events e WHERE e.xid IS NOT NULL AND e.xid >= pg_snapshot_xmax(` + snapshot + `::text::pg_snapshot)
 		UNION ALL SELECT e.* FROM pg_snapshot_xip(` + snapshot + `::text::pg_snapshot) x, LATERAL (SELECT ` + columns + ` FROM @.events e WHERE e.xid = x AND e.xid IS NOT NULL OFFSET 0) e`
 }
 
-// span is a stretch of time, its end excluded, that rows of specwatch_counts
-// of this length make up; 0: the events themselves.
+// span is a time range, its end excluded, that is counted from rows of
+// specwatch_counts of this length; 0: from the events themselves.
 type span struct {
 	seconds  int64
 	from, to time.Time
@@ -126,8 +129,9 @@ type span struct {
 // lengths of the rows of specwatch_counts, in seconds.
 var lengths = []int64{86400, 3600, 60}
 
-// cover divides a stretch of time, its end excluded, into the longest rows of
-// specwatch_counts, none longer than most seconds, and the events at its ends.
+// cover divides a time range, its end excluded, into spans of the longest rows
+// of specwatch_counts, none longer than most seconds, and spans of events at
+// its ends.
 func cover(from, to time.Time, most int64) []span {
 	if !from.Before(to) {
 		return nil
@@ -158,13 +162,14 @@ type Count struct {
 }
 
 // bucketSQL is where the bucket of an event begins; $6 is the step in seconds,
-// 0 for one bucket. date_bin would say it better, but PostgreSQL 13 lacks it.
+// 0 for one bucket. PostgreSQL 13 has no date_bin.
 const bucketSQL = `CASE WHEN $6::float8 > 0 THEN to_timestamp(floor(extract(epoch FROM at)::float8 / nullif($6::float8, 0)) * $6::float8) ELSE to_timestamp(0) END`
 
 // Counts returns the events of the range in buckets of the given step, oldest
 // first; empty buckets are left out. Buckets are aligned to 1970; the step 0
-// makes one of the whole range. Steps of whole minutes, of all sessions and
-// specs, cost what the buckets are many; others read the events of the range.
+// makes one of the whole range. For steps of whole minutes over all sessions
+// and specs, the cost grows with the number of buckets; else with the number of
+// events in the range.
 func (s *Store) Counts(ctx context.Context, f Filter, step time.Duration) ([]Count, error) {
 	args := append(f.args(), step.Seconds())
 	scan := func(row pgx.CollectableRow) (c Count, err error) {
@@ -197,7 +202,7 @@ func (s *Store) Counts(ctx context.Context, f Filter, step time.Duration) ([]Cou
 				    UNION ALL
 				    SELECT at, kind, 1, (` + limitSQL + `)::int FROM (` + unseenSQL("at, kind, data", "$7") + `) e WHERE at BETWEEN $1 AND $2
 				)
-				SELECT ` + bucketSQL + ` AS bucket, kind, sum(events)::bigint, coalesce(sum(limited), 0)::bigint FROM counted
+				SELECT ` + bucketSQL + ` AS bucket, coalesce(kind, '')::text, sum(events)::bigint, coalesce(sum(limited), 0)::bigint FROM counted
 				WHERE cardinality($4::text[]) + cardinality($5::text[]) = 0 AND ` + namedKind + ` GROUP BY 1, 2 ORDER BY 1, 2`
 		}
 		return rowsOf(ctx, s, tx, sql, args, scan)

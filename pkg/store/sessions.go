@@ -10,16 +10,19 @@ import (
 	"github.com/specwatch/specwatch/pkg/state"
 )
 
-// StateOf sums up the sessions of these names, however long ago they were
-// heard.
+// StateOf returns the state of the sessions with these names, however old their
+// events are. It reads all of their events except most heartbeats.
 func (s *Store) StateOf(ctx context.Context, sessions []string) (state.State, error) {
 	return reading(ctx, s, func(conn *pgx.Conn) (state.State, error) {
-		// Of heartbeats the last says it all, with those that tell of work, and
-		// beside theirs data is read of requests, answers and limits only.
+		// Of the heartbeats, only the last one and those that report the last
+		// work are needed. data is read only of these, of requests, of answers
+		// and of usage limits.
 		rows, err := conn.Query(ctx, s.sql(`
 			WITH telling AS NOT MATERIALIZED (
-			    SELECT id::bigint, kind::text, `+atSQL+` AS at, session::text, coalesce(spec, '')::text AS spec, data::text AS data, `+workSQL+`
-			    FROM @.events e WHERE session = ANY($1) AND `+tellsWork+`
+			    SELECT id, kind, at, session, spec, data::text AS data, `+workSQL+` FROM (
+			        SELECT e.id::bigint, e.kind::text, `+atSQL+` AS at, e.session::text, coalesce(e.spec, '')::text AS spec, e.data, `+storedSQL+` AS stored
+			        FROM @.events e WHERE session = ANY($1) AND `+tellsWork+`
+			    ) e
 			)
 			SELECT e.id::bigint, e.kind::text, `+atSQL+`, e.session::text, coalesce(e.spec, '')::text,
 			       CASE WHEN kind IN ('intervention_request', 'intervention_answered') OR `+limitSQL+` THEN coalesce(e.data::text, '{}') ELSE '{}' END, now()
@@ -45,7 +48,7 @@ func (s *Store) StateOf(ctx context.Context, sessions []string) (state.State, er
 		if err != nil {
 			return state.State{}, err
 		}
-		// A session's usage is its sum, however many days it took.
+		// The usage of a session is the sum of all of its days.
 		rows, err = conn.Query(ctx, s.sql(`SELECT session::text, coalesce(spec, '')::text, max(`+atSQL+`), `+usageSQL+`
 			FROM @.events e WHERE session = ANY($1) AND `+tellsUsage+` GROUP BY 1, 2`), sessions)
 		if err != nil {

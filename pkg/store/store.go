@@ -1,5 +1,6 @@
-// Package store keeps events in PostgreSQL, the only truth: it migrates,
-// appends, and reads after a cursor, over a time range, or summed up.
+// Package store keeps events in PostgreSQL, the only source of truth: it
+// migrates the schema, appends events, and reads them after a cursor, over a
+// time range, or summed up.
 package store
 
 import (
@@ -38,7 +39,7 @@ const (
 	cancelAllowed  = 3 * time.Second
 )
 
-// pool reads the config. Its errors repeat nothing of the URL, which may hold
+// pool parses the config. Its errors repeat nothing of the URL, which may hold
 // a password.
 func (c Config) pool() (*pgxpool.Config, error) {
 	if strings.ContainsAny(c.Schema, `'%$\`+"\x00") {
@@ -52,12 +53,12 @@ func (c Config) pool() (*pgxpool.Config, error) {
 	if conn.RuntimeParams["application_name"] == "" {
 		conn.RuntimeParams["application_name"] = "specwatch"
 	}
-	// Without it a database in another encoding answers in its own.
+	// Without it, a database in another encoding sends text in that one.
 	conn.RuntimeParams["client_encoding"] = "UTF8"
 	if conn.ConnectTimeout == 0 {
 		conn.ConnectTimeout = connectTimeout
 	}
-	// Notifications are hints. They are counted by the reader and not kept.
+	// Without a handler pgx keeps all notifications. Only a Reader counts them.
 	conn.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
 	if c.TLS != nil {
 		conn.TLSConfig = c.TLS.Clone()
@@ -70,7 +71,7 @@ func (c Config) pool() (*pgxpool.Config, error) {
 			f.TLSConfig.ServerName = f.Host
 		}
 	}
-	if !strings.Contains(c.URL, "pool_max_conns") { // the person who runs it knows the limits
+	if !strings.Contains(c.URL, "pool_max_conns") { // a setting of the operator has precedence
 		pool.MaxConns = cmp.Or(c.MaxConns, readConns)
 	}
 	return pool, nil
@@ -85,7 +86,7 @@ func misplaced(address string) bool {
 	return isURL && (strings.Count(rest[:end], "@") > 1 || strings.Contains(rest[end:], "@"))
 }
 
-// unreadable names what of a URL is wrong, where that cannot be a password.
+// unreadable says what is wrong with a URL, if that cannot show a password.
 func unreadable(err error) string {
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -105,12 +106,12 @@ type Store struct {
 	pooler atomic.Bool // a pooler sits in between
 	narrow atomic.Pointer[narrow]
 
-	// Of every read, with the schema written out.
+	// The statements of every read, with the schema written out.
 	sinceSQL, historySQL string
 
 	mu      sync.Mutex
-	checked origin  // the server and table that was found to be sound last
-	replica replica // what the standby that answered last had replayed
+	checked origin  // the server and table that sound checked last
+	replica replica // what the standby that answered last is known to have replayed
 }
 
 // Open returns a store that connects when it is first used: the database need
@@ -122,8 +123,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s := &Store{schema: c.Schema, config: config}
 	s.sinceSQL, s.historySQL = s.sql(sinceSQL), s.sql(historySQL)
-	// A caller that gives up cancels its statement on the server, too: one
-	// that waits for a lock would go on waiting there.
+	// When ctx ends, the statement is cancelled on the server, too: otherwise
+	// one that waits for a lock would go on waiting there.
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		if s.pooler.Load() {
 			return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
@@ -141,7 +142,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	writes := config.Copy()
 	writes.MaxConns = min(writeConns, config.MaxConns)
-	// A write may not be repeated, so its connection is tried before.
+	// A write may not be repeatable after a lost connection, so the connection
+	// is checked first.
 	writes.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
 	if s.writes, err = pgxpool.NewWithConfig(ctx, writes); err != nil {
 		s.reads.Close()
@@ -162,9 +164,9 @@ const sendsCancel = "specwatch sends cancel requests"
 // errPooler ends a connection that was made before the pooler was noticed.
 var errPooler = errors.New("a connection pooler was found; connecting again without prepared statements and cancel requests")
 
-// adapt prepares a connection for a pooler once one was found: a transaction
+// adapt configures a connection for a pooler once one was found: a transaction
 // pooler gives each transaction another server connection, where statements
-// that were prepared before are unknown or belong to somebody else.
+// that were prepared before are unknown or belong to another client.
 func (s *Store) adapt(conn *pgx.ConnConfig) {
 	if !s.pooler.Load() {
 		return
@@ -172,9 +174,10 @@ func (s *Store) adapt(conn *pgx.ConnConfig) {
 	if conn.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
 		conn.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
-	// PgBouncer before 1.19 may end at a cancel request, "bad client state". It
-	// ends the statement's session when its client leaves, too. pgx sends one
-	// whenever it closes a busy connection, by another connection.
+	// pgx sends a cancel request, over a second connection, whenever it closes
+	// a busy connection. PgBouncer before 1.19 may exit on one ("bad client
+	// state"), so it is not sent. It is not needed either: PgBouncer ends the
+	// statement's session when its client disconnects.
 	var connected atomic.Bool
 	dial := conn.DialFunc
 	conn.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -191,8 +194,8 @@ func (s *Store) adapt(conn *pgx.ConnConfig) {
 
 var errNoCancel = errors.New("no cancel requests are sent through a connection pooler")
 
-// greet finds out whether a pooler is in between: it gives its clients process
-// ids of its own, which are not those of the server processes.
+// greet finds out whether a pooler is in between: a pooler reports process ids
+// of its own, which are not those of the backends.
 func (s *Store) greet(ctx context.Context, conn *pgx.Conn) error {
 	if s.pooler.Load() {
 		if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement || conn.PgConn().CustomData()[sendsCancel] != nil {
@@ -211,7 +214,7 @@ func (s *Store) greet(ctx context.Context, conn *pgx.Conn) error {
 	return errPooler
 }
 
-// PoolerNote tells a person what a connection pooler changes.
+// PoolerNote explains to a person what a connection pooler changes.
 const PoolerNote = "A connection pooler is in between, where PostgreSQL's notifications do not arrive: live events are looked for every 10 to 100 ms. Connect to PostgreSQL directly to have them announced."
 
 // Pooled reports whether a connection pooler is in between. It is known once
@@ -238,15 +241,16 @@ func (s *Store) connect(ctx context.Context, change func(*pgx.ConnConfig)) (*pgx
 	}
 }
 
-// reading runs f on a connection of the pool that reads. A connection that
-// was lost while it lay idle, or in mid-read, is replaced once: reads may be
+// reading runs f on a connection of the pool that reads. After a lost
+// connection, idle or in the middle of a read, f is run again: reads may be
 // repeated.
 func reading[T any](ctx context.Context, s *Store, f func(*pgx.Conn) (T, error)) (T, error) {
 	return using(ctx, s, s.reads, func(error) bool { return true }, f)
 }
 
-// using runs f on a connection of the pool, again after a lost connection if
-// it may. Errors are explained.
+// using runs f on a connection of the pool. After a lost connection it runs f
+// again if again allows that, at most maxLost times; while PostgreSQL refuses
+// connections, at most maxCrowded times. Errors are explained.
 func using[T any](ctx context.Context, s *Store, pool *pgxpool.Pool, again func(error) bool, f func(*pgx.Conn) (T, error)) (T, error) {
 	lost, crowded := 0, 0
 	for {
@@ -264,12 +268,12 @@ func using[T any](ctx context.Context, s *Store, pool *pgxpool.Pool, again func(
 		case err == nil:
 			return result, nil
 		case ctx.Err() != nil:
-			// The statement was cancelled because of it.
+			// err, such as that the statement was cancelled, is because of ctx.
 			return result, explain(ctx.Err())
 		case errors.Is(err, errPooler):
 			// Once: the next connection is made for a pooler.
 		case lost < maxLost && isLost(err) && again(err):
-			// The others of the pool have probably gone the same way.
+			// The other connections of the pool are probably lost as well.
 			lost++
 			pool.Reset()
 		case crowded < maxCrowded && isCrowded(err):
@@ -291,18 +295,19 @@ const (
 	crowdedPause = 20 * time.Millisecond
 )
 
-// narrow is what is left when PostgreSQL refuses more connections to this
-// user: everybody takes turns at those that there are. One pool serves all
-// then, since what lies idle in one cannot be had by the other.
+// narrow limits the store to fewer connections after PostgreSQL has refused one
+// to this user: callers take turns. The pool that reads then serves writers as
+// well, because an idle connection of one pool cannot be used by the other.
 type narrow struct {
 	turns *semaphore.Weighted
 	size  int64
-	until time.Time // then a wider way is tried: the limit, or what others use of it, may have changed
+	until time.Time // then all connections are tried again: the limit or its use may have changed
 }
 
 const narrowFor = time.Minute
 
-// crowded makes the way narrower than it was for the caller who was refused.
+// crowded allows fewer connections than the caller had when it was refused,
+// unless another caller has changed that since.
 func (s *Store) crowded(was *narrow) {
 	size := int64(s.reads.Stat().TotalConns())
 	if was != nil {
@@ -312,7 +317,7 @@ func (s *Store) crowded(was *narrow) {
 	s.narrow.CompareAndSwap(was, &narrow{turns: semaphore.NewWeighted(size), size: size, until: time.Now().Add(narrowFor)})
 	s.writes.Reset()
 	if was != nil {
-		s.reads.Reset() // there may be more than turns now
+		s.reads.Reset() // the pool may have more connections than turns
 	}
 }
 
@@ -332,8 +337,8 @@ func once[T any](ctx context.Context, pool *pgxpool.Pool, n *narrow, f func(*pgx
 	return result, ifClosed(conn.Conn(), err)
 }
 
-// errClosed marks an error after which the connection is closed: whatever it
-// says, such as that a message was cut off, the connection was lost.
+// errClosed marks an error after which the connection is closed: it counts as
+// lost, whatever the error says, such as that a message was cut off.
 var errClosed = errors.New("the connection is closed")
 
 func ifClosed(conn *pgx.Conn, err error) error {
@@ -343,8 +348,8 @@ func ifClosed(conn *pgx.Conn, err error) error {
 	return err
 }
 
-// Ready reports whether events can be read here. The error is a *Problem
-// where a person can mend it.
+// Ready returns nil if events can be read here. The error is a *Problem if a
+// person can fix it.
 func (s *Store) Ready(ctx context.Context) error {
 	_, err := reading(ctx, s, func(conn *pgx.Conn) (struct{}, error) { return struct{}{}, s.ready(ctx, conn) })
 	return err
@@ -353,21 +358,22 @@ func (s *Store) Ready(ctx context.Context) error {
 func (s *Store) ready(ctx context.Context, conn *pgx.Conn) error {
 	var schema *string
 	var user string
-	var usable bool
+	var usable, role, granted bool
 	err := conn.QueryRow(ctx, `
-		SELECT current_user::text, s.name, coalesce((SELECT has_schema_privilege(n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = s.name), false)
+		SELECT current_user::text, s.name, coalesce((SELECT has_schema_privilege(n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = s.name), false),
+		       to_regrole('specwatch_reader') IS NOT NULL, s.name IS NULL OR coalesce((SELECT has_schema_privilege(to_regrole('specwatch_reader')::oid, n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = s.name), false)
 		FROM (SELECT CASE WHEN $1 = '' THEN current_schema()::text ELSE (SELECT nspname::text FROM pg_namespace WHERE nspname = $1) END AS name) s`, s.schema).
-		Scan(&user, &schema, &usable)
-	identifier := pgx.Identifier{user}.Sanitize()
+		Scan(&user, &schema, &usable, &role, &granted)
+	grant := letRead(user, role, granted)
 	switch {
 	case err != nil:
 		return err
 	case schema == nil && s.schema != "":
 		return problem(NoTable, nil, "the schema %q does not exist; run: specwatch migrate, or name the schema that holds the events", s.schema)
 	case schema == nil:
-		return problem(NoTable, nil, "the search_path of user %q names no schema that exists and that it may use; name one with --schema, or run as an administrator: GRANT specwatch_reader TO %s", user, identifier)
+		return problem(NoTable, nil, "the search_path of user %q names no schema that exists and that it may use; name one with --schema, or %s", user, grant)
 	case !usable:
-		return problem(NoRights, nil, "user %q lacks the right USAGE on schema %q; run as an administrator: GRANT specwatch_reader TO %s", user, *schema, identifier)
+		return problem(NoRights, nil, "user %q lacks the right USAGE on schema %q; %s", user, *schema, grant)
 	}
 	var table, readable bool
 	err = conn.QueryRow(ctx, s.sql(`
@@ -383,7 +389,7 @@ func (s *Store) ready(ctx context.Context, conn *pgx.Conn) error {
 	case !table:
 		return problem(NoTable, nil, "there is no events table of Specwatch in schema %q; run: specwatch migrate, or name the schema that holds it", *schema)
 	case !readable:
-		return problem(NoRights, nil, "user %q may not read the events in schema %q; run as an administrator: GRANT specwatch_reader TO %s", user, *schema, identifier)
+		return problem(NoRights, nil, "user %q may not read the events in schema %q; %s", user, *schema, grant)
 	}
 	var version int64
 	if err := conn.QueryRow(ctx, s.sql(`SELECT coalesce(max(version_id), 0) FROM @.specwatch_migrations WHERE is_applied`)).Scan(&version); err != nil {

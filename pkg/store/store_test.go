@@ -629,7 +629,7 @@ func TestMigrateTwiceAndAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	report, err := store.Migrate(t.Context(), config, nil)
-	if err != nil || report.Applied != 0 || report.Version != 5 || report.Schema != config.Schema {
+	if err != nil || report.Applied != 0 || report.Version != 6 || report.Schema != config.Schema {
 		t.Fatalf("%+v: %v", report, err)
 	}
 	if err := open(t, config).Ready(t.Context()); err != nil {
@@ -900,6 +900,9 @@ func TestLoadedStateIsTheFold(t *testing.T) {
 		       || CASE n % 5 WHEN 0 THEN '{}' ELSE jsonb_build_object('usage', jsonb_build_object('inputTokens', n * 13, 'output_tokens', n * 0.5, 'costUsd', 0.1 / n)) END FROM generate_series(1, 3000) n
 		UNION ALL SELECT 'claude.usage', now() - interval '1 minute' * n, 's1', 'odd', (array['{"usage": {"inputTokens": 1e400, "costUsd": 1e-400}}', '{"usage": {"inputTokens": "12", "outputTokens": -3, "costUsd": null}}',
 		          '{"usage": [1]}', '{"usage": 7, "Usage": {"costUsd": 1}}', '{"usage": {"costUsd": 0.0000000005, "cost_usd": 0.0000000015, "cachedInputTokens": 2.5}}', '[{"usage": {"costUsd": 1}}]'])[n]::jsonb FROM generate_series(1, 6) n
+		UNION ALL SELECT 'claude.usage', now() - interval '1 minute', 's1', name, jsonb_build_object('usage', jsonb_build_object(name, value))
+		    FROM unnest(array['inputTokens', 'input_tokens', 'cachedInputTokens', 'cached_input_tokens', 'outputTokens', 'output_tokens', 'costUsd', 'cost_usd']) name, unnest(array[-1e400, -1e-400, -1, 1e-400, 7]) value
+		UNION ALL SELECT 'claude.usage', now() - interval '1 minute', 's1', 'above ' || name, jsonb_build_object('usage', jsonb_build_object(name, 1e400)) FROM unnest(array['input_tokens', 'cachedInputTokens', 'output_tokens', 'costUsd']) name
 		UNION ALL SELECT 'claude.usage', now() - interval '1 day' * n, 's2', 'days', '{"usage": {"outputTokens": 1}}' FROM generate_series(0, 20) n
 		UNION ALL SELECT 'spec_started', now() - interval '1 minute', 's' || n, 'p' || m, '{}' FROM generate_series(0, 6) n, generate_series(0, 9) m
 		UNION ALL SELECT 'session_heartbeat', now(), 's' || n, 'p' || m, jsonb_build_object('silentSeconds', m) FROM generate_series(0, 4) n, generate_series(0, 9, 2) m

@@ -11,15 +11,16 @@ import (
 	"github.com/specwatch/specwatch/pkg/state"
 )
 
-// usageSQL sums what the events tell of usage, as state.UsageIn reads it: the
-// tokens read, those of them from a cache, the tokens written, and the cost.
+// usageSQL sums the usage of events, as state.UsageIn reads it: the input
+// tokens, those of them from a cache, the output tokens, and the cost.
 var usageSQL = func() string {
-	// A number of JSON may be too large, and too small, for a float.
+	// A JSON number may be too large or too small for float8, on both sides of 0,
+	// so it is limited as numeric first.
 	count := func(unit float64, names ...string) string {
 		var sum []string
 		for _, name := range names {
 			sum = append(sum, fmt.Sprintf(`CASE WHEN jsonb_typeof(data -> 'usage' -> '%[1]s') = 'number' THEN
-			    round(least(greatest(round(least((data -> 'usage' ->> '%[1]s')::numeric, %[2]d), 18)::float8 * %[3]g, 0), %[2]d)::float8)::bigint ELSE 0 END`,
+			    round(least(round(least(greatest((data -> 'usage' ->> '%[1]s')::numeric, 0), %[2]d), 30)::float8 * %[3]g, %[2]d)::float8)::bigint ELSE 0 END`,
 				name, int64(state.MaxUsage), unit))
 		}
 		return fmt.Sprintf(`least(sum(least(%s, %[2]d)), %[2]d)::bigint`, strings.Join(sum, " + "), int64(state.MaxUsage))
@@ -30,20 +31,20 @@ var usageSQL = func() string {
 	}, ", ")
 }()
 
-// tellsUsage is true of an event that may tell of usage.
+// tellsUsage is true for an event that may report usage.
 const tellsUsage = `jsonb_typeof(data -> 'usage') = 'object'`
 
 func usageTargets(u *state.Usage) []any {
 	return []any{&u.InputTokens, &u.CachedInputTokens, &u.OutputTokens, (*int64)(&u.Cost)}
 }
 
-// used sums the usage of each spec and day, of the days that count, as a
-// snapshot has them.
+// used sums the usage of each spec and UTC day, over the last UsageDays, of the
+// events in a snapshot.
 func (s *Store) used(ctx context.Context, q querier, seen string) ([]state.Used, error) {
 	rows, err := q.Query(ctx, s.sql(fmt.Sprintf(`
-		SELECT coalesce(session, '')::text, coalesce(spec, '')::text, min(at), %s FROM @.events
+		SELECT coalesce(session, '')::text, coalesce(spec, '')::text, min(%s), %s FROM @.events e
 		WHERE at >= now() - interval '%d days' AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot)) AND %s
-		GROUP BY 1, 2, date_trunc('day', at AT TIME ZONE 'UTC')`, usageSQL, state.UsageDays, tellsUsage)), seen)
+		GROUP BY 1, 2, date_trunc('day', at AT TIME ZONE 'UTC')`, atSQL, usageSQL, state.UsageDays, tellsUsage)), seen)
 	if err != nil {
 		return nil, err
 	}
@@ -59,15 +60,15 @@ func collectUsed(rows pgx.Rows) (all []state.Used, err error) {
 	return all, err
 }
 
-// Usage sums what the specs of the range used, the dearest first, at most
-// f.Limit; specs is how many there are.
+// Usage sums the usage of each spec in the range, the highest cost first, at
+// most f.Limit; specs counts all of them. At is the latest event of the sum.
 func (s *Store) Usage(ctx context.Context, f Filter) (used []state.Used, specs int64, err error) {
 	used, err = collect(ctx, s, fmt.Sprintf(`
 		SELECT session, spec, at, input, cached, output, cost, count(*) OVER () FROM (
-		    SELECT coalesce(session, '')::text, coalesce(spec, '')::text, max(at), %s
-		    FROM @.events WHERE at BETWEEN $1 AND $2 AND %s AND %s GROUP BY 1, 2
+		    SELECT coalesce(session, '')::text, coalesce(spec, '')::text, max(%s), %s
+		    FROM @.events e WHERE at BETWEEN $1 AND $2 AND %s AND %s GROUP BY 1, 2
 		) e (session, spec, at, input, cached, output, cost)
-		ORDER BY cost DESC, input::numeric + output DESC, session, spec LIMIT $6`, usageSQL, named, tellsUsage), append(f.args(), f.Limit),
+		ORDER BY cost DESC, input::numeric + output DESC, session, spec LIMIT $6`, atSQL, usageSQL, named, tellsUsage), append(f.args(), f.Limit),
 		func(row pgx.CollectableRow) (u state.Used, err error) {
 			err = row.Scan(append(append([]any{&u.Session, &u.Spec, &u.At}, usageTargets(&u.Usage)...), &specs)...)
 			u.At = u.At.UTC()
@@ -76,7 +77,8 @@ func (s *Store) Usage(ctx context.Context, f Filter) (used []state.Used, specs i
 	return used, specs, err
 }
 
-// UsageOver is Usage of all specs together, in buckets as those of Counts.
+// UsageOver sums the usage of all specs together, in buckets as those of
+// Counts, of a step of at least 1 ms. At is where the bucket begins.
 func (s *Store) UsageOver(ctx context.Context, f Filter, step time.Duration) ([]state.Used, error) {
 	return collect(ctx, s, fmt.Sprintf(`
 		SELECT %s AS bucket, %s FROM @.events
