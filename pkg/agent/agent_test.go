@@ -60,6 +60,14 @@ func TestClaudeHooks(t *testing.T) {
 		`claude.error {"error":"529 overloaded"}`,
 		`session_heartbeat {"doing":"has ended its turn"}`,
 		`session_heartbeat {"doing":"SomethingNew"}`,
+		`agent.limit {"message":"You've hit your limit · resets 5pm (UTC)","resetsAt":"2026-03-10T17:00:00Z"}`,
+		`session_heartbeat {"doing":"has ended its turn"}`,
+		`session_heartbeat {"doing":"starts the agent Explore"}`,
+		`session_heartbeat {"doing":"Bash: Run the tests","error":"Command exited with non-zero status code 1"}`,
+		`session_heartbeat {"doing":"compacts its context"}`,
+		`intervention_request {"question":"Claude asks for permission to use Bash: Remove node_modules"}`,
+		`intervention_request {"question":"Claude needs your permission to use Bash"}`,
+		`session_heartbeat {"doing":"has ended prompt_input_exit"}`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nexpected\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

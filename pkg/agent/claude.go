@@ -76,8 +76,21 @@ func (h ClaudeHook) Signals(now time.Time, used Usage) (all []Signal) {
 		add(h.notification(now))
 	case "UserPromptSubmit":
 		add(doing(claude, "reads a prompt"))
+	case "PermissionRequest":
+		question, ok := h.question()
+		if !ok {
+			question = request(claude, "Claude asks for permission to use "+tool(h.Tool, h.Folder, h.Input), nil)
+		}
+		add(question)
 	case "Stop":
-		add(doing(claude, "has ended its turn"))
+		// Versions without StopFailure end the turn with the message of a limit
+		// alone.
+		if s, isLimit := LimitIn(h.Last, now); isLimit && !strings.Contains(strings.TrimSpace(h.Last), "\n") {
+			s.Data["agent"] = claude
+			add(s)
+		} else {
+			add(doing(claude, "has ended its turn"))
+		}
 	case "StopFailure":
 		text := strings.TrimSpace(strings.Join([]string{h.ErrorMessage, firstText(h.ErrorDetails), h.Last}, " "))
 		if text == "" {

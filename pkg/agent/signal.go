@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"math"
 	"path/filepath"
 	"strings"
 	"time"
@@ -21,9 +22,10 @@ const (
 
 // Signal is an event that follows from a message of an agent.
 type Signal struct {
-	Kind event.Kind
-	Data map[string]any
-	Key  string // if the agent may repeat the message
+	Kind   event.Kind
+	Data   map[string]any
+	Key    string    // if the agent may repeat the message
+	Resets time.Time // of AgentLimit: when the limit is lifted; zero: not known
 }
 
 // Usage is the usage of a part of an agent's work. Input includes tokens from a
@@ -73,7 +75,21 @@ func limit(text string, resets time.Time) Signal {
 	if !resets.IsZero() {
 		data["resetsAt"] = resets.Format(time.RFC3339)
 	}
-	return Signal{Kind: AgentLimit, Data: data}
+	return Signal{Kind: AgentLimit, Data: data, Resets: resets}
+}
+
+// AtLimit returns the fields by which a heartbeat says that an agent has reached
+// a usage limit: the agent stays open, and its spec neither works nor hangs. It
+// is nil if the limit is lifted already. The time is relative, so that a wrong
+// clock of the writer does not matter.
+func AtLimit(resets, now time.Time) map[string]any {
+	switch {
+	case resets.IsZero():
+		return map[string]any{"limited": true}
+	case resets.After(now):
+		return map[string]any{"limited": true, "resetsInSeconds": math.Round(resets.Sub(now).Seconds())}
+	}
+	return nil
 }
 
 // LimitIn finds a usage limit in the last output of a command. Other programs mention

@@ -82,6 +82,7 @@ func conventions() []object {
 		{event.SessionHeartbeat, object{
 			"outputBytes": number("bytes printed since the last heartbeat"), "silentSeconds": number("seconds since something was printed"),
 			"cpuSeconds": number("CPU time used since the last heartbeat"), "doing": text("what the agent is doing"),
+			"limited": boolean("the agent is open at a usage limit"), "resetsInSeconds": number("seconds until that limit is lifted"),
 		}},
 		{event.SpecFailed, object{
 			"reason":   text("why; \"" + event.LimitReason + "\" means that a usage limit ended the spec"),

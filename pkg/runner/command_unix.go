@@ -5,6 +5,7 @@ package runner
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -69,15 +70,24 @@ func begin(cfg *Config, work *work, words *lastWords, attach func(*command)) (*c
 	c.guard.ExtraFiles = []*os.File{theirs}
 	first := order{Do: doStart, Argv: cfg.Command, Grace: cfg.Grace, LastWords: words}
 	c.terminal = findTerminal(cfg)
+	without := false
 	if c.terminal != nil {
 		if err := c.terminal.open(work); err != nil {
-			c.control.Close()
-			return nil, err
+			c.terminal.outer.Close()
+			c.terminal, without = nil, true
+			cfg.Say(fmt.Sprintf("the command runs without a terminal and with an empty standard input, because none can be opened for it: %s", err))
 		}
+	}
+	switch {
+	case c.terminal != nil:
 		first.Terminal, first.Foreground = true, c.terminal.wanted
 		c.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: terminalFD}
 		c.guard.ExtraFiles = append(c.guard.ExtraFiles, c.terminal.inner)
-	} else {
+	case without:
+		// In this process's session the command would be stopped as soon as it
+		// reads or sets the terminal.
+		c.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	default:
 		// A signal to the runner's process group must not reach the guard.
 		c.guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	}
@@ -288,8 +298,8 @@ type streams struct {
 func connect(cfg *Config, guard *exec.Cmd, t *terminal, w *work) (*streams, error) {
 	s := &streams{broken: make(chan error, 1)}
 	switch {
-	case cfg.NoStdin || cfg.Stdin == nil: // as /dev/null
-	case t != nil && isTerminal(cfg.Stdin):
+	case cfg.NoStdin || cfg.Stdin == nil || t == nil && isTerminal(cfg.Stdin): // as /dev/null
+	case isTerminal(cfg.Stdin):
 		guard.Stdin = t.inner
 	default:
 		if file, ok := cfg.Stdin.(*os.File); ok {

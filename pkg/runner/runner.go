@@ -22,9 +22,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/specwatch/specwatch/pkg/agent"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/outbox"
 	"github.com/specwatch/specwatch/pkg/redact"
+	"github.com/specwatch/specwatch/pkg/state"
 )
 
 // Exit codes of the runner itself, the same as those of timeout(1) and of shells.
@@ -158,7 +160,7 @@ func (r *run) emit(kind event.Kind, data map[string]any) {
 
 // end emits the end of the spec, unless the command has written one.
 func (r *run) end(kind event.Kind, data map[string]any) {
-	if _, told := endTold(r.notes, r.Session, r.Spec); told {
+	if endTold(r.notes, r.Session, r.Spec) {
 		return
 	}
 	data["durationSeconds"] = seconds(time.Since(r.start))
@@ -234,14 +236,18 @@ func (r *run) watch(c *command) Result {
 	var interrupted os.Signal
 	var signals int
 	var timedOut bool
-	timeUp := func(reason string, data map[string]any) {
+	timeUp := func(reason string, lines int, data map[string]any) {
 		timeout, idle = nil, nil
 		// An interrupted command that does not end is still ended, but a spec
 		// has one outcome.
 		if interrupted == nil {
 			timedOut = true
 			data["reason"], data["silentSeconds"] = reason, seconds(r.work.silent(time.Now()))
-			r.end(event.TimeoutTriggered, data)
+			if limit := r.limit(r.work.openAtLimit(lines)); limit != nil {
+				r.endByLimit(limit, data)
+			} else {
+				r.end(event.TimeoutTriggered, data)
+			}
 		}
 		c.end(terminate, r.Grace, timedOut)
 	}
@@ -250,10 +256,10 @@ func (r *run) watch(c *command) Result {
 		case <-heartbeat.C:
 			alive()
 		case <-timeout:
-			timeUp("time", map[string]any{"timeoutSeconds": r.Timeout.Seconds()})
+			timeUp("time", limitLines, map[string]any{"timeoutSeconds": r.Timeout.Seconds()})
 		case now := <-idle:
 			if r.work.idle(now, c.cpu(), r.IdleTimeout) {
-				timeUp("idle", map[string]any{"idleTimeoutSeconds": r.IdleTimeout.Seconds()})
+				timeUp("idle", screenLines, map[string]any{"idleTimeoutSeconds": r.IdleTimeout.Seconds()})
 			}
 		case s := <-r.Signals:
 			if c.knows(s) {
@@ -301,17 +307,18 @@ func (r *run) ended(end change, err error, interrupted os.Signal) int {
 		data["signal"] = end.signal
 	}
 	reason, failed := r.work.failure()
-	limit, limited := r.work.limit(code != 0, time.Now())
+	limit := r.limit(r.work.limit(code != 0, time.Now()))
+	if limit != nil && !limit.shown && (failed || code == 0) {
+		limit = nil // the command itself says how it ended
+	}
 	switch {
 	case code != 0 && interrupted != nil:
 		data["reason"], data["signal"] = "interrupted", signalName(interrupted)
 	case end.signal != "":
 		data["reason"] = "signal"
-	case limited:
-		// The spec did not fail.
-		maps.Copy(data, limit.Data)
-		data["reason"] = event.LimitReason
-		r.emit(limit.Kind, limit.Data)
+	case limit != nil:
+		r.endByLimit(limit, data)
+		return code
 	case failed:
 		// Some agents report an error with exit code 0.
 		data["reason"] = clip(redact.Text(reason), lineBytes)
@@ -329,6 +336,36 @@ func (r *run) ended(end change, err error, interrupted os.Signal) int {
 	}
 	r.end(event.SpecFailed, data)
 	return code
+}
+
+// limit is a usage limit that stopped the command.
+type limit struct {
+	data  map[string]any
+	shown bool // the output shows it
+	told  bool // its event is written already
+}
+
+// limit returns the usage limit that the output shows or, if it shows none, the
+// one that an agent's hook reported and after which nothing came; nil: none.
+func (r *run) limit(found agent.Signal, shown bool) *limit {
+	n, told := limitTold(r.notes, r.Session, r.Spec)
+	switch {
+	case shown:
+		return &limit{found.Data, true, told}
+	case told && !r.work.lastSign().After(n.At.Add(state.LimitGrace)):
+		return &limit{n.data(), false, true}
+	}
+	return nil
+}
+
+// endByLimit ends the spec by a usage limit, which is no failure of it.
+func (r *run) endByLimit(l *limit, data map[string]any) {
+	if !l.told {
+		r.emit(agent.AgentLimit, l.data)
+	}
+	maps.Copy(data, l.data)
+	data["reason"] = event.LimitReason
+	r.end(event.SpecFailed, data)
 }
 
 // settle waits until all events are written, for Config.FlushTimeout or until the

@@ -52,6 +52,7 @@ type terminal struct {
 	printed chan struct{}  // closed when all that the command printed is passed on
 	sizes   chan os.Signal // SIGWINCH
 	hungUp  chan struct{}  // closed when the outer terminal is gone
+	gone    sync.Once      // closes it
 	cr      bool           // a carriage return is held back until it is known what follows
 }
 
@@ -118,10 +119,12 @@ func (t *terminal) open(w *work) (err error) {
 	if t.master, t.inner, err = openPair(); err != nil {
 		return err
 	}
-	if err := setTermios(t.inner, t.saved); err != nil {
-		return err
+	if err = setTermios(t.inner, t.saved); err == nil {
+		t.given, err = getTermios(t.inner)
 	}
-	if t.given, err = getTermios(t.inner); err != nil {
+	if err != nil {
+		t.inner.Close()
+		t.master.Close()
 		return err
 	}
 	t.resize()
@@ -268,7 +271,8 @@ func (t *terminal) keys(stopped *os.File, done chan struct{}) {
 		switch {
 		case err == unix.EINTR || err == unix.EAGAIN:
 		case err != nil || n == 0:
-			close(t.hungUp)
+			// A stopped command that continues is read for again.
+			t.gone.Do(func() { close(t.hungUp) })
 			return
 		default:
 			t.echo(buffer[:n])

@@ -24,7 +24,7 @@ func (w *lastWords) write(deliver func(dir string)) {
 	if w == nil || w.File == "" {
 		return
 	}
-	_, told := endTold(w.Notes, w.Session, w.Spec)
+	told := endTold(w.Notes, w.Session, w.Spec)
 	_ = os.Remove(w.Notes)
 	if !told {
 		file := outbox.Takeover(w.File)

@@ -1,11 +1,13 @@
 package runner
 
 import (
+	"maps"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/agent"
+	"github.com/specwatch/specwatch/pkg/state"
 )
 
 // The streams of a command; what it prints to a terminal counts as stdout.
@@ -37,7 +39,7 @@ type sample struct {
 }
 
 func newWork(now time.Time, lines int, file string) *work {
-	return &work{last: now, tail: newTail(max(lines, limitLines)), keep: lines, file: file}
+	return &work{last: now, tail: newTail(max(lines, screenLines)), keep: lines, file: file}
 }
 
 // wrote counts output.
@@ -75,6 +77,11 @@ func (w *work) tell(now time.Time, cpu time.Duration) map[string]any {
 		// The time of descendants that ended unnoticed may be lost.
 		"cpuSeconds": seconds(max(0, cpu-w.toldCPU)),
 	}
+	if silent >= state.LimitGrace {
+		if limit, shown := w.shown(screenLines); shown {
+			maps.Copy(data, agent.AtLimit(limit.Resets, now))
+		}
+	}
 	w.told, w.toldCPU = w.count, cpu
 	return data
 }
@@ -96,13 +103,21 @@ func (w *work) idle(now time.Time, cpu, d time.Duration) bool {
 		w.samples = w.samples[1:]
 	}
 	since := w.samples[0]
-	if now.Sub(since.at) < d || w.silent(now) < d {
-		return false
-	}
-	if info, err := os.Stat(w.file); w.file != "" && err == nil && time.Since(info.ModTime()) < d {
+	if now.Sub(since.at) < d || now.Sub(w.lastSign()) < d {
 		return false
 	}
 	return cpu-since.cpu < max(idleLeast, time.Duration(float64(now.Sub(since.at))*idleShare))
+}
+
+// lastSign is when the command last printed something or wrote an event.
+func (w *work) lastSign() time.Time {
+	w.mu.Lock()
+	last := w.last
+	w.mu.Unlock()
+	if info, err := os.Stat(w.file); w.file != "" && err == nil && info.ModTime().After(last) {
+		last = info.ModTime()
+	}
+	return last
 }
 
 // resumed ignores the time in which the command was stopped.
@@ -121,8 +136,12 @@ func (w *work) lines() string {
 	return w.tail.text(w.keep)
 }
 
-// limitLines are the last lines in which an agent says that a limit ended it.
-const limitLines = 3
+// The last lines in which an agent says that it has reached a limit: of one that
+// has ended, and of one that is open and shows below it where to type.
+const (
+	limitLines  = 3
+	screenLines = 10
+)
 
 // limit returns the usage limit that the command reports in its result or, if it
 // failed, in its last lines.
@@ -136,6 +155,19 @@ func (w *work) limit(failed bool, now time.Time) (agent.Signal, bool) {
 		return agent.Signal{}, false
 	}
 	return agent.LimitIn(w.tail.text(limitLines), now)
+}
+
+// openAtLimit returns the usage limit that the last lines of an open command show.
+func (w *work) openAtLimit(lines int) (agent.Signal, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.shown(lines)
+}
+
+// shown is openAtLimit for a caller that holds the lock. Times such as "in two
+// hours" count from when they were printed.
+func (w *work) shown(lines int) (agent.Signal, bool) {
+	return agent.LimitIn(w.tail.text(lines), w.last)
 }
 
 func (w *work) failure() (reason string, failed bool) {

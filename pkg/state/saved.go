@@ -9,11 +9,13 @@ import (
 	"github.com/specwatch/specwatch/pkg/event"
 )
 
-// Format is the version of MarshalBinary's form. It goes up with every change
-// of what a Summary holds or of how it folds an event.
-const Format = 1
+// Format is the version of the encoding of MarshalBinary. Increase it with
+// every change of what a Summary holds or of how it folds an event: summaries
+// with another Format are not used.
+const Format = 2
 
-// What MarshalBinary writes. Names of fields are part of the form.
+// The types that MarshalBinary encodes. gob matches fields by name, so names
+// are part of the format.
 type (
 	savedSummary struct {
 		Totals   map[event.Kind]int64
@@ -42,21 +44,22 @@ type (
 		Data   json.RawMessage
 	}
 	savedSpec struct {
-		Marks      map[event.Kind]savedMoment
-		Requests   []savedRequest
-		Told, Done time.Time
-		Other      time.Time
-		Limited    bool
-		Until      time.Time // that the limit is lifted
-		Usage      []savedUsage
+		Marks    map[event.Kind]savedMoment
+		Requests []savedRequest
+		Work     savedWork
+		Other    time.Time
+		Limited  bool
+		Until    time.Time // that the limit is lifted
+		Usage    []savedUsage
 	}
+	savedWork  struct{ Told, Done, Limited, Lifted time.Time }
 	savedUsage struct {
 		Day int64
 		Usage
 	}
 )
 
-// MarshalBinary writes the summary with all that it remembers.
+// MarshalBinary encodes the whole summary, for UnmarshalBinary.
 func (s *Summary) MarshalBinary() ([]byte, error) {
 	saved := savedSummary{s.totals, make(map[string]savedSession, len(s.sessions))}
 	for name, held := range s.sessions {
@@ -74,7 +77,7 @@ func (s *Summary) MarshalBinary() ([]byte, error) {
 			session.Failures = append(session.Failures, exported(m))
 		}
 		for specName, sp := range held.specs {
-			spec := savedSpec{Marks: make(map[event.Kind]savedMoment, len(sp.marks)), Told: sp.work.told, Done: sp.work.done, Other: sp.other}
+			spec := savedSpec{Marks: make(map[event.Kind]savedMoment, len(sp.marks)), Work: savedWork{sp.work.told, sp.work.done, sp.work.limited, sp.work.lifted}, Other: sp.other}
 			for kind, m := range sp.marks {
 				spec.Marks[kind] = exported(m)
 			}
@@ -100,7 +103,7 @@ func exported(m moment) savedMoment { return savedMoment{m.at, m.id} }
 
 func (m savedMoment) moment() moment { return moment{m.At, m.ID} }
 
-// UnmarshalBinary replaces what the summary holds by what MarshalBinary wrote.
+// UnmarshalBinary replaces the summary with one that MarshalBinary encoded.
 func (s *Summary) UnmarshalBinary(text []byte) error {
 	var saved savedSummary
 	if err := gob.NewDecoder(bytes.NewReader(text)).Decode(&saved); err != nil {
@@ -124,7 +127,7 @@ func (s *Summary) UnmarshalBinary(text []byte) error {
 		s.sessions[name] = held
 		for specName, stored := range kept.Specs {
 			sp := s.spec(held, specName)
-			sp.work, sp.other = work{stored.Told, stored.Done}, stored.Other
+			sp.work, sp.other = work{stored.Work.Told, stored.Work.Done, stored.Work.Limited, stored.Work.Lifted}, stored.Other
 			for kind, m := range stored.Marks {
 				sp.marks[kind] = m.moment()
 			}

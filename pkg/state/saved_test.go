@@ -17,6 +17,7 @@ func TestASummaryIsSavedWhole(t *testing.T) {
 	data := []string{
 		`{}`, `{"question":"Port?","options":["a"]}`, `{"request":7,"answer":"x"}`, `{"reason":"limit","resetsAt":"2026-11-24T05:00:00Z"}`, `{"reason":"limit"}`,
 		`{"silentSeconds":4,"cpuSeconds":0.1}`, `{"usage":{"inputTokens":5,"costUsd":0.25}}`, `{"doing":"reads"}`,
+		`{"limited":true,"resetsInSeconds":900}`, `{"limited":true}`,
 	}
 	kinds := append([]event.Kind{"claude.cost"}, event.Kinds...)
 	random := func(id int) event.Event {

@@ -1,7 +1,7 @@
-// Package state sums a stream of events up into what a person asks first: is
-// it alive, what runs, what ended how, who waits for me. It is a pure fold:
-// the summary depends on the set of events alone and not on their order, so
-// live and polled views cannot differ.
+// Package state sums up events: which sessions are alive, which specs run, how
+// specs ended, and which requests wait for a person. It is a pure fold: the
+// summary depends on the set of events alone and not on their order, so live
+// and polled views cannot differ.
 package state
 
 import (
@@ -16,30 +16,33 @@ import (
 )
 
 const (
-	// Awake is how long after its last sign of life a session counts as
-	// running. Heartbeats come every 15 s by default, so three may be lost.
+	// Awake is how long after its last event, answers excepted, a session
+	// counts as running. Heartbeats come every 15 s by default, so three may be
+	// lost.
 	Awake = time.Minute
-	// ClockOff is from when on a writer's clock counts as wrong, and ClockMost
-	// up to when: events that are stored later than that were kept somewhere.
+	// ClockOff and ClockMost are the least and the greatest difference from the
+	// database's clock with which a writer's clock counts as wrong. A greater
+	// difference means that the events were kept elsewhere before they were
+	// stored.
 	ClockOff  = time.Minute
 	ClockMost = 6 * time.Hour
-	// ClockSpan is over how long heartbeats must have been stored, each late,
-	// before a clock counts as behind: what was kept, or written for a test, is
-	// stored at once.
+	// ClockSpan is the least time between the first and the last stored
+	// heartbeat of a session before its clock counts as behind: events that
+	// were kept elsewhere, or written for a test, are stored all at once.
 	ClockSpan = 30 * time.Second
 	// Horizon is how far back a summary looks for sessions and specs.
 	Horizon = 7 * 24 * time.Hour
 	// listed bounds each list of a State.
 	listed = 100
-	// maxSessions and maxSpecs bound what a Summary holds; the sessions that
-	// were silent longest go first.
+	// maxSessions and maxSpecs bound what a Summary holds. The sessions that
+	// have been silent longest are dropped first.
 	maxSessions = 10_000
 	maxSpecs    = 100_000
-	// MaxRequests is how many requests for a person a Summary holds of each
-	// spec, and how many answers of each session: the latest.
+	// MaxRequests is how many requests of each spec, and how many answers of
+	// each session, a Summary holds: the latest.
 	MaxRequests = 20
-	// maxData bounds what a State repeats of a request's data, in bytes. The
-	// event itself has it whole.
+	// maxData bounds the data of a request in a State, in bytes. The event
+	// itself has all of it.
 	maxData = 2_000
 	// MaxStreak is where FailureStreak stops counting, and so how many
 	// failures of a session a Summary holds.
@@ -50,19 +53,19 @@ const (
 type Status string
 
 const (
-	Running  Status = "running"  // heard from within Awake
-	Sleeping Status = "sleeping" // not heard from, though specs have not ended or a person is waited for
-	Done     Status = "done"     // not heard from, and nothing is open
+	Running  Status = "running"  // its last event is at most Awake old
+	Sleeping Status = "sleeping" // no event within Awake, but a spec is open or a request waits
+	Done     Status = "done"     // no event within Awake, and nothing is open
 )
 
 // Specs counts specs by their latest outcome.
 type Specs struct {
 	Open      int `json:"open"`   // started and not ended, in a session that runs
-	Silent    int `json:"silent"` // started and not ended, in a session that is not heard from
+	Silent    int `json:"silent"` // started and not ended, in a session that does not run
 	Completed int `json:"completed"`
 	Failed    int `json:"failed"`
 	TimedOut  int `json:"timedOut"`
-	Limited   int `json:"limited"` // ended by a limit of usage; not among the failed
+	Limited   int `json:"limited"` // ended by a usage limit; not counted as failed
 }
 
 func (s *Specs) add(o Specs) {
@@ -82,23 +85,25 @@ type Session struct {
 	LastHeartbeat *time.Time `json:"lastHeartbeat"` // nil: none yet
 	Specs         Specs      `json:"specs"`
 	Waiting       int        `json:"waiting"` // interventions that nobody answered
-	// Limited: a limit of usage ended a spec and is not known to be lifted, by
-	// the time that it names or, where it names none, by anything that started or
-	// ended since. LimitedUntil is that time; nil: none is known.
+	// Limited reports whether a usage limit stops the session: all of its open
+	// specs or, if none is open, one that the limit ended. Such a limit applies
+	// until the time that the event names or, if it names none, until another
+	// spec of the session starts or ends. LimitedUntil is that time; nil if
+	// none is known.
 	Limited      bool       `json:"limited"`
 	LimitedUntil *time.Time `json:"limitedUntil"`
 	// ClockAhead is how many seconds the writer's clock is ahead of the
 	// database's; negative: behind; 0: it is right, or not known. Times of the
 	// session are corrected by it.
 	ClockAhead float64 `json:"clockAheadSeconds"`
-	// FailureStreak counts the specs that failed or timed out since the last
-	// one that completed, each time that they did; at most MaxStreak.
+	// FailureStreak counts failures and timeouts of specs since a spec last
+	// completed; at most MaxStreak.
 	FailureStreak int `json:"failureStreak"`
 	// LastWork is the earliest LastWork of the specs that run.
 	LastWork *time.Time `json:"lastWork"`
-	Usage    *Usage     `json:"usage,omitempty"` // nil: no event tells of any
-	// LastTimeout is when a spec last timed out; zero: never. Metrics tell it,
-	// and no person asks for it beside the events.
+	Usage    *Usage     `json:"usage,omitempty"` // nil: no event reports any
+	// LastTimeout is when a spec last timed out; zero: never. Only metrics use
+	// it.
 	LastTimeout time.Time `json:"-"`
 }
 
@@ -107,10 +112,14 @@ type Open struct {
 	Session string    `json:"session"`
 	Spec    string    `json:"spec"`
 	Since   time.Time `json:"since"`
-	// LastWork is when a spec that runs last showed a sign of work; nil: nothing
-	// tells of it, or it waits for a person.
+	// LastWork is when a running spec last showed a sign of work; nil: no
+	// heartbeat reports it, or the spec waits for a person or a usage limit.
 	LastWork *time.Time `json:"lastWork,omitempty"`
-	Usage    *Usage     `json:"usage,omitempty"` // nil: no event tells of any
+	// Limited reports whether a usage limit stops the spec. LimitedUntil is
+	// when it is lifted; nil if that is not known.
+	Limited      bool       `json:"limited,omitempty"`
+	LimitedUntil *time.Time `json:"limitedUntil,omitempty"`
+	Usage        *Usage     `json:"usage,omitempty"` // nil: no event reports any
 }
 
 // Waiting is an intervention request that nothing has answered: neither an
@@ -120,13 +129,13 @@ type Waiting struct {
 	Session string          `json:"session"`
 	Spec    string          `json:"spec"`
 	At      time.Time       `json:"at"`
-	Data    json.RawMessage `json:"data"` // of the event; what has more than 2,000 bytes is cut, see clip
+	Data    json.RawMessage `json:"data"` // of the event; cut to 2,000 bytes, see clip
 }
 
-// Delivery says how events reach the reader that answers.
+// Delivery says how new events reach the process that answers.
 type Delivery struct {
-	Push  bool    `json:"push"`         // they announce themselves; else they are looked for
-	Delay float64 `json:"delaySeconds"` // up to which one may wait to be noticed
+	Push  bool    `json:"push"`         // PostgreSQL notifies; else the process polls
+	Delay float64 `json:"delaySeconds"` // the longest time until an event is noticed
 }
 
 // State is the summary at one moment.
@@ -134,16 +143,16 @@ type State struct {
 	At       time.Time            `json:"at"`     // the database's clock
 	Totals   map[event.Kind]int64 `json:"totals"` // events ever, by kind
 	Specs    Specs                `json:"specs"`
-	Sessions []Session            `json:"sessions"` // last heard first, at most 100
+	Sessions []Session            `json:"sessions"` // latest event first, at most 100
 	Running  []Open               `json:"running"`  // oldest first, at most 100
-	Silent   []Open               `json:"silent"`   // open in sessions that are not heard from; oldest first, at most 100
+	Silent   []Open               `json:"silent"`   // open in sessions that do not run; oldest first, at most 100
 	Waiting  []Waiting            `json:"waiting"`  // oldest first, at most 100
 
-	// WaitingTotal counts them all, where Waiting lists the first of them.
+	// WaitingTotal counts all of them; Waiting lists only the first.
 	WaitingTotal int `json:"waitingTotal"`
 
-	// All of the sessions, where Sessions lists the first of them: how many
-	// there are, how many run, and the longest FailureStreak.
+	// These are about all sessions, while Sessions lists only the first: how
+	// many there are, how many run, and the longest FailureStreak.
 	SessionsTotal   int `json:"-"`
 	SessionsRunning int `json:"-"`
 	FailureStreak   int `json:"-"`
@@ -153,7 +162,8 @@ type State struct {
 	Delivery Delivery `json:"delivery"`
 }
 
-// moment orders events by time, then by id: writers' clocks may agree.
+// moment orders events by time, then by id, because two events may have the
+// same time.
 type moment struct {
 	at time.Time
 	id int64
@@ -171,8 +181,8 @@ type request struct {
 	data json.RawMessage
 }
 
-// answer is one answer: to the request of that id, or, where it is 0, to all
-// of the spec that came before it.
+// answer is one answer: to the request with that id or, if it is 0, to all
+// earlier requests of the spec.
 type answer struct {
 	moment
 	spec    string
@@ -186,8 +196,9 @@ func (a answer) answers(spec string, r request) bool {
 	return a.spec == spec && r.compare(a.moment) < 0
 }
 
-// latest keeps the greatest MaxRequests of a sorted list. What it lets go of
-// could not come back, so that the order of the additions does not matter.
+// latest inserts an item into a sorted list and keeps the greatest MaxRequests.
+// A dropped item is less than all that are kept, so the result does not depend
+// on the order of the insertions.
 func latest[T any](list []T, item T, compare func(a, b T) int) []T {
 	i, held := slices.BinarySearchFunc(list, item, compare)
 	if held {
@@ -207,13 +218,14 @@ type spec struct {
 	requests []request // oldest first
 	work     work
 	other    time.Time  // of the last custom event, as lastSeen
-	limit    *limit     // that the last failure is; nil: it is none
+	limit    *limit     // that caused the last failure; nil: none
 	usage    []dayUsage // earliest first
 }
 
-// outcome returns the counts of one spec since the cutoff: its latest start
-// against its latest end. A spec with neither (only a question, say) counts
-// nowhere.
+// outcome compares the latest start of a spec since the cutoff with its latest
+// end. It returns 1 in the count that applies and, for an open spec, when that
+// started. A spec with neither, such as one with only a request, is not
+// counted.
 func (s *spec) outcome(cutoff time.Time) (counts Specs, since time.Time) {
 	var end moment
 	var kind event.Kind
@@ -239,7 +251,7 @@ func (s *spec) outcome(cutoff time.Time) (counts Specs, since time.Time) {
 	return counts, time.Time{}
 }
 
-// mark is the latest event of a kind, unless it lies before the cutoff.
+// mark returns the latest event of a kind, unless it lies before the cutoff.
 func (s *spec) mark(kind event.Kind, cutoff time.Time) moment {
 	if m := s.marks[kind]; !m.at.Before(cutoff) {
 		return m
@@ -261,8 +273,8 @@ func (s *spec) waiting(name string, answers []answer, cutoff time.Time) (open []
 	return open
 }
 
-// clip bounds what is repeated of a request's data: what a person is asked,
-// and what they may answer.
+// clip cuts a request's data to maxData bytes. It keeps the question and the
+// options for the answer, if they fit.
 func clip(data json.RawMessage) json.RawMessage {
 	if len(data) <= maxData {
 		return data
@@ -289,8 +301,8 @@ func clip(data json.RawMessage) json.RawMessage {
 }
 
 // streak holds the failures of a session since its last completion, oldest
-// first: the latest MaxStreak of them. What it lets go of could never count
-// again, so that the order in which it hears of ends does not matter.
+// first: the latest MaxStreak of them. A failure that is dropped could never
+// count again, so the result does not depend on the order of the events.
 type streak struct {
 	completed moment
 	failures  []moment
@@ -325,10 +337,10 @@ func (s *streak) since(cutoff time.Time) int {
 }
 
 type session struct {
-	// The latest times, each event's own or that of its storing, whichever is
-	// earlier: what is stored was written.
+	// The latest time of an event and of a heartbeat: its own, or when it was
+	// stored, whichever is earlier. An event happened before it was stored.
 	lastSeen, lastHeartbeat time.Time
-	ahead                   *time.Duration // the smallest difference of an event's time and that of its storing
+	ahead                   *time.Duration // the smallest difference between an event's time and when it was stored
 	firstStored, lastStored time.Time      // of the heartbeats
 	specs                   map[string]*spec
 	answers                 []answer // oldest first
@@ -341,9 +353,9 @@ func (s *session) compareClocks(ahead time.Duration) {
 	}
 }
 
-// clockAhead is by how much the writer's clock is wrong. If any of its events
-// was stored when it says that it happened, the clock is right, and the others
-// were kept somewhere in between.
+// clockAhead returns by how much the writer's clock is ahead; 0 if it is right
+// or not known. If any event was stored at the time that it names, the clock is
+// right, and the other events were kept elsewhere before they were stored.
 func (s *session) clockAhead() time.Duration {
 	if s.ahead == nil || s.ahead.Abs() < ClockOff || s.ahead.Abs() > ClockMost || *s.ahead < 0 && s.lastStored.Sub(s.firstStored) < ClockSpan {
 		return 0
@@ -351,8 +363,9 @@ func (s *session) clockAhead() time.Duration {
 	return *s.ahead
 }
 
-// heard corrects a time of lastSeen or lastHeartbeat: of a clock that is ahead
-// the time of storing is held already.
+// heard corrects lastSeen or lastHeartbeat for a clock that is behind. For a
+// clock that is ahead they hold when the event was stored, which needs no
+// correction.
 func (s *session) heard(at time.Time) time.Time { return at.Add(-min(0, s.clockAhead())).UTC() }
 
 // happened corrects the time of an event.
@@ -365,8 +378,8 @@ type Summary struct {
 	specs    int
 }
 
-// NewSummary starts from what was counted before the events to come; totals
-// may be nil.
+// NewSummary returns a summary without events, whose counts begin at totals,
+// which may be nil.
 func NewSummary(totals map[event.Kind]int64) *Summary {
 	s := &Summary{totals: map[event.Kind]int64{}, sessions: map[string]*session{}}
 	for _, k := range event.Kinds {
@@ -379,14 +392,15 @@ func NewSummary(totals map[event.Kind]int64) *Summary {
 	return s
 }
 
-// Totals is what events add up to: a summary cannot tell it by their latest.
+// Totals are the sums of a summary. They need all events, while the rest of a
+// summary can be loaded from the latest ones.
 type Totals struct {
 	Events map[event.Kind]int64 // ever
 	Usage  []Used               // of the last UsageDays at least
 }
 
-// SetTotals replaces what was added up. Usage of sessions that the summary
-// knows nothing else of is left out.
+// SetTotals replaces the sums. Usage of sessions that are not in the summary is
+// left out.
 func (s *Summary) SetTotals(totals Totals) {
 	for k := range s.totals {
 		s.totals[k] = totals.Events[k]
@@ -403,7 +417,7 @@ func (s *Summary) SetTotals(totals Totals) {
 	}
 }
 
-// Add counts the event and takes note of it.
+// Add adds the event to the totals and notes it.
 func (s *Summary) Add(e event.Event) {
 	s.totals[e.Kind.Counted()]++
 	s.Note(e)
@@ -414,8 +428,8 @@ func (s *Summary) Add(e event.Event) {
 	}
 }
 
-// Note takes note of an event that the totals already hold; of the same event
-// as often as one likes.
+// Note updates all but the totals, with an event that those already include.
+// Noting an event again has no effect.
 func (s *Summary) Note(e event.Event) {
 	held := s.sessions[e.Session]
 	if held == nil {
@@ -424,7 +438,8 @@ func (s *Summary) Note(e event.Event) {
 	}
 	m := moment{e.At, e.ID}
 	if e.Kind == event.InterventionAnswered {
-		// Whoever answers has another clock, and an answer is no sign of life.
+		// An answer comes from another clock than the session's, and does not
+		// show that the session is alive.
 		held.answers = latest(held.answers, answer{m, e.Spec, answered(e.Data)}, func(a, b answer) int { return a.compare(b.moment) })
 		s.fit()
 		return
@@ -441,8 +456,8 @@ func (s *Summary) Note(e event.Event) {
 	}
 	switch e.Kind {
 	case event.SessionHeartbeat:
-		// A heartbeat speaks for the session, whatever spec it names; what it
-		// tells of work is that of its spec.
+		// A heartbeat counts for the session, whatever spec it names. The work
+		// that it reports is that of its spec.
 		if told := workIn(seen, e.Data); told != (work{}) {
 			s.spec(held, e.Spec).work.add(told)
 		}
@@ -457,7 +472,7 @@ func (s *Summary) Note(e event.Event) {
 		}
 	case event.SpecStarted, event.SpecCompleted, event.SpecFailed, event.TimeoutTriggered:
 		limited := limitIn(e)
-		if limited == nil { // nobody's failure
+		if limited == nil { // ends by a usage limit are no failures
 			held.streak.note(e.Kind, m)
 		}
 		spec := s.spec(held, e.Spec)
@@ -495,7 +510,7 @@ func (s *Summary) spec(held *session, name string) *spec {
 	return found
 }
 
-// answered is the id of the request that an answer names; 0: none.
+// answered returns the id of the request that an answer names; 0 if none.
 func answered(data json.RawMessage) int64 {
 	var d struct {
 		Request json.Number `json:"request"`
@@ -510,8 +525,8 @@ func answered(data json.RawMessage) int64 {
 	return id
 }
 
-// shed drops the tenth of the sessions that was silent longest, so that the
-// sorting is paid for once in a thousand sessions.
+// shed drops the tenth of the sessions that has been silent longest. It drops
+// many at once, because it has to sort all of them.
 func (s *Summary) shed() {
 	names := make([]string, 0, len(s.sessions))
 	for name := range s.sessions {
@@ -526,11 +541,12 @@ func (s *Summary) shed() {
 	}
 }
 
-// State answers what holds at now, by the database's clock. It looks back as
-// far as Horizon, however long ago the summary began.
+// State returns the state at now, a time of the database's clock. It looks back
+// as far as Horizon.
 func (s *Summary) State(now time.Time) State { return s.Since(now.Add(-Horizon), now) }
 
-// Of is the state of these sessions alone, without what it lists beside them.
+// Of returns the state of these sessions alone: their counts, without lists of
+// specs and requests.
 func Of(at time.Time, sessions []Session) State {
 	st := State{At: at, Totals: map[event.Kind]int64{}, Sessions: []Session{}, Running: []Open{}, Silent: []Open{}, Waiting: []Waiting{}, heard: map[string]bool{}}
 	for _, row := range sessions {
@@ -539,8 +555,7 @@ func Of(at time.Time, sessions []Session) State {
 	return st
 }
 
-// Heard reports whether a session runs. What it has not ended runs with it, and
-// is silent otherwise.
+// Heard reports whether a session runs. If not, its open specs are silent.
 func (st State) Heard(session string) bool { return st.heard[session] }
 
 func (st *State) add(row Session) {
@@ -555,7 +570,7 @@ func (st *State) add(row Session) {
 	}
 }
 
-// Since is State that looks back as far as cutoff.
+// Since returns the state as State does, but looks back as far as cutoff.
 func (s *Summary) Since(cutoff, now time.Time) State {
 	st := State{
 		At:       now.UTC(),
@@ -577,7 +592,9 @@ func (s *Summary) Since(cutoff, now time.Time) State {
 		}
 		heard := now.Sub(row.LastSeen) <= Awake
 		var used Usage
-		var last moment // of what started or ended in the session
+		var last moment      // of what started or ended in the session
+		var limited int      // open specs that a usage limit stops
+		var until *time.Time // the last time at which one of these is lifted
 		for specName, spec := range held.specs {
 			counts, since := spec.outcome(cutoff)
 			asks := spec.waiting(specName, held.answers, cutoff)
@@ -587,8 +604,13 @@ func (s *Summary) Since(cutoff, now time.Time) State {
 			}
 			switch {
 			case counts.Open > 0 && heard:
-				if len(asks) == 0 {
-					open.LastWork = held.lastWork(specName, now)
+				switch limit := held.limitOf(specName, since); {
+				case limit.holds(now):
+					limited++
+					open.Limited, open.LimitedUntil = true, limit.end()
+					until = laterOf(until, open.LimitedUntil)
+				case len(asks) == 0:
+					open.LastWork = held.lastWork(specName, limit, now)
 				}
 				if open.LastWork != nil && (row.LastWork == nil || open.LastWork.Before(*row.LastWork)) {
 					row.LastWork = open.LastWork
@@ -599,8 +621,8 @@ func (s *Summary) Since(cutoff, now time.Time) State {
 				st.Silent = append(st.Silent, open)
 			}
 			row.Specs.add(counts)
-			if counts.Limited > 0 && spec.limit.until.After(now) && (row.LimitedUntil == nil || row.LimitedUntil.Before(spec.limit.until)) {
-				row.LimitedUntil = &spec.limit.until
+			if counts.Limited > 0 && spec.limit.until.After(now) {
+				row.LimitedUntil = laterOf(row.LimitedUntil, spec.limit.end())
 			}
 			for kind := range spec.marks {
 				if m := spec.mark(kind, cutoff); !m.isZero() && last.compare(m) < 0 {
@@ -617,6 +639,15 @@ func (s *Summary) Since(cutoff, now time.Time) State {
 			}
 		}
 		row.Limited = row.Limited || row.LimitedUntil != nil
+		if row.Specs.Open > 0 {
+			// A session that works has found a way on.
+			if row.Limited = limited == row.Specs.Open; !row.Limited {
+				until = nil
+			}
+			row.LimitedUntil = until
+		} else if limit := held.limitOf("", last.at); limit.holds(now) {
+			row.Limited, row.LimitedUntil = true, laterOf(row.LimitedUntil, limit.end())
+		}
 		if !used.isZero() {
 			row.Usage = &used
 		}

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Usage is what events say that an agent has used: `usage` in the data of an
-// event of any kind. Input includes what was read from a cache.
+// Usage is what an agent has used, according to `usage` in the data of events
+// of any kind. InputTokens includes CachedInputTokens.
 type Usage struct {
 	InputTokens       int64 `json:"inputTokens,omitempty"`
 	CachedInputTokens int64 `json:"cachedInputTokens,omitempty"`
@@ -19,8 +19,8 @@ type Usage struct {
 	Cost              Cost  `json:"costUsd,omitempty"`
 }
 
-// Cost is money in billionths of a US dollar: sums of whole numbers are the
-// same in any order. In JSON it is a number of dollars.
+// Cost is an amount in billionths of a US dollar: unlike sums of floats, sums
+// of integers do not depend on the order. In JSON it is a number of dollars.
 type Cost int64
 
 // USD is the cost in dollars.
@@ -39,13 +39,14 @@ func (c *Cost) UnmarshalJSON(text []byte) error {
 }
 
 const (
-	// MaxUsage bounds each number of a Usage, of one event and of a sum: up
-	// to here the numbers of JSON are exact.
+	// MaxUsage bounds each number of a Usage, of one event and of a sum: JSON
+	// readers that use 64-bit floats have exact integers up to 2^53.
 	MaxUsage = 1 << 53
-	// CostUnits are the units of Cost in a US dollar.
+	// CostUnits is how many units of Cost a US dollar has.
 	CostUnits = 1e9
-	// UsageDays is how many days a spec's usage is held of, the latest: those
-	// that Horizon can touch, and one that a writer's clock may be ahead.
+	// UsageDays is for how many days the usage of a spec is kept, the latest:
+	// the eight UTC days that Horizon can overlap, and one more for a writer's
+	// clock that is ahead.
 	UsageDays = 9
 )
 
@@ -62,8 +63,9 @@ func (u *Usage) add(o Usage) {
 	}
 }
 
-// UsageIn reads the usage in an event's data. Names may be spelled in either
-// way, inputTokens or input_tokens; what is no number or below zero is none.
+// UsageIn reads the usage in an event's data. Names may be inputTokens or
+// input_tokens; if both are there, they are added. A value that is negative or
+// not a number counts as 0.
 func UsageIn(data json.RawMessage) Usage {
 	var all, fields map[string]json.RawMessage
 	if !bytes.Contains(data, []byte(`"usage"`)) || json.Unmarshal(data, &all) != nil || json.Unmarshal(all["usage"], &fields) != nil {
@@ -72,7 +74,7 @@ func UsageIn(data json.RawMessage) Usage {
 	count := func(unit float64, names ...string) (sum int64) {
 		for _, name := range names {
 			n, _ := number(fields[name])
-			// As the database calculates, which sums them up, too.
+			// The same rounding and sum as usageSQL of package store.
 			sum = min(sum+int64(math.RoundToEven(min(max(n*unit, 0), MaxUsage))), MaxUsage)
 		}
 		return sum
@@ -83,15 +85,16 @@ func UsageIn(data json.RawMessage) Usage {
 	}
 }
 
-// Used is what a spec used on the day, in UTC, that the moment belongs to.
+// Used is the usage of a spec and a time that it belongs to. In Totals it is
+// the usage of one UTC day, and At any time of that day.
 type Used struct {
 	Session, Spec string
 	At            time.Time
 	Usage         Usage
 }
 
-// dayUsage is the usage of one day. Days of which a part lies within Horizon
-// count as a whole, so that it does not matter when the sum was made.
+// dayUsage is the usage of one day. A day that lies partly within Horizon
+// counts as a whole, because only the sum of the day is kept.
 type dayUsage struct {
 	day int64 // since 1970, in UTC
 	Usage
@@ -101,7 +104,7 @@ const day = 24 * time.Hour
 
 func dayOf(at time.Time) int64 { return int64(math.Floor(float64(at.Unix()) / day.Seconds())) }
 
-// use adds to the usage of a day. Of the days it keeps the latest.
+// use adds to the usage of a day. It keeps the latest UsageDays days.
 func (s *spec) use(at time.Time, u Usage) {
 	n := dayOf(at)
 	i, held := slices.BinarySearchFunc(s.usage, n, func(d dayUsage, n int64) int { return cmp.Compare(d.day, n) })
@@ -115,7 +118,7 @@ func (s *spec) use(at time.Time, u Usage) {
 	}
 }
 
-// used is what was used since the day of the cutoff; nil: nothing.
+// used returns the usage since the day of the cutoff; nil if there is none.
 func (s *spec) used(cutoff time.Time) *Usage {
 	var sum Usage
 	for _, d := range s.usage {

@@ -9,26 +9,32 @@ import (
 )
 
 const (
-	// Idle is from when on a spec that shows no sign of work, though its
-	// heartbeats go on, is worth a person's look.
+	// Idle is how long a spec may show no sign of work, while its heartbeats
+	// continue, before a person should look at it.
 	Idle = 10 * time.Minute
-	// BusyCPU is how much CPU time of its processes a heartbeat has to tell of
-	// to be a sign of work, in seconds: 2 % of the 15 s between two of them.
+	// BusyCPU is the CPU time in a heartbeat, in seconds, from which on it is a
+	// sign of work: 2 % of the 15 s between two heartbeats.
 	BusyCPU = 0.3
-	// MaxSilence bounds how long a heartbeat may say that nothing was printed,
-	// in seconds.
+	// MaxSilence bounds `silentSeconds` and `resetsInSeconds` of a heartbeat.
 	MaxSilence = 1e9
+	// LimitGrace is how long after the report of a usage limit work still
+	// belongs to it: the agent prints a message and ends its turn.
+	LimitGrace = 2 * time.Minute
 )
 
-// work says when something was last done, by the heartbeats that tell of it.
+// work is when a spec last worked, according to the heartbeats that report it.
 type work struct {
-	told time.Time // by the last of them; zero: none tells
-	done time.Time // the last sign of work
+	told    time.Time // time of the last of them; zero: there is none
+	done    time.Time // the last sign of work; of a usage limit, LimitGrace after its report
+	limited time.Time // when a usage limit was last reported; zero: never
+	lifted  time.Time // when that limit is lifted; zero: not known
 }
 
-// workIn is what a heartbeat tells. `silentSeconds` in its data says how long
-// nothing was printed, `cpuSeconds` what CPU time was used since the heartbeat
-// before; `doing` is what an agent says of itself.
+// workIn returns the work that a heartbeat reports. `silentSeconds` in its data
+// says for how long nothing was printed, `cpuSeconds` how much CPU time was
+// used since the heartbeat before. `doing`, the agent's own report of what it
+// does, is always a sign of work. `limited` says that the agent has reached a
+// usage limit, which is lifted after `resetsInSeconds`.
 func workIn(at time.Time, data json.RawMessage) (w work) {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(data, &fields) != nil {
@@ -37,23 +43,35 @@ func workIn(at time.Time, data json.RawMessage) (w work) {
 	silent, tells := number(fields["silentSeconds"])
 	cpu, _ := number(fields["cpuSeconds"])
 	doing := strings.HasPrefix(string(fields["doing"]), `"`)
+	if string(fields["limited"]) == "true" {
+		w = work{told: at, done: at.Add(LimitGrace), limited: at}
+		if after, known := number(fields["resetsInSeconds"]); known {
+			w.lifted = at.Add(bounded(after))
+		}
+		return w
+	}
 	if !tells && !doing {
 		return w
 	}
 	done := at
 	if !doing && cpu < BusyCPU {
-		done = at.Add(-time.Duration(min(max(silent, 0), MaxSilence) * float64(time.Second)))
+		done = at.Add(-bounded(silent))
 	}
-	return work{at, done}
+	return work{told: at, done: done}
 }
 
-// number reads a number of JSON; one that is too large is infinite.
+func bounded(seconds float64) time.Duration {
+	return time.Duration(min(max(seconds, 0), MaxSilence) * float64(time.Second))
+}
+
+// number parses a JSON number; one that is too large is infinite.
 func number(text json.RawMessage) (n float64, is bool) {
 	n, err := strconv.ParseFloat(string(text), 64)
 	return n, err == nil || math.IsInf(n, 0)
 }
 
-// add takes the later times of both.
+// add takes the later times of both. Of two limits that were reported at the
+// same time it takes the one that is lifted later.
 func (w *work) add(o work) {
 	if o.told.After(w.told) {
 		w.told = o.told
@@ -61,12 +79,38 @@ func (w *work) add(o work) {
 	if o.done.After(w.done) {
 		w.done = o.done
 	}
+	newer := o.limited.Compare(w.limited)
+	if newer > 0 || newer == 0 && !w.lifted.IsZero() && (o.lifted.IsZero() || o.lifted.After(w.lifted)) {
+		w.limited, w.lifted = o.limited, o.lifted
+	}
 }
 
-// lastWork is when an open spec last showed a sign of work: output, CPU time,
-// or an event of its own. It is nil where nothing tells, and while the spec
-// waits for a person.
-func (s *session) lastWork(name string, now time.Time) *time.Time {
+// limitOf returns the usage limit that stops an open spec, with "" one that
+// stops the session: the last that a heartbeat reports, unless another one
+// reports work after it, or the spec started again. It is nil if there is none.
+func (s *session) limitOf(name string, started time.Time) *limit {
+	var all work // a heartbeat that names no spec counts for all specs
+	for _, sp := range []*spec{s.specs[name], s.specs[""]} {
+		if sp != nil {
+			all.add(sp.work)
+		}
+	}
+	if all.limited.IsZero() || all.done.After(all.limited.Add(LimitGrace)) || s.happened(started).After(s.heard(all.limited)) {
+		return nil
+	}
+	found := &limit{}
+	if !all.lifted.IsZero() {
+		found.until = s.heard(all.lifted)
+	}
+	return found
+}
+
+// lastWork returns when an open spec last showed a sign of work: output, CPU
+// time, or an event of its own, or when the usage limit that stopped it was
+// lifted. It is nil if no heartbeat of the last minute reports work, and while
+// a request that names no spec waits for a person. The caller checks the
+// requests of the spec itself, and that the limit is lifted.
+func (s *session) lastWork(name string, lifted *limit, now time.Time) *time.Time {
 	sp := s.specs[name]
 	last := time.Time{}
 	told := false
@@ -78,7 +122,7 @@ func (s *session) lastWork(name string, now time.Time) *time.Time {
 			last = at
 		}
 	}
-	// A heartbeat without a spec speaks for all of them.
+	// A heartbeat that names no spec counts for all specs of the session.
 	for _, w := range []*spec{sp, s.specs[""]} {
 		if w != nil && !w.work.told.IsZero() {
 			told = told || now.Sub(s.heard(w.work.told)) <= Awake
@@ -91,6 +135,9 @@ func (s *session) lastWork(name string, now time.Time) *time.Time {
 	if asking := s.specs[""]; asking != nil && len(asking.waiting("", s.answers, time.Time{})) > 0 {
 		return nil
 	}
+	if lifted != nil {
+		later(lifted.until)
+	}
 	for _, m := range sp.marks {
 		later(s.happened(m.at))
 	}
@@ -102,7 +149,7 @@ func (s *session) lastWork(name string, now time.Time) *time.Time {
 	}
 	for _, a := range s.answers {
 		if a.spec == name {
-			later(a.at.UTC()) // by the clock of who answered
+			later(a.at.UTC()) // not corrected: by the clock of the person who answered
 		}
 	}
 	return &last

@@ -68,6 +68,98 @@ func TestLastWork(t *testing.T) {
 	}
 }
 
+// A spec that is open at a usage limit is neither at work nor idle: until the
+// limit is lifted, until it works again, and until it starts again.
+func TestOpenSpecAtItsLimit(t *testing.T) {
+	const now = 3_600
+	minute := func(n int) int { return now - 60*n }
+	limit := func(ago int, spec, data string) event.Event {
+		return told(minute(ago), 0, event.SessionHeartbeat, spec, data)
+	}
+	beat := told(now, 0, event.SessionHeartbeat, "p", `{"silentSeconds":1740,"cpuSeconds":0}`) // printed one minute after the limit
+	for name, c := range map[string]struct {
+		events []event.Event
+		want   string
+	}{
+		"lifted in half an hour":      {[]event.Event{limit(30, "p", `{"limited":true,"resetsInSeconds":3600}`)}, "limited for 30 min"},
+		"not known when it is lifted": {[]event.Event{limit(30, "p", `{"limited":true}`)}, "limited"},
+		"as long as a number can be":  {[]event.Event{limit(30, "p", `{"limited":true,"resetsInSeconds":1e400}`)}, "limited for 16666637 min"},
+		"odd values":                  {[]event.Event{limit(30, "p", `{"limited":true,"resetsInSeconds":"soon"}`)}, "limited"},
+		"the session has it":          {[]event.Event{limit(30, "", `{"limited":true,"resetsInSeconds":3600}`)}, "limited for 30 min"},
+		"another spec has it":         {[]event.Event{limit(30, "q", `{"limited":true,"resetsInSeconds":3600}`)}, "worked 29 min ago"},
+		"it was lifted":               {[]event.Event{limit(30, "p", `{"limited":true,"resetsInSeconds":1080}`)}, "worked 12 min ago"},
+		"the agent ends its turn":     {[]event.Event{limit(30, "p", `{"limited":true}`), limit(29, "p", `{"doing":"has ended its turn"}`)}, "limited"},
+		"the agent uses something":    {[]event.Event{limit(30, "p", `{"limited":true}`), told(minute(5), 3, "claude.usage", "p", `{}`)}, "limited"},
+		"it works again":              {[]event.Event{limit(30, "p", `{"limited":true,"resetsInSeconds":3600}`), limit(5, "p", `{"doing":"Bash: make"}`)}, "worked 5 min ago"},
+		"it prints again":             {[]event.Event{limit(30, "p", `{"limited":true}`), limit(3, "p", `{"silentSeconds":60}`)}, "worked 4 min ago"},
+		"a later limit":               {[]event.Event{limit(30, "p", `{"limited":true,"resetsInSeconds":60}`), limit(5, "p", `{"doing":"x"}`), limit(4, "p", `{"limited":true}`)}, "limited"},
+		"two at once":                 {[]event.Event{limit(30, "p", `{"limited":true,"resetsInSeconds":3600}`), limit(30, "", `{"limited":true,"resetsInSeconds":2400}`)}, "limited for 30 min"},
+		"it started again":            {[]event.Event{limit(30, "p", `{"limited":true}`), at(minute(20), 9, event.SpecStarted, "s", "p")}, "worked 20 min ago"},
+		"it started again at once":    {[]event.Event{limit(30, "p", `{"limited":true}`), at(minute(29), 9, event.SpecStarted, "s", "p")}, "worked 28 min ago"},
+		"not at its limit":            {[]event.Event{limit(30, "p", `{"limited":false}`), limit(30, "p", `{"limited":"true"}`)}, "worked 29 min ago"},
+		"it waits for a person, too":  {[]event.Event{limit(30, "p", `{"limited":true}`), told(minute(29), 3, event.InterventionRequest, "p", `{}`)}, "limited"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(7, 8))
+			events := append([]event.Event{at(0, 1, event.SpecStarted, "s", "p"), beat}, c.events...)
+			for range 10 {
+				s := NewSummary(nil)
+				for _, e := range events {
+					s.Add(e)
+				}
+				st := s.State(start.Add(now * time.Second))
+				open, session := st.Running[0], st.Sessions[0]
+				got := ""
+				if open.Limited {
+					got += "limited"
+				}
+				if open.LimitedUntil != nil {
+					got += fmt.Sprintf(" for %.0f min", open.LimitedUntil.Sub(st.At).Minutes())
+				}
+				if open.LastWork != nil {
+					got += fmt.Sprintf("worked %.0f min ago", st.At.Sub(*open.LastWork).Minutes())
+				}
+				if got != c.want {
+					t.Fatalf("%s, want %s", got, c.want)
+				}
+				if session.Limited != open.Limited || !reflect.DeepEqual(session.LimitedUntil, open.LimitedUntil) || !reflect.DeepEqual(session.LastWork, open.LastWork) {
+					t.Fatalf("of the session: %+v", session)
+				}
+				r.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+			}
+		})
+	}
+}
+
+// A session is at its limit when all of its open specs are, or when none is open.
+func TestSessionAtItsLimit(t *testing.T) {
+	s := NewSummary(nil)
+	expect := func(when string, limited bool, minutes float64) {
+		t.Helper()
+		st := s.State(start.Add(time.Minute))
+		got := 0.0
+		if until := st.Sessions[0].LimitedUntil; until != nil {
+			got = until.Sub(start).Minutes()
+		}
+		if st.Sessions[0].Limited != limited || got != minutes {
+			t.Errorf("%s: %+v", when, st.Sessions[0])
+		}
+	}
+	s.Add(told(0, 0, event.SessionHeartbeat, "", `{"limited":true,"resetsInSeconds":1800}`))
+	expect("nothing is open", true, 30)
+	s.Add(at(1, 1, event.SpecStarted, "s", "p"))
+	expect("it starts a spec", false, 0)
+	s.Add(at(2, 2, event.SpecStarted, "s", "q"))
+	s.Add(told(3, 0, event.SessionHeartbeat, "p", `{"limited":true,"resetsInSeconds":3600}`))
+	expect("one of two", false, 0)
+	s.Add(told(3, 0, event.SessionHeartbeat, "q", `{"limited":true,"resetsInSeconds":7197}`))
+	expect("both", true, 120)
+	s.Add(told(4, 3, event.SpecFailed, "q", `{"reason":"usage limit"}`))
+	expect("one has ended", true, 60.05)
+	s.Add(at(5, 4, event.SpecCompleted, "s", "p"))
+	expect("the other completed", false, 0)
+}
+
 // Of several specs the session tells of the one that was idle longest; one
 // that is silent is not at work, nor idle.
 func TestLastWorkOfASession(t *testing.T) {
@@ -148,6 +240,7 @@ func TestUsage(t *testing.T) {
 
 func FuzzUsageAndWork(f *testing.F) {
 	f.Add(`{"usage":{"inputTokens":1e400,"cost_usd":-0},"silentSeconds":1e9,"cpuSeconds":"x","doing":"y"}`)
+	f.Add(`{"limited":true,"resetsInSeconds":1e400}`)
 	f.Fuzz(func(t *testing.T, data string) {
 		u := UsageIn(json.RawMessage(data))
 		for _, n := range []int64{u.InputTokens, u.CachedInputTokens, u.OutputTokens, int64(u.Cost)} {
@@ -155,7 +248,7 @@ func FuzzUsageAndWork(f *testing.F) {
 				t.Fatalf("%s: %+v", data, u)
 			}
 		}
-		if w := workIn(start, json.RawMessage(data)); w.done.After(w.told) || w.told.Sub(w.done) > MaxSilence*time.Second {
+		if w := workIn(start, json.RawMessage(data)); w.done.Sub(w.told) > LimitGrace || w.told.Sub(w.done) > MaxSilence*time.Second || w.lifted.Sub(start) > MaxSilence*time.Second {
 			t.Fatalf("%s: %+v", data, w)
 		}
 	})

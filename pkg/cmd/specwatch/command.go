@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -72,6 +73,10 @@ func execute(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return exitWrongUse
 }
 
+// printers are the commands that only print. Like other programs, they end when
+// nobody reads what they print.
+var printers = []string{"tail", "status", "version"}
+
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "specwatch",
@@ -99,6 +104,13 @@ Exit codes: 0 done, 1 failed, 2 wrong use.`,
 		},
 	}
 	root.SetFlagErrorFunc(explainFlag)
+	// The others do their work to the end, also when the reader of their messages
+	// is gone, as the tee of "specwatch serve 2>&1 | tee log" may be.
+	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) {
+		if !slices.Contains(printers, cmd.Name()) {
+			keepWriting()
+		}
+	}
 	var db database
 	root.PersistentFlags().StringVar(&db.url, "database-url", "", "`URL` of the PostgreSQL database, without a password (default: $"+envDatabaseURL+")")
 	root.PersistentFlags().StringVar(&db.schema, "schema", "", "`name` of the schema with the events table (default: $"+envSchema+", else found by the search_path)")

@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,7 +65,7 @@ file are left out.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&session, "session", "", "`name` of the session, one run of the loop (default: $"+runner.EnvSession+")")
+	flags.StringVar(&session, "session", "", "`name` of the session, one run of the loop (default: $"+runner.EnvSession+", else one for this shell and folder)")
 	flags.StringVar(&spec, "spec", "", "`name` of the spec, one unit of work (default: $"+runner.EnvSpec+")")
 	flags.StringVar(&data, "data", "", "any `JSON`")
 	flags.StringVar(&key, "key", "", "idempotency `key`: events with the same key are stored once")
@@ -83,12 +85,16 @@ file are left out.`,
 		}
 		e := event.Event{
 			Kind: event.Kind(args[0]), Key: key, Data: json.RawMessage(data),
-			Session: cmp.Or(session, os.Getenv(runner.EnvSession)),
+			Session: cmp.Or(session, variable(runner.EnvSession)),
+		}
+		named := e.Session != ""
+		if !named {
+			e.Session = sessionOfLoop(time.Now()).name
 		}
 		// The spec of the environment is of its own session, not of one that a
 		// flag names.
 		if e.Spec = spec; !flags.Changed("spec") && !flags.Changed("session") {
-			e.Spec = os.Getenv(runner.EnvSpec)
+			e.Spec = variable(runner.EnvSpec)
 		}
 		if at != "" {
 			t, err := event.ParseTime(at)
@@ -108,6 +114,9 @@ file are left out.`,
 			return err
 		}
 		defer done()
+		if !named {
+			sayLoop(cmd.ErrOrStderr(), e.Session)
+		}
 		result, err := emitFew(ctx, cmd, to, []event.Event{e})
 		if err != nil {
 			return err
@@ -137,8 +146,6 @@ func validate(e event.Event) error {
 		return wrongUse{err}
 	case field.Field == "kind":
 		return wrongUsef("%w%s", err, didYouMean(string(e.Kind), kindNames()...))
-	case field.Field == "session" && e.Session == "":
-		return wrongUsef("name the session with --session or %s", runner.EnvSession)
 	}
 	return wrongUse{err}
 }
@@ -171,7 +178,6 @@ func kinds() string { return strings.Join(kindNames(), ", ") }
 
 // toEmit opens the destination, with a context that ends with a signal.
 func toEmit(cmd *cobra.Command, db *database) (*destination, context.Context, func(), error) {
-	keepWriting()
 	ctx, cancel := untilSignal(cmd.Context())
 	to, err := db.destination(ctx, cmd.ErrOrStderr())
 	if err != nil {
@@ -239,20 +245,45 @@ func emitAll(cmd *cobra.Command, db *database, from string, format outputFormat)
 	shown := newProgress(cmd.ErrOrStderr(), "events read")
 	defer shown.end()
 	given := 0
-	taken, known, err := to.all(ctx, func() (event.Event, error) {
+	next := func() (event.Event, error) {
 		if given < len(first) {
 			given++
 			return first[given-1], nil
 		}
 		shown.show(lines.events, share(lines.bytes, size))
 		return lines.next()
+	}
+	var changes outcomes
+	taken, known, err := to.all(ctx, func() (event.Event, error) {
+		e, err := next()
+		if err == nil {
+			changes.add(e)
+		}
+		return e, err
 	})
 	if err != nil {
 		return lines.explain(err)
 	}
+	runner.Note(changes.all()...)
 	shown.end()
 	return emitted{Stored: taken - known, Known: known}.print(cmd, format)
 }
+
+// outcomes holds the last start or end of each spec, for the runner around this
+// process: a file may have more events than fit in memory.
+type outcomes map[[2]string]event.Event
+
+func (o *outcomes) add(e event.Event) {
+	if e.Kind != event.SpecStarted && !e.Kind.EndsSpec() {
+		return
+	}
+	if *o == nil {
+		*o = outcomes{}
+	}
+	(*o)[[2]string{e.Session, e.Spec}] = event.Event{Kind: e.Kind, Session: e.Session, Spec: e.Spec}
+}
+
+func (o outcomes) all() []event.Event { return slices.Collect(maps.Values(o)) }
 
 // openLines opens what --from names. The size is 0 where it is not known.
 func openLines(cmd *cobra.Command, from string) (input io.ReadCloser, size int64, err error) {

@@ -59,7 +59,6 @@ In a pipeline, the lines are passed on.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			keepWriting()
 			h := hook{agent: args[0], out: cmd.OutOrStdout(), err: cmd.ErrOrStderr()}
 			to, err := db.destination(context.Background(), io.Discard)
 			if err != nil {
@@ -90,6 +89,7 @@ type hook struct {
 	agent    string
 	to       *destination // nil: there is none
 	out, err io.Writer
+	loop     string        // the name of the loop's session; empty: not needed so far
 	queue    *outbox.Queue // of a pipeline; nil: another process sends the events
 	giveUp   func()        // ends the queue; nil: it has not started
 }
@@ -252,30 +252,57 @@ func (m *memory) used(in agent.ClaudeHook) agent.Usage {
 	return used
 }
 
-// take turns signals into events. Outside `specwatch run`, the session is named
-// after that of the agent.
-func (h *hook) take(signals []agent.Signal, session, folder string) {
-	name := os.Getenv(runner.EnvSession)
-	if name == "" && session != "" {
-		name = h.agent + "-" + session[:min(8, len(session))]
-		if base := filepath.Base(folder); len(base) > 1 && len(base) <= 64 {
-			name += "-" + base
-		}
+// session returns the session of the events: that of `specwatch run`, else one
+// that is named after the agent's, else that of the loop, as for run and ask.
+func (h *hook) session(session, folder string) string {
+	if name := variable(runner.EnvSession); name != "" {
+		return name
 	}
+	if session == "" {
+		if h.loop == "" {
+			h.loop = sessionOfLoop(time.Now()).name
+		}
+		return h.loop
+	}
+	name := h.agent + "-" + session[:min(8, len(session))]
+	if base := filepath.Base(folder); len(base) > 1 && len(base) <= 64 {
+		name += "-" + base
+	}
+	return name
+}
+
+// take turns signals into events.
+func (h *hook) take(signals []agent.Signal, session, folder string) {
+	if len(signals) == 0 || h.to == nil {
+		return
+	}
+	name, spec := h.session(session, folder), variable(runner.EnvSpec)
 	var all []event.Event
-	for _, s := range signals {
+	add := func(s agent.Signal) {
 		e := event.Event{
-			Kind: s.Kind, At: time.Now(), Session: cmp.Or(name, h.agent), Spec: os.Getenv(runner.EnvSpec),
+			Kind: s.Kind, At: time.Now(), Session: name, Spec: spec,
 			Data: outbox.Data(s.Data), Key: cmp.Or(s.Key, "hook-"+rand.Text()),
 		}
 		if e.Validate(time.Now()) == nil {
 			all = append(all, e)
 		}
 	}
-	if len(all) == 0 || h.to == nil {
+	for _, s := range signals {
+		add(s)
+		if s.Kind != agent.AgentLimit {
+			continue
+		}
+		// The agent may stay open: for the state, a heartbeat says that it is
+		// neither at work nor idle.
+		if data := agent.AtLimit(s.Resets, time.Now()); data != nil {
+			data["agent"] = h.agent
+			add(agent.Signal{Kind: event.SessionHeartbeat, Data: data})
+		}
+	}
+	if len(all) == 0 {
 		return
 	}
-	runner.Note()
+	runner.Note(all...)
 	if h.queue != nil {
 		if h.giveUp == nil {
 			ctx, cancel := context.WithCancel(context.Background())

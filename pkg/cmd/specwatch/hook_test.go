@@ -65,8 +65,9 @@ func TestHookOfClaudeCode(t *testing.T) {
 			}
 		}
 		// Of the three requests in a row one is a reminder; the third comes
-		// after the agent has shown that it goes on.
-		if want := "map[agent.limit:1 claude.error:1 intervention_answered:2 intervention_request:2 session_heartbeat:9]"; fmt.Sprint(got) != want {
+		// after the agent has shown that it goes on. So is the notification
+		// after the request for permission. With each limit comes a heartbeat.
+		if want := "map[agent.limit:2 claude.error:1 intervention_answered:3 intervention_request:3 session_heartbeat:16]"; fmt.Sprint(got) != want {
 			t.Errorf("%s: %v, expected %v", name, got, want)
 		}
 	}
@@ -176,7 +177,7 @@ func TestHookInAPipeline(t *testing.T) {
 				got[r.Kind]++
 			}
 		}
-		want := "map[agent.limit:1 codex.error:1 codex.usage:1 session_heartbeat:7]"
+		want := "map[agent.limit:1 codex.error:1 codex.usage:1 session_heartbeat:8]"
 		if name == "away" {
 			want = "map[]"
 		}

@@ -255,7 +255,6 @@ func TestExitCodesAndErrors(t *testing.T) {
 		{"not migrated, tail", bare, "tail", 1, "specwatch migrate"},
 		{"no kind", known.url, "emit", 2, "spec_started"},
 		{"unknown kind", known.url, "emit spec_began --session s", 2, "kind"},
-		{"no session", known.url, "emit spec_started", 2, "name the session with --session"},
 		{"data is no JSON", known.url, "emit spec_started --session s --data {", 2, "data"},
 		{"data that only PostgreSQL refuses", known.url, `emit spec_started --session s --data {"a":1e999999}`, 1, "data"},
 		{"time without zone", known.url, "emit spec_started --session s --at 2026-01-01T00:00:00", 2, "at"},

@@ -69,7 +69,7 @@ shell runs in one folder is one session, until an hour passes without a run.`,
 		if config.Spec == "" {
 			return wrongUsef("name the spec with --spec, before the command: specwatch run --spec login -- %s", args[0])
 		}
-		named := cmp.Or(config.Session, os.Getenv(runner.EnvSession))
+		named := cmp.Or(config.Session, variable(runner.EnvSession))
 		session := loopSession{name: named}
 		if named == "" {
 			session = sessionOfLoop(time.Now())
@@ -120,11 +120,9 @@ shell runs in one folder is one session, until an hour passes without a run.`,
 		// A nested emit writes to the same destination, even if flags named it.
 		config.Env = append(os.Environ(), to.env...)
 		if named == "" {
-			say(cmd.ErrOrStderr(), "session "+session.name+" (choose the name with --session or "+runner.EnvSession+")")
+			sayLoop(cmd.ErrOrStderr(), session.name)
 			defer session.seen()
 		}
-		// A closed standard error must not end the command.
-		keepWriting()
 		result, err := runner.Run(config, to)
 		if err != nil {
 			return wrongUse{err}

@@ -188,7 +188,9 @@ func TestServeStopsWhileTheDatabaseHangs(t *testing.T) {
 	}
 	began := time.Now()
 	p.interrupt(t, syscall.SIGTERM)
-	if took := time.Since(began); took > 3*time.Second {
+	// Less than three seconds, and more on a busy machine. What waits for the
+	// database takes ten longer.
+	if took := time.Since(began); took > 9*time.Second {
 		t.Errorf("stopping took %s", took)
 	}
 	for range asked {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/outbox"
+	"github.com/specwatch/specwatch/pkg/runner"
 )
 
 // loopPause is the longest pause between two runs of the same session.
@@ -60,6 +62,11 @@ func sessionOfLoop(now time.Time) loopSession {
 		forget(filepath.Dir(s.file), now)
 	}
 	return s
+}
+
+// sayLoop prints the generated name of a session.
+func sayLoop(stderr io.Writer, name string) {
+	say(stderr, "session "+name+" (choose the name with --session or "+runner.EnvSession+")")
 }
 
 // seen updates the time of the last run.

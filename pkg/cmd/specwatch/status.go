@@ -54,13 +54,20 @@ func printState(w io.Writer, st state.State) error {
 		if s.Specs.Limited > 0 {
 			fmt.Fprintf(table, ", %d ended by a usage limit", s.Specs.Limited)
 		}
-		if s.LimitedUntil != nil {
-			fmt.Fprintf(table, ", which resets at %s", s.LimitedUntil.Local().Format("15:04"))
+		if s.Limited {
+			fmt.Fprintf(table, ", %s", limitNote(s.LimitedUntil, st.At))
 		}
 		fmt.Fprintln(table)
 	}
 	for _, o := range st.Running {
-		fmt.Fprintf(table, "spec runs\t%q of %q\tstarted %s\n", o.Spec, o.Session, ago(o.Since))
+		fmt.Fprintf(table, "spec runs\t%q of %q\tstarted %s", o.Spec, o.Session, ago(o.Since))
+		switch {
+		case o.Limited:
+			fmt.Fprintf(table, "\t%s", limitNote(o.LimitedUntil, st.At))
+		case o.LastWork != nil && st.At.Sub(*o.LastWork) >= state.Idle:
+			fmt.Fprintf(table, "\tnothing has come for %d minutes", int(st.At.Sub(*o.LastWork).Minutes()))
+		}
+		fmt.Fprintln(table)
 	}
 	for _, o := range st.Silent {
 		fmt.Fprintf(table, "session is silent\t%q of %q\tstarted %s\n", o.Spec, o.Session, ago(o.Since))
@@ -69,6 +76,18 @@ func printState(w io.Writer, st state.State) error {
 		fmt.Fprintf(table, "waits for a person\t%q of %q\tsince %s\t%s\n", a.Spec, a.Session, ago(a.At), askedBy(a.Data))
 	}
 	return table.Flush()
+}
+
+// limitNote says that a usage limit applies, and until when.
+func limitNote(until *time.Time, now time.Time) string {
+	if until == nil {
+		return "usage limit, reset time not known"
+	}
+	layout := "15:04"
+	if until.Sub(now) > 12*time.Hour {
+		layout = "2 January, 15:04"
+	}
+	return "usage limit, resets at " + until.Local().Format(layout)
 }
 
 // askedBy returns the quoted question of a request; empty: it has none.

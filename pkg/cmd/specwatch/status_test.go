@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/specwatch/specwatch/pkg/state"
 )
@@ -36,6 +38,34 @@ func TestStatus(t *testing.T) {
 	}
 	if code, _, errs := a.run(t, "status", "--output", "xml"); code != exitWrongUse || !strings.Contains(errs, "text or json") {
 		t.Errorf("exit code %d: %s", code, errs)
+	}
+}
+
+// It tells which spec hangs and which is at its usage limit.
+func TestStatusOfAlive(t *testing.T) {
+	t.Parallel()
+	a := migrated(t)
+	begun := time.Now().Add(-20 * time.Minute).Format(time.RFC3339Nano)
+	for spec, data := range map[string]string{
+		"works": `{"silentSeconds":3}`, "hangs": `{"silentSeconds":730}`,
+		"limited": `{"limited":true,"resetsInSeconds":7200}`, "long": `{"limited":true,"resetsInSeconds":90000}`, "unknown": `{"limited":true}`,
+	} {
+		a.mustRun(t, "emit", "spec_started", "--session", "night", "--spec", spec, "--at", begun)
+		a.mustRun(t, "emit", "session_heartbeat", "--session", "night", "--spec", spec, "--data", data)
+	}
+	for name, from := range map[string]at{"database": a, "gateway": a.throughAGateway(t)} {
+		out := from.mustRun(t, "status")
+		for spec, want := range map[string]string{
+			"works": `ago$`, "hangs": `ago +nothing has come for 12 minutes$`,
+			"limited": `ago +usage limit, resets at \d\d:\d\d$`, "long": `ago +usage limit, resets at \d+ \w+, \d\d:\d\d$`, "unknown": `ago +usage limit, reset time not known$`,
+		} {
+			if !regexp.MustCompile(`(?m)^spec runs +"` + spec + `" of "night" +started 20m.*` + want).MatchString(out) {
+				t.Errorf("%s: nothing of %s in\n%s", name, spec, out)
+			}
+		}
+		if strings.Count(out, "usage limit") != 3 {
+			t.Errorf("%s: the session works, and it says\n%s", name, out)
+		}
 	}
 }
 

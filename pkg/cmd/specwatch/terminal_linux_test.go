@@ -195,6 +195,26 @@ func TestTerminalIsTheCommands(t *testing.T) {
 	}
 }
 
+// Where no terminal is left for it, the command runs without one.
+func TestNoTerminalIsLeft(t *testing.T) {
+	t.Parallel()
+	requires(t, "unshare", "mount")
+	const none = `mount --bind /dev/null /dev/ptmx`
+	if out, err := exec.Command("unshare", "--mount", "sh", "-c", none).CombinedOutput(); err != nil {
+		t.Skipf("the terminals of this machine cannot be hidden: %s", out)
+	}
+	a := migrated(t)
+	s := a.onTerminal(t, "unshare", "--mount", "sh", "-c", none+` && exec "$SW" run --spec p -- sh -c 'test -t 0 || test -t 1 || (: </dev/tty) 2>/dev/null || echo none; cat; echo read; exit 3'`)
+	s.shows(t, "runs without a terminal")
+	s.shows(t, "none\r\nread\r\n")
+	if code := s.ends(t); code != 3 {
+		t.Errorf("exit code %d", code)
+	}
+	if last := a.lastOf(t, "p"); last.Kind != "spec_failed" || last.Data["exitCode"] != 3.0 || last.Data["output"] != "none\nread" {
+		t.Errorf("last: %+v", last)
+	}
+}
+
 // A program that reads the terminal gets what is typed: a line at a time, or,
 // when it asks for that, each key, those too that would be signals.
 func TestTerminalKeys(t *testing.T) {

@@ -134,6 +134,7 @@ func TestOutcomeIsNotTheExitCodeAlone(t *testing.T) {
 		{"told completed", `"$SW" emit spec_completed --data '{"reason":"good enough"}'; exit 1`, "spec_completed", 1, 1, "good enough"},
 		{"told of another", `"$SW" emit spec_failed --session s --spec other`, "spec_completed", 0, 1, nil},
 		{"told in bulk", `echo '{"kind":"spec_failed","session":"s","spec":"told in bulk","data":{"reason":"bulk"}}' | "$SW" emit --from -`, "spec_failed", 0, 1, "bulk"},
+		{"told in a large file", `{ for i in $(seq 1500); do echo '{"kind":"session_heartbeat","session":"s"}'; done; echo '{"kind":"spec_failed","session":"s","spec":"told in a large file","data":{"reason":"large"}}'; } | "$SW" emit --from -`, "spec_failed", 0, 1, "large"},
 		{"told, then again", `"$SW" emit spec_failed; "$SW" emit spec_started`, "spec_completed", 0, 2, nil},
 		{"claude", `echo '{"type":"system","subtype":"init"}'; echo '{"type":"result","subtype":"success","is_error":true,"result":"API Error: 529 overloaded"}'`, "spec_failed", 0, 1, "API Error: 529 overloaded"},
 		{"claude max turns", `echo '{"type":"result","subtype":"error_max_turns","is_error":false}'`, "spec_failed", 0, 1, "error max turns"},
