@@ -144,6 +144,9 @@ function Running({ state, now, setFilter }: Pick<Props, 'state' | 'now' | 'setFi
   const running = state.running.slice(0, listed);
   const rest = silent.slice(0, listed - running.length);
   const idle = new Map(idleIn(state, now).map((i) => [JSON.stringify([i.session, i.spec]), i.for]));
+  const limited = new Set(state.sessions.filter((s) => limitOf(s, now) !== null).map((s) => s.session));
+  const tagOf = (open: OpenSpec) =>
+    idle.has(keyOf(open)) ? 'no output' : limited.has(open.session) ? 'usage limit' : undefined;
   const more = state.specs.open + (state.specs.silent ?? 0) - running.length - rest.length;
   const line = (open: OpenSpec, key: string, tag?: string) => (
     <Line
@@ -168,7 +171,7 @@ function Running({ state, now, setFilter }: Pick<Props, 'state' | 'now' | 'setFi
     <div>
       <h2>Running now</h2>
       {state.running.length === 0 && <p className={styles.soft}>No spec runs.</p>}
-      {running.map((open) => line(open, keyOf(open), idle.has(keyOf(open)) ? 'no output' : undefined))}
+      {running.map((open) => line(open, keyOf(open), tagOf(open)))}
       {rest.map((open) => line(open, keyOf(open), 'not heard of'))}
       {more > 0 && <p className={styles.soft}>and {more.toLocaleString()} more</p>}
     </div>

@@ -52,12 +52,14 @@ export function idleIn({ sessions, running }: State, now: number): Idle[] {
   return found.sort((a, b) => b.for - a.for);
 }
 
-// limitOf is until when a session waits for its limit of usage, in ms since
-// 1970, and Infinity where nobody knows; null: it does not wait. A session that
-// works has found a way on.
+// limitOf is until when a session waits for its usage limit to be lifted, in ms
+// since 1970, and Infinity if that is not known; null: it does not wait. The
+// agent of an open spec may stay open at its limit. If such a session is no
+// longer heard, that is the news.
 export function limitOf(s: SessionState, now: number): number | null {
   const until = s.limitedUntil ? Date.parse(s.limitedUntil) : s.limited ? Infinity : NaN;
-  return until > now && s.specs.open === 0 ? until : null;
+  const silent = openIn(s) > 0 && statusAt(s, now) !== 'running';
+  return until > now && !silent ? until : null;
 }
 
 export type Mood = 'awake' | 'hung' | 'limited' | 'asleep' | 'done' | 'none';
@@ -81,11 +83,11 @@ export function glance(state: State, now: number): { mood: Mood; headline: strin
   const limited = state.sessions
     .map((s) => ({ until: limitOf(s, now), latest: Date.parse(s.lastSeen) === last }))
     .flatMap(({ until, latest }) => (until !== null && (latest || until < Infinity) ? [until] : []));
-  if (limited.length > 0 && state.sessions.every((s) => openIn(s) === 0)) {
+  if (limited.length > 0 && state.sessions.every((s) => openIn(s) === 0 || limitOf(s, now) !== null)) {
     return { mood: 'limited', headline: 'Usage limit', detail: lifted(Math.min(...limited), now) };
   }
   if (awake.length > 0) {
-    const names = new Set(awake.map((s) => s.session));
+    const names = new Set(awake.filter((s) => limitOf(s, now) === null).map((s) => s.session));
     const running = state.running.filter((open) => names.has(open.session));
     const first = running[0];
     const others = running.length - 1;

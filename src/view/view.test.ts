@@ -241,6 +241,39 @@ describe('glance', () => {
       'Awake, working on login, for 12 min',
     ],
     [
+      'waits for a usage limit at which a spec is open',
+      state({
+        sessions: [
+          session('s', { specs: open, limited: true, limitedUntil: at(60) }),
+          session('t', { lastSeen: at(-5) }),
+        ],
+        running,
+      }),
+      0,
+      `Usage limit, ${lifted(start + 3_600_000, start)}`,
+    ],
+    [
+      'does not know when that limit is lifted',
+      state({ sessions: [session('s', { specs: open, limited: true })], running }),
+      0,
+      'Usage limit, reset time not known',
+    ],
+    [
+      'works beside a spec that is open at a limit',
+      state({
+        sessions: [session('s', { specs: open }), session('t', { specs: open, limited: true, limitedUntil: at(90) })],
+        running: [{ session: 't', spec: 'docs', since: at(-30) }, ...running],
+      }),
+      0,
+      'Awake, working on login, for 12 min',
+    ],
+    [
+      'falls asleep at a limit',
+      state({ sessions: [session('s', { specs: open, limited: true, limitedUntil: at(60) })], running }),
+      14,
+      'Asleep, nothing was heard for 14 min, with 1 spec open',
+    ],
+    [
       'waits for a limit whose end is not known',
       state({ sessions: [session('s', { limited: true, lastSeen: at(-5) })] }),
       0,
