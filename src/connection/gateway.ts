@@ -17,7 +17,7 @@ import {
 
 const openingAllowed = 10_000; // ms until the first message
 
-const tokenMissing = 'This gateway needs its read token.';
+const tokenMissing = 'This gateway needs a token.';
 
 interface Reply {
   status: number;
