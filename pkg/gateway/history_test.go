@@ -230,7 +230,7 @@ func TestSocketThroughPgbouncer(t *testing.T) {
 	for i := range 10 {
 		exec(t, db, insert, fmt.Sprint(i))
 		begin := time.Now()
-		if p := receive(t, conn); specs(p.Data.Events) != fmt.Sprint(i) {
+		if p := news(t, conn); specs(p.Data.Events) != fmt.Sprint(i) {
 			t.Fatalf("%+v", p)
 		}
 		if took := time.Since(begin); took > 5*time.Second {

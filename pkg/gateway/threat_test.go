@@ -205,7 +205,7 @@ func TestManySocketsLeave(t *testing.T) { // not parallel: it counts what the pr
 	until(t, "all are here", patience, func() bool { return d.subscribers() == clients })
 	exec(t, d.connect(), insert, "for all")
 	for _, conn := range conns {
-		if p := receive(t, conn); specs(p.Data.Events) != "for all" {
+		if p := news(t, conn); specs(p.Data.Events) != "for all" {
 			t.Fatalf("%+v", p)
 		}
 	}
