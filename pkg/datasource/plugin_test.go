@@ -684,27 +684,29 @@ func TestSilentIsNotRunningAndLimitedIsNotFailed(t *testing.T) {
 	row(t, g.connect(), `INSERT INTO events (kind, at, session, spec, data) SELECT kind, $1::timestamptz - ago * interval '1 minute', session, spec, data::jsonb FROM (VALUES
 		('spec_started', 30, 'gone', 'left', '{}'), ('session_heartbeat', 29, 'gone', '', '{}'),
 		('spec_started', 20, 'here', 'on', '{}'), ('session_heartbeat', 0, 'here', '', '{}'),
+		('spec_started', 25, 'here', 'killed', '{}'), ('session_heartbeat', 24, 'here', 'killed', '{"silentSeconds": 0}'),
 		('spec_started', 19, 'spent', 'dear', '{}'), ('spec_failed', 18, 'spent', 'dear', '{"reason": "usage limit"}'),
 		('spec_started', 17, 'spent', 'bad', '{}'), ('spec_failed', 16, 'spent', 'bad', '{"reason": "exit code"}')) e (kind, ago, session, spec, data)`, now)
 	for query, want := range map[string]map[string]string{
 		`{"queryType":"sessions"}`: {
-			"session": "[here spent gone]", "status": "[running done sleeping]", "open": "[1 0 0]", "silent": "[0 0 1]",
+			"session": "[here spent gone]", "status": "[running done sleeping]", "open": "[1 0 0]", "silent": "[1 0 1]",
 			"failed": "[0 1 0]", "usage limits": "[0 1 0]",
 		},
 		`{"queryType":"sessions","sessions":["gone"]}`: {"open": "[0]", "silent": "[1]"},
-		`{"queryType":"overview"}`:                     {"open": "[1]", "silent": "[1]", "failed": "[1]", "usage limits": "[1]"},
-		`{"queryType":"outcomes"}`:                     {"started": "[4]", "failed": "[1]", "usage limit": "[1]"},
+		`{"queryType":"overview"}`:                     {"open": "[1]", "silent": "[2]", "failed": "[1]", "usage limits": "[1]"},
+		`{"queryType":"outcomes"}`:                     {"started": "[5]", "failed": "[1]", "usage limit": "[1]"},
 		`{"queryType":"durations"}`: {
-			"spec": "[bad dear on left]", "outcome": "[failed usage limit running silent]", "duration": "[60 60 <nil> <nil>]",
+			"spec": "[bad dear on killed left]", "outcome": "[failed usage limit running silent silent]", "duration": "[60 60 <nil> <nil> <nil>]",
 		},
 		`{"queryType":"specs"}`: {
-			"spec": "[bad dear on left]", "failed": "[1 0 0 0]", "usage limits": "[0 1 0 0]", "changes": "[0 0 0 0]",
-			"last outcome": "[failed usage limit running silent]",
+			"spec": "[bad dear on killed left]", "failed": "[1 0 0 0 0]", "usage limits": "[0 1 0 0 0]", "changes": "[0 0 0 0 0]",
+			"last outcome": "[failed usage limit running silent silent]",
 		},
 		`{"queryType":"nights"}`: {"failed": "[1]", "usage limits": "[1]"},
 		`{"queryType":"timeline"}`: {
-			"left": "[silent silent silent silent silent silent]", "on": "[<nil> running running running running running]",
-			"dear": "[<nil> <nil> usage limit <nil> <nil> <nil>]", "bad": "[<nil> <nil> <nil> <nil> failed <nil>]",
+			"left": "[silent silent silent silent silent silent silent]", "on": "[<nil> <nil> running running running running running]",
+			"killed": "[<nil> silent silent silent silent silent silent]",
+			"dear":   "[<nil> <nil> <nil> usage limit <nil> <nil> <nil>]", "bad": "[<nil> <nil> <nil> <nil> <nil> failed <nil>]",
 		},
 	} {
 		// The night must not end between two of the events.
@@ -1315,4 +1317,53 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	g.tells(total(1, "specwatch", 2))
+}
+
+// The certificate of the database is checked as the settings say. Every field
+// may end with a newline, as files of secrets do.
+func TestTLSOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	server, files := postgrestest.TLSCluster(t)
+	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	password, _ := u.User.Password()
+	read := func(path string) string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	g := plug(t, server.URL())
+	check := func(mode, host, user string, secure map[string]string, says string) {
+		t.Helper()
+		s := settings(t, server.URL())
+		s.LastUpdatedMS += time.Now().UnixNano() % 1_000_000
+		s.Url, s.User = host+":"+u.Port()+"\n", user+"\n"
+		s.JsonData, _ = json.Marshal(map[string]string{"database": "postgres\n", "schema": " \n", "sslmode": mode + "\n"})
+		s.DecryptedSecureJsonData = secure
+		g.context.DataSourceInstanceSettings = s
+		resp, err := g.diagnostics.CheckHealth(t.Context(), &pluginv2.CheckHealthRequest{PluginContext: g.context})
+		if told := fmt.Sprint(resp, err); (resp.GetStatus() == pluginv2.CheckHealthResponse_OK) != (says == "") || !strings.Contains(told, says) || strings.Contains(told, password) {
+			t.Errorf("%s, %s: %s, want %q", mode, host, told, says)
+		}
+	}
+	secret := func(ca string) map[string]string {
+		return map[string]string{"password": password + "\n", "tlsCACert": ca, "tlsClientCert": "\n", "tlsClientKey": "\n"}
+	}
+	right, wrong := read(files.CA), read(files.OtherCA)
+	check("verify-full", "localhost", "specwatch", secret(right), "")
+	check("verify-ca", "127.0.0.1", "specwatch", secret(right), "")
+	check("require", "127.0.0.1", "specwatch", secret("\n"), "")
+	check("verify-full", "localhost", "specwatch", secret(wrong), "name the CA certificate")
+	check("verify-ca", "localhost", "specwatch", secret(wrong), "name the CA certificate")
+	check("verify-full", "127.0.0.1", "specwatch", secret(right), "use the host name of the certificate")
+	client := map[string]string{"tlsCACert": right, "tlsClientCert": read(files.Cert), "tlsClientKey": read(files.Key)}
+	check("verify-full", "localhost", postgrestest.ClientUser, client, "")
+	check("verify-full", "localhost", postgrestest.ClientUser, map[string]string{"tlsCACert": right}, "name a client certificate")
 }

@@ -138,7 +138,7 @@ func (d *Datasource) query(ctx context.Context, q backend.DataQuery, alert bool)
 			return nil, err
 		}
 		for i := range attempts {
-			attempts[i].Outcome = outcomeNow(st, attempts[i].Outcome, attempts[i].Session, attempts[i].Started)
+			attempts[i].Outcome = outcomeNow(st, attempts[i].Outcome, attempts[i].Session, attempts[i].Spec, attempts[i].Started)
 		}
 		f.Kinds = []event.Kind{event.SpecStarted}
 		return d.counted(ctx, durationFrame(attempts), len(attempts), f, "newest", "attempts")
@@ -164,7 +164,7 @@ func (d *Datasource) query(ctx context.Context, q backend.DataQuery, alert bool)
 			return nil, err
 		}
 		for i := range specs {
-			specs[i].Last = outcomeNow(st, specs[i].Last, specs[i].LastSession, specs[i].LastStarted)
+			specs[i].Last = outcomeNow(st, specs[i].Last, specs[i].LastSession, specs[i].Spec, specs[i].LastStarted)
 		}
 		frame := specFrame(specs)
 		noteCut(frame, len(specs), total, "most often failed", "specs")
@@ -253,10 +253,10 @@ func (d *Datasource) counted(ctx context.Context, frame *data.Frame, rows int, f
 	return data.Frames{frame}, err
 }
 
-// outcomeNow is what an outcome is called now: what a session has not ended runs while
-// that is heard from. One that is newer than the summary has only just begun.
-func outcomeNow(st state.State, o store.Outcome, session string, started time.Time) store.Outcome {
-	if o == store.Running && !st.Heard(session) && st.At.Sub(started) > state.Awake {
+// outcomeNow is what an outcome is called now: a spec that has not ended runs
+// while it is heard of. One that is newer than the summary has only just begun.
+func outcomeNow(st state.State, o store.Outcome, session, spec string, started time.Time) store.Outcome {
+	if o == store.Running && !st.HeardOf(session, spec) && st.At.Sub(started) > state.Awake {
 		return store.Silent
 	}
 	return o

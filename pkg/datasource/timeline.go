@@ -55,7 +55,7 @@ func stepsOf(line int, changes []store.Change, st state.State) []step {
 			delete(asked, c.Request)
 		case event.SpecStarted:
 			clear(asked)
-			outcome = string(outcomeNow(st, store.Running, c.Session, c.At))
+			outcome = string(outcomeNow(st, store.Running, c.Session, c.Spec, c.At))
 			for _, next := range changes[i+1:] {
 				if o := store.OutcomeOf(next.Kind); o != "" {
 					outcome = string(o)

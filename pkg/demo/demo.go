@@ -4,6 +4,7 @@ package demo
 
 import (
 	"context"
+	"embed"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/embedded"
 	"github.com/specwatch/specwatch/pkg/runner"
+	"github.com/specwatch/specwatch/pkg/state"
 )
 
 // Config has the directory of the demo and the functions of the command line that it
@@ -103,10 +106,14 @@ func run(ctx context.Context, config Config) (err error) {
 			end(err)
 		}
 	}()
-	d.env = append(d.Environment(url), "SPECWATCH_DEMO_EXECUTABLE="+d.Executable,
+	if err := d.writeAgents(); err != nil {
+		end(err)
+	}
+	d.page = pageAt(listener.Addr())
+	d.env = append(d.Environment(url), "SPECWATCH_DEMO_EXECUTABLE="+d.Executable, "SPECWATCH_DEMO_DIR="+d.Dir,
 		// What cannot be written is the demo's, too.
 		"XDG_STATE_HOME="+d.Dir, "LocalAppData="+d.Dir)
-	if err := d.explain(listener.Addr().String(), url); err != nil {
+	if err := d.explain(url); err != nil {
 		end(err)
 	}
 	d.loop(ctx)
@@ -121,6 +128,7 @@ func run(ctx context.Context, config Config) (err error) {
 type demo struct {
 	Config
 	session string
+	page    string // its URL
 	env     []string
 	log     io.Writer
 
@@ -162,17 +170,35 @@ func (d *demo) listen() (net.Listener, error) {
 	return listener, err
 }
 
-// explain prints the address and what to try. The database URL has a password, so it
-// is written to a file that only this user can read.
-func (d *demo) explain(address, url string) error {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return err
+//go:embed agents
+var agents embed.FS
+
+// writeAgents writes what the agents of the demo print into its folder.
+func (d *demo) writeAgents() error {
+	for _, name := range []string{"codex.jsonl", "claude.jsonl"} {
+		text, err := agents.ReadFile("agents/" + name)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(d.Dir, name), text, 0o600); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// pageAt returns the URL of a page that listens on all or on one address.
+func pageAt(address net.Addr) string {
+	host, port, _ := net.SplitHostPort(address.String())
 	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	page := "http://" + net.JoinHostPort(host, port)
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// explain prints the address and what to try. The database URL has a password, so it
+// is written to a file that only this user can read.
+func (d *demo) explain(url string) error {
 	env := filepath.Join(d.Dir, "env")
 	line := "export SPECWATCH_DATABASE_URL='" + strings.ReplaceAll(url, "'", `'\''`) + "'\n"
 	if err := os.WriteFile(env, []byte(line), 0o600); err != nil {
@@ -185,10 +211,19 @@ Try, in another terminal:
   curl %[1]s/api/status                         what the page reads
   curl %[1]s/api/events -d '{"kind":"spec_started","session":"mine","spec":"first"}'
   . %[2]s && %[3]s run --spec mine -- make test   your own command
-Answer the loop on the page when it waits for you.
+  . %[2]s && %[3]s run --spec shell -- bash       an interactive program
+  . %[2]s && %[3]s status                         the same as text
+On the page:
+  "SQLite or PostgreSQL?" waits for you: choose, and choose-a-database continues.
+  wait-for-a-lock prints nothing: after %[5]d minutes it is shown as hung.
+  upload-results was started and is not heard of again: after a minute it is silent.
+  write-tests and review-changes show what an agent does, and what it used.
+  fix-login failed: its last lines of output say why, without the API key.
+  refactor-store ended at a usage limit, which is not a failure.
+  write-docs wrote its events through the gateway.
 Output of the commands: %[4]s
 Ctrl-C ends it; the data is kept.
-`, page, quote(env), quote(d.Executable), quote(filepath.Join(d.Dir, "commands.log"))))
+`, d.page, quote(env), quote(d.Executable), quote(filepath.Join(d.Dir, "commands.log")), int(state.Idle.Minutes())))
 	return nil
 }
 
@@ -220,7 +255,10 @@ func (d *demo) loop(ctx context.Context) {
 // spec runs one spec with `specwatch run`.
 func (d *demo) spec(ctx context.Context, s spec) {
 	started := time.Now()
-	args := []string{"run", "--session", d.session + s.session, "--spec", s.name, "--grace", "2s"}
+	args := []string{"run", "--spec", s.name, "--grace", "2s"}
+	if !s.unnamed {
+		args = append(args, "--session", d.session+s.session)
+	}
 	if s.timeout > 0 {
 		args = append(args, "--timeout", s.timeout.String())
 	}
@@ -229,6 +267,9 @@ func (d *demo) spec(ctx context.Context, s spec) {
 	}
 	cmd := exec.CommandContext(ctx, d.Executable, append(append(args, "--"), s.command()...)...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = d.env, d.log, d.log
+	if s.gateway {
+		cmd.Env = append(slices.Clone(d.env), "SPECWATCH_DATABASE_URL=", "SPECWATCH_GATEWAY="+d.page)
+	}
 	cmd.Cancel = func() error { return end(cmd.Process) }
 	cmd.WaitDelay = stopTimeout
 	err := cmd.Run()

@@ -12,13 +12,17 @@ type spec struct {
 	windows string // for cmd.exe
 	session string // what its session's name adds to that of the loop
 	beside  bool   // the loop does not wait for it
+	unnamed bool   // `run` names the session itself
+	gateway bool   // its events go through the gateway
 
 	timeout, idleTimeout time.Duration
 	pause                time.Duration // before the next
 }
 
-// specs are real commands that every machine has. One asks early, so that it
-// can be seen while it waits; one hangs for as long as it takes to be noticed.
+// specs are real commands that every machine has. In place of agents they print
+// the lines of folder agents, which have the formats of real ones. One asks early,
+// so that it can be seen while it waits; one hangs for as long as it takes to be
+// noticed; one was started elsewhere and is not heard of again.
 var specs = []spec{
 	{
 		name:    "look-around",
@@ -28,9 +32,12 @@ var specs = []spec{
 	},
 	{
 		name: "choose-a-database",
-		shell: `database=$("$SPECWATCH_DEMO_EXECUTABLE" ask "SQLite or PostgreSQL?" --option SQLite --option PostgreSQL --timeout 30m --default PostgreSQL) || exit 1
+		shell: `for kind in spec_started session_heartbeat; do
+  "$SPECWATCH_DEMO_EXECUTABLE" emit "$kind" --session "$SPECWATCH_SESSION-elsewhere" --spec upload-results >/dev/null
+done
+database=$("$SPECWATCH_DEMO_EXECUTABLE" ask "SQLite or PostgreSQL?" --option SQLite --option PostgreSQL --timeout 30m --default PostgreSQL) || exit 1
 echo "going on with $database"`,
-		windows: `"%SPECWATCH_DEMO_EXECUTABLE%" ask "SQLite or PostgreSQL?" --option SQLite --option PostgreSQL --timeout 30m --default PostgreSQL`,
+		windows: `"%SPECWATCH_DEMO_EXECUTABLE%" emit spec_started --session %SPECWATCH_SESSION%-elsewhere --spec upload-results & "%SPECWATCH_DEMO_EXECUTABLE%" ask "SQLite or PostgreSQL?" --option SQLite --option PostgreSQL --timeout 30m --default PostgreSQL`,
 		beside:  true,
 		pause:   3 * time.Second,
 	},
@@ -45,16 +52,31 @@ echo "going on with $database"`,
 	},
 	{
 		name: "write-tests",
-		shell: `for test in parse print round-trip; do echo "ok $test"; sleep 1; done
-"$SPECWATCH_DEMO_EXECUTABLE" emit demo.usage --data '{"usage":{"inputTokens":24800,"outputTokens":1200,"costUsd":0.09}}' >/dev/null
+		shell: `while read -r line; do printf '%s\n' "$line"; sleep 1; done <"$SPECWATCH_DEMO_DIR/codex.jsonl" | "$SPECWATCH_DEMO_EXECUTABLE" hook codex
 "$SPECWATCH_DEMO_EXECUTABLE" emit demo.coverage --data '{"message":"81 % of the lines are covered"}' >/dev/null`,
-		windows: `echo ok parse & ping -n 4 127.0.0.1 >nul & echo ok print & "%SPECWATCH_DEMO_EXECUTABLE%" emit demo.usage --data {\"usage\":{\"inputTokens\":24800,\"outputTokens\":1200,\"costUsd\":0.09}}`,
+		windows: `type "%SPECWATCH_DEMO_DIR%\codex.jsonl" | "%SPECWATCH_DEMO_EXECUTABLE%" hook codex`,
 		pause:   2 * time.Second,
 	},
 	{
-		name:    "fix-login",
-		shell:   `sleep 2; echo "1 of 12 tests fails: login with an expired token" >&2; exit 1`,
-		windows: `ping -n 3 127.0.0.1 >nul & echo 1 of 12 tests fails 1>&2 & exit 1`,
+		name: "review-changes",
+		shell: `while read -r line; do printf '%s\n' "$line" | "$SPECWATCH_DEMO_EXECUTABLE" hook claude-code; sleep 1; done <"$SPECWATCH_DEMO_DIR/claude.jsonl"
+echo "no problem found"`,
+		windows: `(for /f "usebackq delims=" %l in ("%SPECWATCH_DEMO_DIR%\claude.jsonl") do @echo %l| "%SPECWATCH_DEMO_EXECUTABLE%" hook claude-code) & echo no problem found`,
+		pause:   2 * time.Second,
+	},
+	{
+		name: "fix-login",
+		shell: `sleep 2; echo "testing with API_KEY=hunter2hunter2"
+printf '\033[31m1 of 12 tests fails\033[0m: login with an expired token\n' >&2; exit 1`,
+		windows: `ping -n 3 127.0.0.1 >nul & echo testing with API_KEY=hunter2hunter2 & echo 1 of 12 tests fails 1>&2 & exit 1`,
+		pause:   2 * time.Second,
+	},
+	{
+		name:    "write-docs",
+		shell:   `sleep 2; echo "written without access to the database"`,
+		windows: `ping -n 3 127.0.0.1 >nul & echo written without access to the database`,
+		session: "-sandbox",
+		gateway: true,
 		pause:   2 * time.Second,
 	},
 	{
@@ -81,6 +103,7 @@ echo "going on with $database"`,
 		name:    "write-changelog",
 		shell:   `sleep 4; echo "written"`,
 		windows: `ping -n 5 127.0.0.1 >nul & echo written`,
+		unnamed: true,
 		pause:   4 * time.Second,
 	},
 }

@@ -199,6 +199,11 @@ func TestMetricsOfANight(t *testing.T) {
 	if idle := float64(time.Now().Unix()) - since; !told || idle < 720 || idle > 780 {
 		t.Errorf("idle for %g s", idle)
 	}
+	// The session goes on, and the heartbeats of one of its specs have ended.
+	d.exec(`INSERT INTO events (kind, at, session, spec, data) VALUES ('spec_started', $1, 'night', 'killed', '{}'), ('session_heartbeat', $2, 'night', 'killed', '{"silentSeconds": 0}')`,
+		start.Add(-time.Hour), start)
+	p.settle()
+	p.expect(map[string]float64{`session_specs_open{session="night"}`: 1, `session_specs_silent{session="night"}`: 1})
 }
 
 // Counters count rows of the database, whatever this process has seen of

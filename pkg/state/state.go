@@ -60,8 +60,8 @@ const (
 
 // Specs counts specs by their latest outcome.
 type Specs struct {
-	Open      int `json:"open"`   // started and not ended, in a session that runs
-	Silent    int `json:"silent"` // started and not ended, in a session that does not run
+	Open      int `json:"open"`   // started and not ended, and heard of
+	Silent    int `json:"silent"` // started and not ended, and not heard of: see session.silent
 	Completed int `json:"completed"`
 	Failed    int `json:"failed"`
 	TimedOut  int `json:"timedOut"`
@@ -145,7 +145,7 @@ type State struct {
 	Specs    Specs                `json:"specs"`
 	Sessions []Session            `json:"sessions"` // latest event first, at most 100
 	Running  []Open               `json:"running"`  // oldest first, at most 100
-	Silent   []Open               `json:"silent"`   // open in sessions that do not run; oldest first, at most 100
+	Silent   []Open               `json:"silent"`   // started and not ended, and not heard of; oldest first, at most 100
 	Waiting  []Waiting            `json:"waiting"`  // oldest first, at most 100
 
 	// WaitingTotal counts all of them; Waiting lists only the first.
@@ -157,7 +157,8 @@ type State struct {
 	SessionsRunning int `json:"-"`
 	FailureStreak   int `json:"-"`
 
-	heard map[string]bool // sessions that run, all of them
+	heard  map[string]bool    // sessions that run, all of them
+	silent map[[2]string]bool // session and spec: the silent specs of these sessions
 
 	Delivery Delivery `json:"delivery"`
 }
@@ -548,7 +549,7 @@ func (s *Summary) State(now time.Time) State { return s.Since(now.Add(-Horizon),
 // Of returns the state of these sessions alone: their counts, without lists of
 // specs and requests.
 func Of(at time.Time, sessions []Session) State {
-	st := State{At: at, Totals: map[event.Kind]int64{}, Sessions: []Session{}, Running: []Open{}, Silent: []Open{}, Waiting: []Waiting{}, heard: map[string]bool{}}
+	st := State{At: at, Totals: map[event.Kind]int64{}, Sessions: []Session{}, Running: []Open{}, Silent: []Open{}, Waiting: []Waiting{}, heard: map[string]bool{}, silent: map[[2]string]bool{}}
 	for _, row := range sessions {
 		st.add(row)
 	}
@@ -557,6 +558,11 @@ func Of(at time.Time, sessions []Session) State {
 
 // Heard reports whether a session runs. If not, its open specs are silent.
 func (st State) Heard(session string) bool { return st.heard[session] }
+
+// HeardOf reports whether a spec runs if it is open. If not, it is silent.
+func (st State) HeardOf(session, spec string) bool {
+	return st.heard[session] && !st.silent[[2]string{session, spec}]
+}
 
 func (st *State) add(row Session) {
 	st.Sessions = append(st.Sessions, row)
@@ -580,6 +586,7 @@ func (s *Summary) Since(cutoff, now time.Time) State {
 		Silent:   []Open{},
 		Waiting:  []Waiting{},
 		heard:    map[string]bool{},
+		silent:   map[[2]string]bool{},
 	}
 	for name, held := range s.sessions {
 		if held.lastSeen.Before(cutoff) {
@@ -603,7 +610,7 @@ func (s *Summary) Since(cutoff, now time.Time) State {
 				used.add(*open.Usage)
 			}
 			switch {
-			case counts.Open > 0 && heard:
+			case counts.Open > 0 && heard && !held.silent(specName, since, now):
 				switch limit := held.limitOf(specName, since); {
 				case limit.holds(now):
 					limited++
@@ -619,6 +626,9 @@ func (s *Summary) Since(cutoff, now time.Time) State {
 			case counts.Open > 0:
 				counts = Specs{Silent: 1}
 				st.Silent = append(st.Silent, open)
+				if heard {
+					st.silent[[2]string{name, specName}] = true
+				}
 			}
 			row.Specs.add(counts)
 			if counts.Limited > 0 && spec.limit.until.After(now) {

@@ -85,6 +85,17 @@ func (w *work) add(o work) {
 	}
 }
 
+// silent reports whether an open spec is silent although its session may run:
+// heartbeats that name the spec have come since it started, and the last of
+// them is more than Awake old. Only heartbeats that report work count.
+func (s *session) silent(name string, started, now time.Time) bool {
+	told := s.specs[name].work.told
+	if told.IsZero() || s.happened(started).After(s.heard(told)) {
+		return false
+	}
+	return now.Sub(s.heard(told)) > Awake
+}
+
 // limitOf returns the usage limit that stops an open spec, with "" one that
 // stops the session: the last that a heartbeat reports, unless another one
 // reports work after it, or the spec started again. It is nil if there is none.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -37,7 +38,6 @@ func TestLastWork(t *testing.T) {
 		"it waits":                      {[]event.Event{begun, beat(now, `{"silentSeconds":720}`), told(now-700, 3, event.InterventionRequest, "p", `{}`)}, -1},
 		"the session waits":             {[]event.Event{begun, beat(now, `{"silentSeconds":720}`), told(now-700, 3, event.InterventionRequest, "", `{}`)}, -1},
 		"it was answered":               {[]event.Event{begun, beat(now, `{"silentSeconds":720}`), told(now-700, 3, event.InterventionRequest, "p", `{}`), told(now-50, 4, event.InterventionAnswered, "p", `{"request":3}`)}, now - 50},
-		"its own heartbeats ended":      {[]event.Event{begun, beat(now-90, `{"silentSeconds":720}`), told(now, 3, event.SessionHeartbeat, "q", `{"silentSeconds":0}`)}, -1},
 		"the first attempt was silent":  {[]event.Event{begun, beat(900, `{"silentSeconds":900}`), at(now-5, 9, event.SpecStarted, "s", "p"), beat(now, `{"silentSeconds":5}`)}, now - 5},
 		"odd values":                    {[]event.Event{begun, beat(now, `{"silentSeconds":-7,"cpuSeconds":"x"}`)}, now},
 		"as long as a number can be":    {[]event.Event{begun, beat(now, `{"silentSeconds":1e400}`)}, 0},
@@ -66,6 +66,64 @@ func TestLastWork(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A spec whose own heartbeats have ended is silent, although its session goes on.
+func TestOneSpecOfASessionIsSilent(t *testing.T) {
+	const now = 3_600
+	begun := at(0, 1, event.SpecStarted, "s", "p")
+	beat := func(seconds int, spec, data string) event.Event {
+		return told(seconds, 0, event.SessionHeartbeat, spec, data)
+	}
+	next := []event.Event{at(now-200, 2, event.SpecStarted, "s", "q"), beat(now-1, "q", `{"silentSeconds":0}`)}
+	for name, c := range map[string]struct {
+		events []event.Event
+		silent bool
+	}{
+		"they ended":                     {[]event.Event{begun, beat(0, "p", `{"silentSeconds":0}`), beat(now-61, "p", `{"silentSeconds":9}`)}, true},
+		"they go on":                     {[]event.Event{begun, beat(now-60, "p", `{"silentSeconds":0}`)}, false},
+		"its agent's heartbeats":         {[]event.Event{begun, beat(now-61, "p", `{"doing":"Bash: make"}`)}, true},
+		"at its limit":                   {[]event.Event{begun, beat(now-61, "p", `{"limited":true}`)}, true},
+		"it has none":                    {[]event.Event{begun}, false},
+		"only of the session":            {[]event.Event{begun, beat(now-200, "", `{"silentSeconds":0}`)}, false},
+		"the session's go on":            {[]event.Event{begun, beat(now-61, "p", `{"silentSeconds":0}`), beat(now, "", `{"silentSeconds":0}`)}, true},
+		"they do not report work":        {[]event.Event{begun, beat(now-61, "p", `{}`)}, false},
+		"it waits":                       {[]event.Event{begun, beat(now-61, "p", `{"silentSeconds":0}`), at(now-61, 3, event.InterventionRequest, "s", "p")}, true},
+		"those of an earlier attempt":    {[]event.Event{begun, beat(100, "p", `{"silentSeconds":0}`), at(200, 3, event.SpecStarted, "s", "p")}, false},
+		"those of the attempt ended":     {[]event.Event{begun, beat(100, "p", `{"silentSeconds":0}`), at(200, 3, event.SpecStarted, "s", "p"), beat(200, "p", `{"silentSeconds":0}`)}, true},
+		"those of the attempt go on":     {[]event.Event{begun, beat(100, "p", `{"silentSeconds":0}`), at(200, 3, event.SpecStarted, "s", "p"), beat(now, "p", `{"silentSeconds":0}`)}, false},
+		"after heartbeats of an attempt": {[]event.Event{at(200, 3, event.SpecStarted, "s", "p"), beat(199, "p", `{"silentSeconds":0}`)}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(9, 10))
+			events := append(c.events, next...)
+			for range 10 {
+				s := NewSummary(nil)
+				for _, e := range events {
+					s.Add(e)
+				}
+				st := s.State(start.Add(now * time.Second))
+				want, running, silent := Specs{Open: 2}, []string{"p", "q"}, []string(nil)
+				if c.silent {
+					want, running, silent = Specs{Open: 1, Silent: 1}, []string{"q"}, []string{"p"}
+				}
+				if !slices.Equal(names(st.Running), running) || !slices.Equal(names(st.Silent), silent) || st.Specs != want || st.Sessions[0].Specs != want {
+					t.Fatalf("running %v, silent %v, %+v; want %v, %v", names(st.Running), names(st.Silent), st.Specs, running, silent)
+				}
+				if st.Sessions[0].Status != Running || !st.Heard("s") || st.HeardOf("s", "p") == c.silent || !st.HeardOf("s", "q") {
+					t.Fatalf("%+v", st.Sessions[0])
+				}
+				r.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+			}
+		})
+	}
+}
+
+func names(list []Open) (found []string) {
+	for _, o := range list {
+		found = append(found, o.Spec)
+	}
+	return found
 }
 
 // A spec that is open at a usage limit is neither at work nor idle: until the

@@ -102,30 +102,38 @@ var clocks = `
 // Silent returns the sessions with open specs, each with the spec that started
 // last. Since is the last heartbeat or that start, whichever is later: a
 // session that paused between two specs was not silent, and one that died
-// before its first heartbeat is silent since the start. Times are corrected by
-// the difference between the writer's clock and the database's.
+// before its first heartbeat is silent since the start. A spec whose own
+// heartbeats ended more than state.Awake before the last one of its session is
+// returned by itself, since the last of its own. Times are corrected by the
+// difference between the writer's clock and the database's.
 func (s *Store) Silent(ctx context.Context, f Filter) ([]Condition, error) {
+	const ofSession = `at BETWEEN $1 AND $2 AND kind = 'session_heartbeat' AND (cardinality($4::text[]) = 0 OR session = ANY($4))`
 	return s.conditions(ctx, f, `
-		SELECT session, spec, greatest(opened.at - coalesce(ahead, '0'), heard.at - least(coalesce(ahead, '0'), '0')) AS since, 1 AS n FROM (
-		    SELECT DISTINCT ON (session) session, spec, at FROM (`+latest(bounds)+`) e
-		    WHERE kind = 'spec_started' ORDER BY session, at DESC, id DESC
-		) opened LEFT JOIN (
-		    SELECT session, max(least(at, stored)) AS at FROM @.events
-		    WHERE at BETWEEN $1 AND $2 AND kind = 'session_heartbeat' AND (cardinality($4::text[]) = 0 OR session = ANY($4))
-		    GROUP BY 1
-		) heard USING (session) LEFT JOIN (
-`+clocks+`		) clocks USING (session)`)
+		SELECT DISTINCT ON (session, CASE WHEN alone THEN id END) session, spec,
+		       CASE WHEN alone THEN own ELSE greatest(started, heard) END AS since, 1 AS n
+		FROM (
+		    SELECT id, session, spec, started, heard, own, coalesce(own >= started AND own < heard - interval '`+fmt.Sprint(state.Awake.Seconds())+` seconds', false) AS alone FROM (
+		        SELECT id, session, spec, at - coalesce(ahead, '0') AS started, heard - behind AS heard, own - behind AS own
+		        FROM (`+latest(bounds)+`) e
+		        LEFT JOIN (SELECT session, max(least(at, stored)) AS heard FROM @.events WHERE `+ofSession+` GROUP BY 1) beats USING (session)
+		        LEFT JOIN (SELECT session AS teller, coalesce(spec, '') AS told, max(least(at, stored)) AS own FROM @.events WHERE `+ofSession+` AND `+tellsWork+` GROUP BY 1, 2) own
+		            ON teller = session AND told = coalesce(spec, '')
+		        LEFT JOIN (`+clocks+`) clocks USING (session)
+		        CROSS JOIN LATERAL (SELECT least(coalesce(ahead, '0'), '0') AS behind) corrected
+		        WHERE kind = 'spec_started'
+		    ) open
+		) told ORDER BY session, CASE WHEN alone THEN id END, started DESC, id DESC`)
 }
 
-// Idle returns the open specs that wait neither for a person nor for the end of
-// a usage limit, of those whose heartbeats report work up to the end of the
-// range. Since is the last sign of work, as LastWork of state.Open.
+// Idle returns the open specs that are not silent and wait neither for a person
+// nor for the end of a usage limit, of those whose heartbeats report work up to
+// the end of the range. Since is the last sign of work, as LastWork of state.Open.
 func (s *Store) Idle(ctx context.Context, f Filter) ([]Condition, error) {
 	const ofSession = `at BETWEEN $1 AND $2 AND (cardinality($4::text[]) = 0 OR session = ANY($4))`
 	const newestLimit = `(array_agg(lifted ORDER BY limited DESC, lifted DESC) FILTER (WHERE limited IS NOT NULL))[1]`
 	return s.conditions(ctx, f, `
 		SELECT session, spec, least($2, now(), greatest(last, worked, CASE WHEN stopped THEN lifted END)) AS since, 1 AS n FROM (
-		    SELECT session, spec, last.at - coalesce(ahead, '0') AS last, max(worked) - behind AS worked, max(heard) - behind AS heard, `+newestLimit+` - behind AS lifted,
+		    SELECT session, spec, last.at - coalesce(ahead, '0') AS last, max(worked) - behind AS worked, max(heard) - behind AS heard, max(heard) FILTER (WHERE told = spec AND heard - behind >= started - coalesce(ahead, '0')) - behind AS own, `+newestLimit+` - behind AS lifted,
 		           max(limited) + interval '`+fmt.Sprint(state.LimitGrace.Seconds())+` seconds' >= max(worked) AND max(limited) - behind >= started - coalesce(ahead, '0') AS stopped
 		    FROM (SELECT session, coalesce(spec, '') AS spec, at AS started FROM (`+latest(bounds)+`) e WHERE kind = 'spec_started') open
 		    JOIN (
@@ -143,7 +151,8 @@ func (s *Store) Idle(ctx context.Context, f Filter) ([]Condition, error) {
 		    CROSS JOIN LATERAL (SELECT least(coalesce(ahead, '0'), '0') AS behind) corrected
 		    WHERE told IN (spec, '') AND NOT EXISTS (SELECT FROM (`+waiting+`) w WHERE w.session = open.session AND coalesce(w.spec, '') IN (open.spec, ''))
 		    GROUP BY session, spec, started, last.at, ahead, behind
-		) open WHERE heard >= least($2, now()) - interval '`+fmt.Sprint(state.Awake.Seconds())+` seconds' AND (stopped AND lifted > least($2, now())) IS NOT TRUE`)
+		) open WHERE heard >= least($2, now()) - interval '`+fmt.Sprint(state.Awake.Seconds())+` seconds'
+		    AND (own < least($2, now()) - interval '`+fmt.Sprint(state.Awake.Seconds())+` seconds') IS NOT TRUE AND (stopped AND lifted > least($2, now())) IS NOT TRUE`)
 }
 
 // limitSQL is true for the end of a spec by a usage limit, which does not count

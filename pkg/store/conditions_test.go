@@ -51,6 +51,12 @@ func TestConditions(t *testing.T) {
 	add(10, event.SpecStarted, "night", "search") // beside login
 	expect("a start is a sign of life", "", "", "night/search 20m 1", "")
 
+	exec(t, conn, `INSERT INTO events (kind, at, session, spec, data) VALUES ('session_heartbeat', $1, 'night', 'login', '{"silentSeconds": 0}')`, start.Add(2*time.Minute))
+	add(2, event.SessionHeartbeat, "night", "")
+	expect("its own heartbeats ended with those of the session", "", "", "night/search 20m 1", "")
+	add(4, event.SessionHeartbeat, "night", "")
+	expect("its own heartbeats ended before", "", "", "night/search 20m 1, night/login 28m 1", "")
+
 	add(11, event.TimeoutTriggered, "night", "login")
 	add(12, event.InterventionRequest, "night", "search")
 	add(13, event.SpecFailed, "night", "cart")
@@ -87,6 +93,7 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 		UNION ALL SELECT 'spec_started', now() - interval '1 hour' + interval '1 second' * n, 'idle', 'p' || n, '{}' FROM generate_series(1, 8) n
 		UNION ALL SELECT 'session_heartbeat', now() - interval '1 second' * (n * 13), 'idle', 'p' || n, jsonb_build_object('silentSeconds', 100 * n + 0.5, 'cpuSeconds', 0.29) FROM generate_series(1, 7) n
 		UNION ALL SELECT 'session_heartbeat', now() - interval '1 minute' * n, 'idle', 'p' || n, jsonb_build_object('silentSeconds', 0) FROM generate_series(1, 3) n
+		UNION ALL SELECT 'session_heartbeat', now(), 'idle', '', '{}'
 		UNION ALL SELECT 'claude.usage', now() - interval '30 seconds', 'idle', 'p2', '{}'
 		UNION ALL SELECT 'intervention_request', now() - interval '30 seconds', 'idle', 'p3', '{}'
 		UNION ALL SELECT 'spec_started', now() - interval '1 hour', 'whole', 'p' || n, '{}' FROM generate_series(1, 2) n
@@ -101,6 +108,10 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 		UNION ALL SELECT 'spec_started', now() - interval '29 minutes', 'limit', 'p2', '{}'
 		UNION ALL SELECT 'claude.usage', now() - interval '4 minutes', 'limit', 'p3', '{}'
 		UNION ALL SELECT 'session_heartbeat', now() - interval '30 minutes', 'lifted', 'p' || n, jsonb_build_object('limited', true, 'resetsInSeconds', 100 + 600 * n) FROM generate_series(1, 4) n
+		UNION ALL SELECT 'spec_started', now() - interval '1 hour', 'goes on', 'p' || n, '{}' FROM generate_series(1, 5) n
+		UNION ALL SELECT 'session_heartbeat', now() - interval '10 minutes' * n, 'goes on', 'p' || n, '{"silentSeconds": 0}' FROM generate_series(1, 3) n
+		UNION ALL SELECT 'spec_started', now() - interval '29 minutes', 'goes on', 'p3', '{}'
+		UNION ALL SELECT 'session_heartbeat', now(), 'goes on', spec, '{"silentSeconds": 50}' FROM unnest(array['', 'p5']) spec
 		UNION ALL SELECT 'session_heartbeat', now() - interval '30 minutes', 'stopped', '', '{"limited": true, "resetsInSeconds": 3600}'
 		UNION ALL SELECT 'session_heartbeat', now() - interval '20 minutes', 'stopped', 'p1', '{"limited": true, "resetsInSeconds": 900}'
 		UNION ALL SELECT 'session_heartbeat', now() - interval '10 minutes', 'stopped', 'p2', '{"limited": true, "resetsInSeconds": "soon"}'
@@ -126,7 +137,7 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 			t.Errorf("%s: %q, the state has %q", name, got, want)
 		}
 	}
-	var timedOut, waiting, silent, failing, idle []string
+	var timedOut, waiting, silent, alone, failing, idle []string
 	oldest := map[string]bool{}
 	for _, w := range st.Waiting { // oldest first
 		if name := w.Session + "/" + w.Spec; !oldest[name] {
@@ -157,13 +168,26 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 			silent = append(silent, fmt.Sprint(session.Session, since))
 		}
 	}
+	for _, o := range st.Silent {
+		if st.Heard(o.Session) {
+			alone = append(alone, o.Session+o.Spec)
+		}
+	}
 	// limit p3 and p4; lifted p3 and p4; stopped p2, p4 and p5
 	if limited != 7 {
 		t.Errorf("%d specs are at their limit", limited)
 	}
 	same("timed out", (*store.Store).TimedOut, func(c store.Condition) string { return c.Session }, timedOut)
 	same("waiting", (*store.Store).Waiting, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Spec, c.Since) }, waiting)
-	same("silent", (*store.Store).Silent, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Since) }, silent)
+	// Specs that are silent alone, and the sessions of the others.
+	silentIf := func(is bool) func(s *store.Store, ctx context.Context, f store.Filter) ([]store.Condition, error) {
+		return func(s *store.Store, ctx context.Context, f store.Filter) ([]store.Condition, error) {
+			found, err := s.Silent(ctx, f)
+			return slices.DeleteFunc(found, func(c store.Condition) bool { return slices.Contains(alone, c.Session+c.Spec) != is }), err
+		}
+	}
+	same("silent alone", silentIf(true), func(c store.Condition) string { return c.Session + c.Spec }, alone)
+	same("silent", silentIf(false), func(c store.Condition) string { return fmt.Sprint(c.Session, c.Since) }, silent)
 	same("idle", (*store.Store).Idle, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Spec, &c.Since) }, idle)
 	same("failing", (*store.Store).Failing, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Events) }, failing)
 }

@@ -12,8 +12,8 @@ export interface SpecEvent {
 }
 
 export interface SpecCounts {
-  open: number; // in sessions that run
-  silent?: number; // in sessions that are silent
+  open: number; // started and not ended, and heard of
+  silent?: number; // started and not ended, and not heard of
   completed: number;
   failed: number;
   timedOut: number;
@@ -49,7 +49,9 @@ export interface OpenSpec {
   session: string;
   spec: string;
   since: string;
-  lastWork?: string; // last sign of work; none: not known, or it waits for a person
+  lastWork?: string; // last sign of work; none: not known, or it waits for a person or a usage limit
+  limited?: boolean; // a usage limit stops it
+  limitedUntil?: string; // when it is lifted; none: not known
   usage?: Usage;
 }
 
@@ -70,7 +72,7 @@ export interface State {
   specs: SpecCounts;
   sessions: SessionState[];
   running: OpenSpec[];
-  silent?: OpenSpec[]; // started and not ended, in silent sessions
+  silent?: OpenSpec[]; // started and not ended, and not heard of
   waiting: Request[];
   waitingTotal: number;
   delivery?: Delivery; // none: PostgreSQL sends notifications

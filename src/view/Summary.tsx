@@ -10,7 +10,7 @@ import type { OpenSpec, SessionState, SessionStatus, State } from '../connection
 import { Boundary } from './Boundary';
 import { type Filter, everything } from './filter';
 import { ago, clock, lifted, span, used } from './format';
-import { type Mood, glance, idleFor, idleIn, limitOf, statusAt } from './glance';
+import { type Mood, glance, idleFor, idleIn, isLimited, limitOf, statusAt } from './glance';
 import { limitKind, palette } from './kinds';
 import { Questions } from './Questions';
 import { brief, nameOf } from './text';
@@ -144,9 +144,8 @@ function Running({ state, now, setFilter }: Pick<Props, 'state' | 'now' | 'setFi
   const running = state.running.slice(0, listed);
   const rest = silent.slice(0, listed - running.length);
   const idle = new Map(idleIn(state, now).map((i) => [JSON.stringify([i.session, i.spec]), i.for]));
-  const limited = new Set(state.sessions.filter((s) => limitOf(s, now) !== null).map((s) => s.session));
   const tagOf = (open: OpenSpec) =>
-    idle.has(keyOf(open)) ? 'no output' : limited.has(open.session) ? 'usage limit' : undefined;
+    idle.has(keyOf(open)) ? 'no output' : isLimited(open, now) ? 'usage limit' : undefined;
   const more = state.specs.open + (state.specs.silent ?? 0) - running.length - rest.length;
   const line = (open: OpenSpec, key: string, tag?: string) => (
     <Line

@@ -69,7 +69,7 @@ export function tracksOf(events: readonly SpecEvent[], state: State): Track[] {
 }
 
 // silence marks the open attempts that the state does not count as running:
-// their session is not heard from. Attempts that are newer than the state are in
+// their session is not heard from, or their own heartbeats have ended. Attempts that are newer than the state are in
 // none yet, and where it lists only some of the running specs, nothing is known
 // of the others.
 function silence(tracks: Iterable<Track>, state: State): void {

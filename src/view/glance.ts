@@ -1,5 +1,5 @@
 // The state of all sessions in one sentence.
-import type { SessionState, SessionStatus, State } from '../connection/model';
+import type { OpenSpec, SessionState, SessionStatus, State } from '../connection/model';
 import { limits } from '../contract.gen';
 import { ago, lifted, span } from './format';
 import { nameOf } from './text';
@@ -62,6 +62,11 @@ export function limitOf(s: SessionState, now: number): number | null {
   return until > now && !silent ? until : null;
 }
 
+// isLimited is whether a usage limit stops an open spec.
+export function isLimited(open: OpenSpec, now: number): boolean {
+  return open.limited === true && !(open.limitedUntil && Date.parse(open.limitedUntil) <= now);
+}
+
 export type Mood = 'awake' | 'hung' | 'limited' | 'asleep' | 'done' | 'none';
 
 export function glance(state: State, now: number): { mood: Mood; headline: string; detail: string } {
@@ -88,7 +93,7 @@ export function glance(state: State, now: number): { mood: Mood; headline: strin
   }
   if (awake.length > 0) {
     const names = new Set(awake.filter((s) => limitOf(s, now) === null).map((s) => s.session));
-    const running = state.running.filter((open) => names.has(open.session));
+    const running = state.running.filter((open) => names.has(open.session) && !isLimited(open, now));
     const first = running[0];
     const others = running.length - 1;
     const work = first

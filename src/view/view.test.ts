@@ -3,12 +3,12 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
 import * as strange from '../../tests/strange';
-import type { SessionState, SpecEvent, State } from '../connection/model';
+import type { OpenSpec, SessionState, SpecEvent, State } from '../connection/model';
 import { tracksOf } from './attempts';
 import { everything, matches, namesOf } from './filter';
 import { askOf } from './ask';
 import { ago, asked, checked, clock, lifted, said, span, used, usedBy } from './format';
-import { glance } from './glance';
+import { glance, isLimited } from './glance';
 import { kindName } from './kinds';
 import { brief, messageOf, nameOf } from './text';
 
@@ -176,6 +176,15 @@ describe('timeline', () => {
   });
 });
 
+it.each<[string, Partial<OpenSpec>, boolean]>([
+  ['works', {}, false],
+  ['is at its limit', { limited: true, limitedUntil: at(60) }, true],
+  ['is at a limit whose end is not known', { limited: true }, true],
+  ['is past its limit', { limited: true, limitedUntil: at(0) }, false],
+])('a spec that %s', (_, part, expected) => {
+  expect(isLimited({ session: 's', spec: 'login', since: at(-12), ...part }, start)).toBe(expected);
+});
+
 describe('glance', () => {
   const open = { open: 1, completed: 0, failed: 0, timedOut: 0 };
   const running = [{ session: 's', spec: 'login', since: at(-12) }];
@@ -263,6 +272,15 @@ describe('glance', () => {
       state({
         sessions: [session('s', { specs: open }), session('t', { specs: open, limited: true, limitedUntil: at(90) })],
         running: [{ session: 't', spec: 'docs', since: at(-30) }, ...running],
+      }),
+      0,
+      'Awake, working on login, for 12 min',
+    ],
+    [
+      'works on one spec while another of the session is open at a limit',
+      state({
+        sessions: [session('s', { specs: { ...open, open: 2 } })],
+        running: [{ session: 's', spec: 'docs', since: at(-30), limited: true, limitedUntil: at(90) }, ...running],
       }),
       0,
       'Awake, working on login, for 12 min',

@@ -18,8 +18,9 @@ func newDemo(db *database) *cobra.Command {
 		Use:   "demo",
 		Short: "Start a database, the gateway and real commands as specs, until Ctrl-C",
 		Long: `Starts a PostgreSQL server (unless you name a database), the gateway with its page,
-and real commands as specs: some complete, one fails, one runs out of time, one asks
-a question. It ends on Ctrl-C and keeps its data.`,
+and real commands as specs: some complete, one fails, one runs out of time, one hangs,
+one reaches a usage limit, one asks a question. Two show the lines and hooks of agents.
+It ends on Ctrl-C and keeps its data.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&config.Dir, "dir", ".specwatch/demo", "`directory` for the data of the demo")

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -27,7 +28,15 @@ import (
 // status is what these tests look at of GET /api/status.
 type status struct {
 	State struct {
-		Totals  map[string]int
+		Totals   map[string]int
+		Sessions []struct {
+			Session       string
+			LastHeartbeat time.Time
+		}
+		Running []struct {
+			Session, Spec string
+			LastWork      time.Time
+		}
 		Waiting []struct {
 			ID            int64
 			Session, Spec string
@@ -37,7 +46,10 @@ type status struct {
 			}
 		}
 	}
-	Events []struct{ Kind, Session string }
+	Events []struct {
+		Kind, Session, Spec string
+		Data                json.RawMessage
+	}
 }
 
 func poll(t *testing.T, address string) (s status, ok bool) {
@@ -271,14 +283,49 @@ func TestDemo(t *testing.T) {
 		s, ok := poll(t, page)
 		return ok && s.State.Totals["spec_failed"] > 0 && s.State.Totals["timeout_triggered"] > 0
 	})
-	until(t, "one used something, one hangs, and one reached a limit", func() bool {
+	until(t, "heartbeats of the one that hangs go on without a sign of work", func() bool {
+		s, _ := poll(t, page)
+		for _, r := range s.State.Running {
+			for _, session := range s.State.Sessions {
+				if r.Spec == "wait-for-a-lock" && r.Session == session.Session && !r.LastWork.IsZero() && session.LastHeartbeat.Sub(r.LastWork) > 10*time.Second {
+					return true
+				}
+			}
+		}
+		return false
+	})
+	wanted := []string{
+		"session_heartbeat upload-results of the loop-elsewhere", // from emit
+		"codex write-tests of the loop", "codex.usage write-tests of the loop", "demo.coverage write-tests of the loop",
+		"claude-code review-changes of the loop",
+		"agent.limit refactor-store of the loop",
+		"spec_completed write-docs of the loop-sandbox", // through the gateway
+		"spec_started write-changelog of another session",
+	}
+	until(t, "agents, a limit, a gateway and another session are seen", func() bool {
 		s, _ := poll(t, page)
 		seen := map[string]bool{}
 		for _, e := range s.Events {
-			seen[e.Kind] = true
-			seen["hangs"] = seen["hangs"] || strings.HasSuffix(e.Session, "-hangs")
+			session, named := strings.CutPrefix(e.Session, request.Session)
+			where := e.Spec + " of the loop" + session
+			if !named {
+				where = e.Spec + " of another session"
+			}
+			seen[e.Kind+" "+where] = true
+			var heartbeat struct{ Agent, Doing string }
+			if json.Unmarshal(e.Data, &heartbeat) == nil && heartbeat.Doing != "" {
+				seen[heartbeat.Agent+" "+where] = true
+			}
+			if e.Spec == "fix-login" && e.Kind == "spec_failed" {
+				var failed struct{ Output string }
+				if err := json.Unmarshal(e.Data, &failed); err != nil || strings.Contains(failed.Output, "hunter2") || strings.Contains(failed.Output, "\x1b") ||
+					!strings.Contains(failed.Output, "testing with API_KEY=") || !strings.Contains(failed.Output, "\n1 of 12 tests fails: login") {
+					t.Errorf("%q: %v", failed.Output, err)
+				}
+				seen["failed"] = true
+			}
 		}
-		return seen["demo.usage"] && seen["demo.coverage"] && seen["agent.limit"] && seen["hangs"]
+		return seen["failed"] && !slices.ContainsFunc(wanted, func(what string) bool { return !seen[what] })
 	})
 
 	// What it tells the person to try.
