@@ -192,6 +192,9 @@ type Cursor struct {
 	// remove it, an older state of the table was restored. The zero value names
 	// no row.
 	Last Moment
+	// Top is, between two pages, the greatest row of From and To: an older state
+	// may still have the last row of the page. The zero value names no row.
+	Top Moment
 }
 
 // Outdated is what Parse returns for a token of an earlier version. No table
@@ -202,16 +205,22 @@ var Outdated = Cursor{From: Nothing(), To: Nothing()}
 // Toward returns the cursor for reading on from c page by page, up to target
 // and no further. Both must be at rest.
 func (c Cursor) Toward(target Cursor) Cursor {
-	return Cursor{Epoch: c.Epoch, LSN: max(c.LSN, target.LSN), From: c.From, To: target.From, After: Position{ID: -1}, Last: c.Last}
+	return Cursor{Epoch: c.Epoch, LSN: max(c.LSN, target.LSN), From: c.From, To: target.From, After: Position{ID: -1}, Last: c.Last, Top: greatest(c, target)}
+}
+
+// greatest returns the greater of the rows that two cursors at rest name.
+func greatest(c, o Cursor) Moment {
+	last, other := Position{c.From.Xmax, c.Last.ID}, Position{o.From.Xmax, o.Last.ID}
+	if last.before(other) {
+		return o.Last
+	}
+	return c.Last
 }
 
 // Union returns the cursor of a reader that has seen the rows of both cursors.
 // Both must be at rest and have the same Epoch.
 func (c Cursor) Union(o Cursor) Cursor {
-	last, other := Position{c.From.Xmax, c.Last.ID}, Position{o.From.Xmax, o.Last.ID}
-	if last.before(other) {
-		c.Last = o.Last
-	}
+	c.Last = greatest(c, o)
 	c.LSN = max(c.LSN, o.LSN)
 	c.From = c.From.Union(o.From)
 	c.To = c.From
@@ -233,7 +242,7 @@ func (c Cursor) IsZero() bool { return c.To.Xmax == 0 }
 
 // Equal reports whether all fields of both are equal.
 func (c Cursor) Equal(o Cursor) bool {
-	return c.Epoch == o.Epoch && c.LSN == o.LSN && c.After == o.After && c.History == o.History && c.Last == o.Last &&
+	return c.Epoch == o.Epoch && c.LSN == o.LSN && c.After == o.After && c.History == o.History && c.Last == o.Last && c.Top == o.Top &&
 		equal(c.From, o.From) && equal(c.To, o.To)
 }
 
@@ -244,12 +253,15 @@ func equal(a, b Snapshot) bool {
 // ErrInvalid is returned by Parse for a text that is not a cursor.
 var ErrInvalid = errors.New("is not a cursor of Specwatch; use the one that the last answer gave, an RFC 3339 time, or none")
 
-// The first byte of a token: its form. Version 0.2 used 1 to 3.
+// The first byte of a token: its form. Version 0.2 used 1 to 3. Forms 5 and 6
+// are the forms 7 and 8 without Top, which earlier versions did not have.
 const (
-	lastOutdated = 3
-	tokenAtRest  = 4
-	tokenPaging  = 5
-	tokenHistory = 6
+	lastOutdated    = 3
+	tokenAtRest     = 4
+	tokenPaging     = 5
+	tokenHistory    = 6
+	tokenPagingTop  = 7
+	tokenHistoryTop = 8
 )
 
 // Bounds of the times in a token: the years 1 to 9999.
@@ -265,9 +277,14 @@ const MaxToken = 64 << 10
 // String returns the cursor as an opaque, URL-safe token.
 func (c Cursor) String() string {
 	form := byte(tokenAtRest)
+	topped := c.Paging() && c.Top != Moment{}
 	switch {
+	case c.InHistory() && topped:
+		form = tokenHistoryTop
 	case c.InHistory():
 		form = tokenHistory
+	case topped:
+		form = tokenPagingTop
 	case c.Paging():
 		form = tokenPaging
 	}
@@ -278,15 +295,19 @@ func (c Cursor) String() string {
 	switch form {
 	case tokenAtRest:
 		b = appendSnapshot(b, c.From)
-	case tokenPaging:
+	case tokenPaging, tokenPagingTop:
 		b = appendSnapshot(b, c.From)
 		b = appendSnapshot(b, c.To)
 		b = binary.AppendUvarint(b, c.After.Xid)
-	case tokenHistory:
+	case tokenHistory, tokenHistoryTop:
 		b = appendSnapshot(b, c.To)
 	}
 	b = binary.AppendVarint(b, c.Last.Micros)
 	b = binary.AppendVarint(b, c.Last.ID)
+	if topped {
+		b = binary.AppendVarint(b, c.Top.Micros)
+		b = binary.AppendVarint(b, c.Top.ID)
+	}
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -305,33 +326,38 @@ func Parse(token string) (Cursor, error) {
 	c := Cursor{Epoch: binary.BigEndian.Uint64(raw[1:9])}
 	d := decoder{rest: raw[9:]}
 	c.LSN = d.uvarint()
-	last := func() Moment { return Moment{Micros: d.varint(), ID: d.varint()} }
+	moment := func() Moment { return Moment{Micros: d.varint(), ID: d.varint()} }
 	switch raw[0] {
 	case tokenAtRest:
 		c.From = d.snapshot()
 		c.To = c.From
-		c.Last = last()
-	case tokenPaging:
+		c.Last = moment()
+	case tokenPaging, tokenPagingTop:
 		c.From, c.To = d.snapshot(), d.snapshot()
 		c.After.Xid = d.uvarint()
-		c.Last = last()
+		c.Last = moment()
 		c.After.ID = c.Last.ID
 		d.bad = d.bad || c.After.Xid == 0 || c.After.Xid >= 1<<63
-	case tokenHistory:
+	case tokenHistory, tokenHistoryTop:
 		c.To = d.snapshot()
-		c.Last = last()
+		c.Last = moment()
 		c.History = c.Last
 	default:
 		return Cursor{}, ErrInvalid
 	}
-	// Only times that both PostgreSQL and JSON can represent.
-	d.bad = d.bad || c.LSN >= 1<<63 || c.Last.Micros < minMicros || c.Last.Micros > maxMicros
+	if raw[0] == tokenPagingTop || raw[0] == tokenHistoryTop {
+		c.Top = moment()
+	}
+	d.bad = d.bad || c.LSN >= 1<<63 || !c.Last.valid() || !c.Top.valid()
 	// Each cursor has exactly one token, so equal tokens are equal cursors.
 	if d.bad || len(d.rest) > 0 || c.String() != token {
 		return Cursor{}, ErrInvalid
 	}
 	return c, nil
 }
+
+// valid reports whether both PostgreSQL and JSON can represent the time.
+func (m Moment) valid() bool { return m.Micros >= minMicros && m.Micros <= maxMicros }
 
 func appendSnapshot(b []byte, s Snapshot) []byte {
 	b = binary.AppendUvarint(b, s.Xmin)

@@ -1,15 +1,20 @@
 package feed_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
@@ -216,6 +221,95 @@ func TestReconnects(t *testing.T) {
 	exec(t, conn, insert, "last")
 	if got := specs(next(t, sub)); got != "last" {
 		t.Fatalf("%q", got)
+	}
+}
+
+// The server ends the session of a feed that it has not heard of for long
+// (idle_session_timeout, 57P05): the feed goes on by itself. A relay shortens the
+// time that the feed sets.
+func TestGoesOnAfterItsSessionWasIdle(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Cluster(t, nil)
+	conn := postgrestest.Connect(t, server.URL())
+	var version int
+	if err := conn.QueryRow(t.Context(), `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
+		t.Fatal(err)
+	}
+	if version < 14_00_00 {
+		t.Skip("PostgreSQL 13 has no idle_session_timeout")
+	}
+	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ended atomic.Int64
+	relay := func(to, from net.Conn, change func([]byte) []byte) {
+		defer to.Close()
+		defer from.Close()
+		buffer := make([]byte, 64<<10)
+		for {
+			n, err := from.Read(buffer)
+			if n > 0 {
+				if _, err := to.Write(change(buffer[:n])); err != nil {
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}
+	go func() { // ends when the listener is closed
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			network, address := pgconn.NetworkAddress(conn.Config().Host, conn.Config().Port)
+			upstream, err := net.Dial(network, address)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			go relay(upstream, client, func(b []byte) []byte {
+				return bytes.Replace(b, []byte("idle_session_timeout = '30000ms'"), []byte("idle_session_timeout = '01000ms'"), 1)
+			})
+			go relay(client, upstream, func(b []byte) []byte {
+				if bytes.Contains(b, []byte("57P05")) {
+					ended.Add(1)
+				}
+				return b
+			})
+		}
+	}()
+	t.Cleanup(func() { listener.Close() })
+	through, err := url.Parse(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	through.Host = listener.Addr().String()
+	query := through.Query()
+	query.Del("host")
+	query.Set("sslmode", "disable")
+	through.RawQuery = query.Encode()
+	f, s := over(t, store.Config{URL: through.String()})
+	sub := subscribe(t, f, here(t, s), 100)
+	for i := range 3 {
+		was := ended.Load()
+		for deadline := time.After(patience); ended.Load() == was; {
+			select {
+			case <-f.Changed():
+			case <-deadline:
+				t.Fatal("the server does not end the session")
+			}
+		}
+		exec(t, conn, insert, fmt.Sprint(i))
+		if got := specs(next(t, sub)); got != fmt.Sprint(i) {
+			t.Fatalf("%d: %q", i, got)
+		}
 	}
 }
 

@@ -286,6 +286,9 @@ func (s *Subscription) rebase(b *Batch) *Batch {
 	case b.Cursor.Paging():
 		rebased.Cursor.From = b.Cursor.From.Union(s.own.From)
 		rebased.Cursor.LSN = max(b.Cursor.LSN, s.own.LSN)
+		if s.own.From.Xmax > b.Cursor.To.Xmax {
+			rebased.Cursor.Top = s.own.Last
+		}
 	case b.Cursor.From.Contains(s.own.From):
 		s.own = nil
 	default:

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -199,6 +200,46 @@ func TestARowThatVanishedExpiresTheCursor(t *testing.T) {
 	}
 }
 
+// An older state that still has the last row of a page, but not all that its
+// target had: transaction ids of the target may be in use again, by rows that
+// would be missed. The cursor expires, whether it pages by transaction or by
+// time.
+func TestATargetThatVanishedExpiresTheCursor(t *testing.T) {
+	t.Parallel()
+	s, conn, _ := fresh(t)
+	start := time.Now().Add(-time.Hour)
+	_, c := drain(t, s, cursor.Cursor{}, 100)
+	for i := range 5 {
+		exec(t, conn, insert, fmt.Sprint(i))
+	}
+	var pages []store.Page
+	take := func(page store.Page, err error) cursor.Cursor {
+		t.Helper()
+		if err != nil || !page.Cursor.Paging() {
+			t.Fatalf("%+v: %v", page, err)
+		}
+		back, err := cursor.Parse(page.Cursor.String())
+		if err != nil || !back.Equal(page.Cursor) {
+			t.Fatalf("%+v came back as %+v: %v", page.Cursor, back, err)
+		}
+		pages = append(pages, page)
+		return back
+	}
+	take(s.Since(t.Context(), take(s.Since(t.Context(), c, 1)), 1))
+	take(s.Since(t.Context(), take(s.SinceTime(t.Context(), start, 1)), 1))
+	for i, page := range pages {
+		if got, _ := drain(t, s, page.Cursor, 10); len(got) != 4-i%2 {
+			t.Fatalf("page %d goes on with %q", i, specs(got))
+		}
+	}
+	exec(t, conn, `DELETE FROM events WHERE spec = '4'`)
+	for i, page := range pages {
+		if got, err := s.Since(t.Context(), page.Cursor, 10); !errors.Is(err, store.ErrExpired) {
+			t.Errorf("page %d goes on with %q: %v", i, specs(got.Events), err)
+		}
+	}
+}
+
 // Prune removes the row that a cursor names; the cursor stays good.
 func TestPruneExpiresNoCursor(t *testing.T) {
 	t.Parallel()
@@ -282,6 +323,59 @@ func TestPagesGoOnWhereTheServerHasGotThere(t *testing.T) {
 	if got, _ := drain(t, onPrimary, last, 5); specs(got) != "last" {
 		t.Fatalf("back on the primary: %q", specs(got))
 	}
+}
+
+// However many cursors are ahead of a standby, a reader that it can answer gets
+// its answer: those that wait do not take all connections of the pool.
+func TestReadersThatWaitForAStandbyLeaveConnections(t *testing.T) {
+	t.Parallel()
+	primary, onPrimary := cluster(t, nil)
+	standby := postgrestest.Standby(t, primary)
+	onStandby := open(t, store.Config{URL: standby.URL()})
+	until(t, "the standby does not follow", func() bool { return onStandby.Ready(t.Context()) == nil })
+	conn, there := postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, standby.URL())
+	exec(t, conn, insert, "first")
+	_, current := drain(t, onPrimary, cursor.Cursor{}, 100)
+	drain(t, onStandby, current, 100)
+	exec(t, there, "SELECT pg_wal_replay_pause()")
+	until(t, "replay does not pause", func() bool {
+		var paused bool
+		return there.QueryRow(t.Context(), "SELECT pg_is_wal_replay_paused()").Scan(&paused) == nil && paused
+	})
+	exec(t, conn, insert, "second")
+	_, ahead := drain(t, onPrimary, current, 100)
+	const readers = 20
+	var refused atomic.Int64
+	var reading sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	for range readers {
+		reading.Go(func() {
+			for {
+				_, err := onStandby.Since(ctx, ahead, 5)
+				if err == nil || ctx.Err() != nil {
+					return
+				}
+				var problem *store.Problem
+				if !errors.As(err, &problem) || problem.Code != store.Behind {
+					t.Error(err)
+					return
+				}
+				refused.Add(1)
+			}
+		})
+	}
+	for refused.Load() < 2*readers {
+		// The readers before it in the queue would wait 15 s in all.
+		patience, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, err := onStandby.Since(patience, current, 5)
+		cancel()
+		if err != nil {
+			t.Fatalf("a reader that the standby can answer, after %d others were refused: %v", refused.Load(), err)
+		}
+	}
+	exec(t, there, "SELECT pg_wal_replay_resume()")
+	reading.Wait()
 }
 
 // A fail-over begins another history: cursors of the old primary expire on

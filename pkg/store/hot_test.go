@@ -100,8 +100,9 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 		{"names", []string{"specwatch_events_xid"}, func() error { _, _, err := s.Sessions(t.Context(), all, ""); return err }},
 		{"timeline", []string{"specwatch_events_timeline", "specwatch_events_xid"}, func() error { _, _, err := s.Timeline(t.Context(), day); return err }},
 		{"durations", []string{"specwatch_events_timeline"}, func() error { _, err := s.Durations(t.Context(), day); return err }},
-		{"one session's events", []string{"specwatch_events_session"}, func() error { _, err := s.Range(t.Context(), one); return err }},
-		{"the newest events of a range", []string{"specwatch_events_at"}, func() error { _, err := s.Range(t.Context(), day); return err }},
+		// Backward: in the order of the index, without a sort of the whole range.
+		{"one session's events", []string{"Index Scan Backward using specwatch_events_session"}, func() error { _, err := s.Range(t.Context(), one); return err }},
+		{"the newest events of a range", []string{"Index Scan Backward using specwatch_events_at"}, func() error { _, err := s.Range(t.Context(), day); return err }},
 	} {
 		mu.Lock()
 		plans = nil

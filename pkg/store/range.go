@@ -30,20 +30,23 @@ func (f Filter) args() []any {
 }
 
 // named is the condition of a Filter without its time range, over the
-// parameters of Filter.args. The kind "other" means all custom ones.
+// parameters of Filter.args. The kind "other" means all custom ones. A list of
+// one session is compared as one name: then the index on (session, at, id)
+// returns the rows in order.
 const (
 	named     = namedKind + ` AND ` + namedSpec
 	namedKind = `(cardinality($3::text[]) = 0 OR kind = ANY($3) OR 'other' = ANY($3) AND position('.' IN kind) > 0)`
-	namedSpec = `(cardinality($4::text[]) = 0 OR session = ANY($4)) AND (cardinality($5::text[]) = 0 OR spec = ANY($5))`
+	namedSpec = `(cardinality($4::text[]) = 0 OR cardinality($4) = 1 AND session = ($4)[1] OR cardinality($4) > 1 AND session = ANY($4)) AND (cardinality($5::text[]) = 0 OR spec = ANY($5))`
 )
 
 // Range returns the newest events of the range, newest first, at most
-// f.Limit.
+// f.Limit. It names e.at, the column: at alone would be the expression of
+// columnSQL, by which no index is ordered.
 func (s *Store) Range(ctx context.Context, f Filter) ([]event.Event, error) {
 	return collect(ctx, s, `
 		SELECT `+columnSQL+`
 		FROM @.events e WHERE at BETWEEN $1 AND $2 AND `+named+`
-		ORDER BY at DESC, id DESC LIMIT $6`, append(f.args(), f.Limit),
+		ORDER BY e.at DESC, e.id DESC LIMIT $6`, append(f.args(), f.Limit),
 		func(row pgx.CollectableRow) (e event.Event, err error) {
 			var data string
 			var stored *time.Time

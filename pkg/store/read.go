@@ -79,6 +79,7 @@ type query struct {
 	from   time.Time
 	limit  int
 	here   bool // no rows: only the current position
+	own    bool // the connection is not of a pool
 }
 
 // earliest and latestTime are the lowest and the highest time that atSQL
@@ -113,7 +114,8 @@ type moment struct {
 // read: $1 between two pages, else the current one. On a standby,
 // pg_current_snapshot() does not list the transactions in progress on the
 // primary, so the target ends at its xmin. "top" is the greatest row of the
-// target, "known" whether the table has the row that the cursor names ($3, $4).
+// target, "known" whether the table has the rows that the cursor names ($3, $4),
+// except those that prune may have removed.
 // The WAL positions are read after the snapshot was taken: what is visible in
 // it lies before "inserted", and before "lsn" if it was flushed when it
 // committed.
@@ -122,7 +124,7 @@ WITH head AS MATERIALIZED (
     SELECT coalesce(nullif($1::text, '')::pg_snapshot,
                     CASE WHEN s.standby THEN format('%1$s:%1$s:', pg_snapshot_xmin(s.current))::pg_snapshot ELSE s.current END) AS target,
            s.current, s.standby, pg_postmaster_start_time() AS started, clock_timestamp() AS clock,
-           m.epoch::text AS epoch, m.system_identifier, m.pruned_before, m.pruned,
+           m.epoch::text AS epoch, m.system_identifier, m.pruned,
            (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database()) AS database,
            to_regclass('@.events')::oid::bigint AS relation,
            CASE WHEN s.standby THEN @.specwatch_standby_timeline()
@@ -130,7 +132,8 @@ WITH head AS MATERIALIZED (
            (CASE WHEN s.standby THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0')::bigint AS lsn,
            (CASE WHEN s.standby THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0')::bigint AS inserted,
            CASE WHEN s.standby THEN coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0)::float8 ELSE 0 END AS age,
-           EXISTS (SELECT FROM @.events e WHERE e.id = $4::bigint AND ` + atSQL + ` = $3::timestamptz) AS known
+           NOT EXISTS (SELECT FROM unnest($3::timestamptz[], $4::bigint[]) AS named (at, id)
+                       WHERE named.at >= m.pruned_before AND NOT EXISTS (SELECT FROM @.events e WHERE e.id = named.id AND ` + atSQL + ` = named.at)) AS known
     FROM (SELECT pg_current_snapshot() AS current, pg_is_in_recovery() AS standby) s, @.specwatch_meta m
 ), top AS MATERIALIZED (
     SELECT e.xid::text::bigint AS xid, e.id::bigint, ` + atSQL + ` AS at, e.async_commit FROM @.events e
@@ -147,11 +150,11 @@ const tailSQL = `
     SELECT *, row_number() OVER w AS n, count(*) OVER () AS found, sum(octet_length(data)) OVER w - octet_length(data) AS before
     FROM page WINDOW w AS (ORDER BY place, id)
 )
-SELECT 0 AS n, h.current::text, h.target::text, h.standby, h.started, h.clock, h.epoch, h.system_identifier, h.pruned_before, h.pruned, h.database, h.relation, h.timeline, h.lsn, h.inserted, h.age, h.known,
+SELECT 0 AS n, h.current::text, h.target::text, h.standby, h.started, h.clock, h.epoch, h.system_identifier, h.pruned, h.database, h.relation, h.timeline, h.lsn, h.inserted, h.age, h.known,
        NULL::bigint AS found, t.xid, t.id, NULL::text AS kind, t.at, NULL::text AS session, NULL::text AS spec, NULL::text AS data, t.async_commit, NULL::timestamptz AS stored
 FROM head h LEFT JOIN top t ON true
 UNION ALL
-SELECT n, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, found, xid, id, kind, at, session, spec, data, async_commit, stored
+SELECT n, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, found, xid, id, kind, at, session, spec, data, async_commit, stored
 FROM sized WHERE n <= $2 AND before < $5
 ORDER BY n`
 
@@ -209,7 +212,6 @@ type head struct {
 	origin          origin
 	timeline        int32
 	system          int64
-	prunedBefore    time.Time
 	pruned          int64
 	lsn, inserted   uint64
 	age             time.Duration // of the last transaction that a standby replayed
@@ -294,11 +296,17 @@ func next(c cursor.Cursor, a answer, epoch uint64) cursor.Cursor {
 	reached.To = reached.From
 	switch {
 	case a.more && history:
-		last := a.rows[len(a.rows)-1].moment()
-		return cursor.Cursor{Epoch: epoch, LSN: reached.LSN, To: reached.To, History: last, Last: last}
+		last, top := a.rows[len(a.rows)-1].moment(), c.Top
+		if c.IsZero() {
+			top = reached.Last
+		}
+		return cursor.Cursor{Epoch: epoch, LSN: reached.LSN, To: reached.To, History: last, Last: last, Top: top}
 	case a.more:
-		last := a.rows[len(a.rows)-1]
-		return cursor.Cursor{Epoch: epoch, LSN: reached.LSN, From: c.From, To: reached.To, After: cursor.Position{Xid: last.xid, ID: last.ID}, Last: last.moment()}
+		last, top := a.rows[len(a.rows)-1], c.Top
+		if !c.Paging() {
+			top = c.Toward(reached).Top
+		}
+		return cursor.Cursor{Epoch: epoch, LSN: reached.LSN, From: c.From, To: reached.To, After: cursor.Position{Xid: last.xid, ID: last.ID}, Last: last.moment(), Top: top}
 	case history:
 		return reached
 	case len(a.rows) == 0 && !c.Paging() && c.From.Contains(reached.From):
@@ -306,6 +314,9 @@ func next(c cursor.Cursor, a answer, epoch uint64) cursor.Cursor {
 	}
 	// On a standby the target may be older than the cursor.
 	seen := cursor.Cursor{Epoch: epoch, LSN: c.LSN, From: c.From, To: c.From, Last: c.Last}
+	if c.Top != (cursor.Moment{}) {
+		seen.Last = c.Top // c.Last is a row of the last page
+	}
 	return seen.Union(reached)
 }
 
@@ -316,7 +327,13 @@ func (s *Store) ask(ctx context.Context, conn *pgx.Conn, q query) (answer, error
 	if c.Paging() {
 		target = c.To.String()
 	}
-	args := []any{target, q.limit, time.UnixMicro(c.Last.Micros), c.Last.ID, pageBytes}
+	times, ids := []time.Time{}, []int64{} // of the rows that the cursor names
+	for _, named := range []cursor.Moment{c.Last, c.Top} {
+		if named != (cursor.Moment{}) {
+			times, ids = append(times, time.UnixMicro(named.Micros)), append(ids, named.ID)
+		}
+	}
+	args := []any{target, q.limit, times, ids, pageBytes}
 	sql := s.sinceSQL
 	if c.IsZero() || c.InHistory() {
 		sql = s.historySQL
@@ -359,12 +376,12 @@ func scan(rows pgx.Rows) (a answer, err error) {
 		var n int64
 		var current, target, epoch *string
 		var standby, known, async *bool
-		var started, clock, pruned, at, stored *time.Time
+		var started, clock, at, stored *time.Time
 		var system, removed, database, relation, lsn, inserted, rowFound, xid, id *int64
 		var timeline *int32
 		var age *float64
 		var kind, session, spec, data *string
-		if err = rows.Scan(&n, &current, &target, &standby, &started, &clock, &epoch, &system, &pruned, &removed, &database, &relation, &timeline, &lsn, &inserted, &age, &known,
+		if err = rows.Scan(&n, &current, &target, &standby, &started, &clock, &epoch, &system, &removed, &database, &relation, &timeline, &lsn, &inserted, &age, &known,
 			&rowFound, &xid, &id, &kind, &at, &session, &spec, &data, &async, &stored); err != nil {
 			return
 		}
@@ -391,7 +408,7 @@ func scan(rows pgx.Rows) (a answer, err error) {
 		}
 		seen = true
 		a.head = head{
-			standby: *standby, clock: clock.UTC(), timeline: *timeline, system: *system, prunedBefore: *pruned, pruned: *removed,
+			standby: *standby, clock: clock.UTC(), timeline: *timeline, system: *system, pruned: *removed,
 			lsn: uint64(*lsn), inserted: uint64(*inserted), // #nosec G115 -- positions of the log, never negative
 			age: time.Duration(*age * float64(time.Second)), known: *known,
 		}
@@ -464,8 +481,9 @@ const (
 
 // check returns ErrExpired if the cursor is not of the history of the server
 // that answered. On a standby it waits, up to behindPatience, until what the
-// cursor has seen is replayed, and then returns a new answer. before is what
-// was known to be replayed before the answer was requested.
+// cursor has seen is replayed, and then returns a new answer; while too many
+// reads wait so, it does not wait. before is what was known to be replayed
+// before the answer was requested.
 func (s *Store) check(ctx context.Context, conn *pgx.Conn, q query, a answer, epoch uint64, before replica) (answer, error) {
 	c := q.cursor
 	if c.Epoch != epoch {
@@ -475,7 +493,13 @@ func (s *Store) check(ctx context.Context, conn *pgx.Conn, q query, a answer, ep
 		if c.LSN > a.inserted || max(c.From.Xmax, c.To.Xmax) > a.current.Xmax {
 			return a, ErrExpired
 		}
-		return a, a.verify(c)
+		return a, a.verify()
+	}
+	if c.LSN > a.lsn && !q.own {
+		if !s.mayWait() {
+			return a, errBehind(c.LSN-a.lsn, a.age)
+		}
+		defer s.waiting.Add(-1)
 	}
 	// A replay position is read after its statement's snapshot was taken. Only
 	// a position that was known before the statement proves that the snapshot
@@ -498,7 +522,22 @@ func (s *Store) check(ctx context.Context, conn *pgx.Conn, q query, a answer, ep
 			return a, err
 		}
 	}
-	return a, a.verify(c)
+	return a, a.verify()
+}
+
+// mayWait reports whether another read may wait for the standby with its
+// connection of the pool: half of the connections are left for reads that can
+// be answered. The caller subtracts 1 from waiting afterwards.
+func (s *Store) mayWait() bool {
+	conns := int64(s.config.MaxConns)
+	if narrow := s.narrow.Load(); narrow != nil {
+		conns = min(conns, narrow.size)
+	}
+	if s.waiting.Add(1) <= conns/2 {
+		return true
+	}
+	s.waiting.Add(-1)
+	return false
 }
 
 // has reports whether the standby that was started then is known to have
@@ -524,10 +563,10 @@ func (s *Store) noteReplayed(a answer) {
 	s.replica.lsn = max(s.replica.lsn, a.lsn)
 }
 
-// verify returns ErrExpired if the row that the cursor names is missing and
-// prune did not remove it. Only prune removes rows.
-func (a answer) verify(c cursor.Cursor) error {
-	if c.Last == (cursor.Moment{}) || a.known || time.UnixMicro(c.Last.Micros).Before(a.prunedBefore) {
+// verify returns ErrExpired if a row that the cursor names is missing and prune
+// did not remove it. Only prune removes rows.
+func (a answer) verify() error {
+	if a.known {
 		return nil
 	}
 	return ErrExpired

@@ -110,7 +110,7 @@ func (r *Reader) Close() {
 
 // Since reads as Store.Since does, on this connection.
 func (r *Reader) Since(ctx context.Context, c cursor.Cursor, limit int) (Page, error) {
-	page, err := r.store.since(ctx, r.conn, query{cursor: c, limit: limit})
+	page, err := r.store.since(ctx, r.conn, query{cursor: c, limit: limit, own: true})
 	r.last = page.moment
 	return page, r.explain(err)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -277,12 +278,10 @@ func TestLargeEventsMakeSmallPages(t *testing.T) {
 	s, _, _ := fresh(t)
 	c := now(t, s)
 	big := json.RawMessage(`"` + strings.Repeat("x", event.MaxDataBytes-2) + `"`)
-	var events []event.Event
 	for i := range 20 {
-		events = append(events, event.Event{Kind: event.SpecFailed, Session: "s", Spec: fmt.Sprint(i), Data: big})
-	}
-	if _, err := s.Append(t.Context(), events); err != nil {
-		t.Fatal(err)
+		if _, err := s.Append(t.Context(), []event.Event{{Kind: event.SpecFailed, Session: "s", Spec: fmt.Sprint(i), Data: big}}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	page, err := s.Since(t.Context(), c, 100)
 	if err != nil || len(page.Events) >= 20 || !page.More {
@@ -754,6 +753,74 @@ func TestNotify(t *testing.T) {
 	}
 	exec(t, conn, insert, "nobody asks any more")
 	quiet("nobody asks any more")
+}
+
+// A reader whose notifications are disabled gets those that another one asks
+// for. It counts them and keeps none. Not parallel: it compares the memory of the
+// process.
+func TestAReaderKeepsNoNotifications(t *testing.T) {
+	s, conn, _ := fresh(t)
+	r, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	other, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := r.EnableNotify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.DisableNotify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.EnableNotify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, conn, "SET synchronous_commit = off")
+	write := func(transactions int) {
+		t.Helper()
+		batch := &pgx.Batch{}
+		for range transactions {
+			batch.Queue("BEGIN")
+			batch.Queue(insert, "s")
+			batch.Queue("COMMIT")
+		}
+		if err := conn.SendBatch(t.Context(), batch).Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, reader := range []*store.Reader{r, other} { // the server ends idle ones
+			if _, _, err := reader.Unchanged(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc) // #nosec G115 -- never that much
+	}
+	write(200)
+	before := heap()
+	for range 100 {
+		write(200)
+	}
+	if grown := heap() - before; grown > 512<<10 {
+		t.Errorf("the process has %d bytes more after 20,000 notifications", grown)
+	}
+	for notes := 0; notes < 20_000; {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		n, err := r.Wait(ctx)
+		cancel()
+		if n == 0 || err != nil {
+			t.Fatalf("%d notifications arrived: %v", notes, err)
+		}
+		notes += n
+	}
 }
 
 func TestRangeQuestions(t *testing.T) {
