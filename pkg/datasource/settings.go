@@ -34,12 +34,20 @@ func readSettings(instance backend.DataSourceInstanceSettings) (store.Config, er
 			return store.Config{}, errors.New("the settings of the data source cannot be read; open them and save them again")
 		}
 	}
-	if s.Database == "" {
+	if strings.TrimSpace(s.Database) == "" {
 		s.Database = instance.Database
 	}
 	// Provisioning fills them from variables and files, which often end with a newline.
-	for _, text := range []*string{&s.Database, &s.Schema, &instance.URL, &instance.User} {
+	for _, text := range []*string{&s.Database, &s.Schema, &s.SSLMode, &instance.URL, &instance.User} {
 		*text = strings.TrimSpace(*text)
+	}
+	secure := map[string]string{}
+	for name, text := range instance.DecryptedSecureJSONData {
+		if name == "password" { // may begin or end with spaces
+			secure[name] = strings.Trim(text, "\r\n")
+		} else {
+			secure[name] = strings.TrimSpace(text)
+		}
 	}
 	switch {
 	case instance.URL == "":
@@ -62,17 +70,17 @@ func readSettings(instance backend.DataSourceInstanceSettings) (store.Config, er
 	} else if h, _, err := net.SplitHostPort(instance.URL); err == nil {
 		host = h
 	}
-	address.User = url.UserPassword(instance.User, strings.TrimRight(instance.DecryptedSecureJSONData["password"], "\r\n"))
+	address.User = url.UserPassword(instance.User, secure["password"])
 	address.RawQuery = query.Encode()
 	config := store.Config{URL: address.String(), Schema: s.Schema, MaxConns: s.MaxOpenConns}
 	if s.SSLMode == "" {
 		s.SSLMode = "verify-full"
-		if secure := instance.DecryptedSecureJSONData; isLocal(host) && secure["tlsCACert"]+secure["tlsClientCert"]+secure["tlsClientKey"] == "" {
+		if isLocal(host) && secure["tlsCACert"]+secure["tlsClientCert"]+secure["tlsClientKey"] == "" {
 			s.SSLMode = "disable"
 		}
 	}
 	var err error
-	config.TLS, err = tlsConfig(s.SSLMode, host, instance.DecryptedSecureJSONData)
+	config.TLS, err = tlsConfig(s.SSLMode, host, secure)
 	return config, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"regexp"
 	"strings"
@@ -51,6 +52,63 @@ func problem(code string, cause error, format string, args ...any) *Problem {
 }
 
 var errRestored = problem(Restored, nil, "the events were restored from another database cluster, so their transaction ids mean nothing here; run: specwatch migrate")
+
+var errURL = errors.New("the database URL cannot be read; it looks like postgres://user@host:5432/database?sslmode=require, with every @ : / ? # % of a password written as %40 %3A %2F %3F %23 %25")
+
+// settingsOfFiles has what pgx says before a file that it cannot read, and the
+// setting that names the file.
+var settingsOfFiles = map[string]string{
+	"unable to read CA file": "sslrootcert in the database URL, or PGSSLROOTCERT",
+	"unable to read sslkey":  "sslkey in the database URL, or PGSSLKEY",
+	"unable to read cert":    "sslcert in the database URL, or PGSSLCERT",
+}
+
+// settingErrors has what pgx says of a setting that it cannot use, and what is
+// told instead: what is wrong, where it is set, and what to change.
+var settingErrors = []struct{ says, told string }{
+	{"unable to add CA to cert pool", "the CA file (sslrootcert in the database URL, or PGSSLROOTCERT) has no certificate; name a PEM file that begins with -----BEGIN CERTIFICATE-----"},
+	{"failed to decode sslkey", "the client key (sslkey in the database URL, or PGSSLKEY) is not PEM; name a file that begins with -----BEGIN PRIVATE KEY-----"},
+	{"unable to find sslpassword", "the client key (sslkey in the database URL, or PGSSLKEY) is encrypted; set its password with PGSSLPASSWORD, or name a key without one"},
+	{"unable to decrypt key", "the client key (sslkey in the database URL, or PGSSLKEY) cannot be decrypted; correct its password, PGSSLPASSWORD or sslpassword in the database URL"},
+	{"does not match public key", "the client certificate and the client key do not belong together; correct sslcert and sslkey in the database URL, or PGSSLCERT and PGSSLKEY"},
+	{"failed to parse private key", "the client key (sslkey in the database URL, or PGSSLKEY) cannot be read; if its file begins with -----BEGIN ENCRYPTED PRIVATE KEY-----, write one without a password: openssl pkey -in KEY -out NEWKEY"},
+	{"unable to load cert", "the client certificate (sslcert in the database URL, or PGSSLCERT) has no certificate; name a PEM file that begins with -----BEGIN CERTIFICATE-----"},
+	{`both "sslcert" and "sslkey" are required`, "a client certificate needs its key, and a key its certificate; set both sslcert and sslkey in the database URL, or PGSSLCERT and PGSSLKEY"},
+	{"sslmode is invalid", "the TLS mode (sslmode in the database URL, or PGSSLMODE) is not known; it is disable, allow, prefer, require, verify-ca or verify-full"},
+	{"unable to load system certificate pool", "the CA certificates of this system cannot be read; name a PEM file with sslrootcert in the database URL, or PGSSLROOTCERT"},
+	{"failed to read service file", "the file of services (PGSERVICEFILE, or .pg_service.conf in the home folder) cannot be read; correct it, or remove service from the database URL and PGSERVICE"},
+	{"unable to find service", "the service that is asked for (service in the database URL, or PGSERVICE) is not in the file of services (PGSERVICEFILE, or .pg_service.conf in the home folder); correct its name, or add it"},
+	{"invalid port", "the port of the database is not a number from 1 to 65535; correct it in the database URL, PGPORT or the file of services; in a password in the URL, write every @ : / ? # % as %40 %3A %2F %3F %23 %25"},
+	{"could not match", "there are several ports, and not as many as hosts; name one port for all hosts, or one for each, in the database URL, or PGHOST and PGPORT"},
+}
+
+// settingNames finds the name of another setting in what pgx says of it.
+var settingNames = regexp.MustCompile("`: (?:invalid |unknown |cannot parse )?(sslcertmode|connect_timeout|target_session_attrs|min_protocol_version|max_protocol_version|channel_binding|require_auth|pool_[a-z_]+|[a-z_]+_mode|[a-z_]+_capacity)\\b")
+
+// unusable explains why the settings of a connection cannot be used. Of their
+// values it repeats only the path of a file, since others may be secret.
+func unusable(err error) error {
+	// pgx says: cannot parse `the settings`: what is wrong
+	text := err.Error()
+	said := text[max(0, strings.LastIndex(text, "`: ")):]
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		for says, setting := range settingsOfFiles {
+			if strings.Contains(said, says) {
+				return fmt.Errorf("the file %s cannot be read (%w); correct its path (%s), or its rights", path.Path, path.Err, setting)
+			}
+		}
+	}
+	for _, known := range settingErrors {
+		if strings.Contains(said, known.says) {
+			return errors.New(known.told)
+		}
+	}
+	if name := settingNames.FindStringSubmatch(said); name != nil {
+		return fmt.Errorf("the setting %s of the database connection has a value that is not allowed; correct it in the database URL or in its variable that begins with PG", name[1])
+	}
+	return errURL
+}
 
 // explain turns the errors of PostgreSQL and of the connection to it into
 // *Problem or *event.FieldError. context.Canceled is returned as it is.
@@ -125,6 +183,8 @@ func advice(connect *pgconn.ConnectError, pg *pgconn.PgError) string {
 		return "run as an administrator: GRANT CONNECT ON DATABASE " + pgx.Identifier{connect.Config.Database}.Sanitize() + " TO " + pgx.Identifier{connect.Config.User}.Sanitize()
 	case pg != nil && pg.Code == "28P01":
 		return "check user and password"
+	case pg != nil && pg.Code == "28000" && strings.Contains(pg.Message, "client certificate"), strings.Contains(connect.Error(), "remote error: tls"):
+		return "name a client certificate that the server accepts, and its key: sslcert and sslkey in the database URL, PGSSLCERT and PGSSLKEY, or those of the data source"
 	case pg != nil && pg.Code == "28000":
 		return "check user, database name and TLS mode, and the server's pg_hba.conf"
 	case pg != nil && pg.Code == "3D000":

@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io/fs"
 	"net"
 	"slices"
 	"strconv"
@@ -45,9 +44,12 @@ func (c Config) pool() (*pgxpool.Config, error) {
 	if strings.ContainsAny(c.Schema, `'%$\`+"\x00") {
 		return nil, errors.New("the schema's name contains one of ' % $ \\, which Specwatch does not take; name another schema")
 	}
+	if misplaced(c.URL) {
+		return nil, errURL
+	}
 	pool, err := pgxpool.ParseConfig(strings.TrimSpace(c.URL))
-	if err != nil || misplaced(c.URL) {
-		return nil, errors.New("the database URL cannot be read" + unreadable(err) + "; it looks like postgres://user@host:5432/database?sslmode=require, with every @ : / ? # % of a password written as %40 %3A %2F %3F %23 %25")
+	if err != nil {
+		return nil, unusable(err)
 	}
 	conn := pool.ConnConfig
 	if conn.RuntimeParams["application_name"] == "" {
@@ -86,15 +88,6 @@ func misplaced(address string) bool {
 	return isURL && (strings.Count(rest[:end], "@") > 1 || strings.Contains(rest[end:], "@"))
 }
 
-// unreadable says what is wrong with a URL, if that cannot show a password.
-func unreadable(err error) string {
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		return ": the file " + path.Path + " cannot be opened (" + path.Err.Error() + ")"
-	}
-	return ""
-}
-
 // Store holds connections to one events table. Reading and writing have pools
 // of their own, so that writers which wait for a lock do not hold up readers.
 // It is safe for concurrent use.
@@ -105,6 +98,8 @@ type Store struct {
 	writes *pgxpool.Pool
 	pooler atomic.Bool // a pooler sits in between
 	narrow atomic.Pointer[narrow]
+
+	waiting atomic.Int64 // reads that wait for a standby with a connection of the pool
 
 	// The statements of every read, with the schema written out.
 	sinceSQL, historySQL string

@@ -30,11 +30,33 @@ const (
 // and secrets often end with a newline.
 func variable(name string) string { return strings.TrimSpace(os.Getenv(name)) }
 
+// trimVariables removes white space around PostgreSQL's own variables, which pgx
+// reads by itself. Spaces may be part of a password; an end of line is not.
+func trimVariables() error {
+	for _, pair := range os.Environ() {
+		name, value, _ := strings.Cut(pair, "=")
+		trimmed := strings.TrimSpace(value)
+		if name == "PGPASSWORD" || name == "PGSSLPASSWORD" {
+			trimmed = strings.Trim(value, "\r\n")
+		}
+		if !strings.HasPrefix(name, "PG") || trimmed == value {
+			continue
+		}
+		if err := os.Setenv(name, trimmed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // database has the flags that name the database or gateway.
 type database struct{ url, schema, gateway string }
 
 // config returns the database that the flags or the environment name.
 func (d *database) config() (store.Config, error) {
+	if err := trimVariables(); err != nil {
+		return store.Config{}, err
+	}
 	if d.url != "" && carriesPassword(d.url) {
 		return store.Config{}, wrongUse{errors.New("--database-url carries a password, which every user of this machine could read; put it into " + envDatabaseURL + ", PGPASSWORD or a password file")}
 	}
