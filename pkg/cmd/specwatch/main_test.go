@@ -207,7 +207,7 @@ func (a at) kept() []string {
 
 func until(t *testing.T, what string, true func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(40 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !true() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)
