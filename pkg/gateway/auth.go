@@ -17,7 +17,7 @@ import (
 // Writers may read, because a program that asks a question waits for the answer.
 func (g *Gateway) reader(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, signedIn := g.signedIn(r); g.options.ReadToken != "" && !bears(r, g.options.ReadToken) && !bears(r, g.options.WriteToken) && !signedIn {
+		if _, signedIn := g.signedIn(r); g.options.ReadToken != "" && !g.bearsToken(r) && !signedIn {
 			refuseUnknown(w, "reading", "SPECWATCH_READ_TOKEN or SPECWATCH_WRITE_TOKEN")
 			return
 		}
@@ -46,6 +46,11 @@ func refuseUnknown(w http.ResponseWriter, what, variable string) {
 func bears(r *http.Request, token string) bool {
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	return token != "" && strings.EqualFold(scheme, "Bearer") && equal(strings.TrimSpace(given), token)
+}
+
+// bearsToken reports whether the request has a token that permits reading.
+func (g *Gateway) bearsToken(r *http.Request) bool {
+	return bears(r, g.options.ReadToken) || bears(r, g.options.WriteToken)
 }
 
 // equal compares in a time that depends on neither text.

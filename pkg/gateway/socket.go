@@ -120,7 +120,7 @@ func (g *Gateway) socket(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &client{gateway: g, conn: connOf(r), since: since, ended: make(chan struct{})}
 	s, ok := g.signedIn(r)
-	signed := ok && !bears(r, g.options.ReadToken) && !bears(r, g.options.WriteToken)
+	signed := ok && !g.bearsToken(r)
 	g.sockets.Add(1)
 	if c.ws, err = g.upgrader.Upgrade(w, r, nil); err != nil {
 		g.sockets.Done()

@@ -272,25 +272,37 @@ func until(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// A page that began on the primary goes on at a standby only once that has
-// replayed what the page's target holds.
-func TestPagesGoOnWhereTheServerHasGotThere(t *testing.T) {
-	t.Parallel()
+// replicated is a primary and a standby that follows it: their stores, and a
+// connection to each.
+func replicated(t *testing.T) (onPrimary, onStandby *store.Store, conn, there *pgx.Conn) {
+	t.Helper()
 	primary, onPrimary := cluster(t, nil)
 	standby := postgrestest.Standby(t, primary)
-	onStandby := open(t, store.Config{URL: standby.URL()})
+	onStandby = open(t, store.Config{URL: standby.URL()})
 	until(t, "the standby does not follow", func() bool { return onStandby.Ready(t.Context()) == nil })
-	conn, there := postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, standby.URL())
-	exec(t, conn, insert, "first")
-	_, c := drain(t, onPrimary, cursor.Cursor{}, 100)
-	if got, _ := drain(t, onStandby, c, 100); len(got) != 0 {
-		t.Fatalf("%q", specs(got))
-	}
+	return onPrimary, onStandby, postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, standby.URL())
+}
+
+func pauseReplay(t *testing.T, there *pgx.Conn) {
+	t.Helper()
 	exec(t, there, "SELECT pg_wal_replay_pause()")
 	until(t, "replay does not pause", func() bool {
 		var paused bool
 		return there.QueryRow(t.Context(), "SELECT pg_is_wal_replay_paused()").Scan(&paused) == nil && paused
 	})
+}
+
+// A page that began on the primary goes on at a standby only once that has
+// replayed what the page's target holds.
+func TestPagesGoOnWhereTheServerHasGotThere(t *testing.T) {
+	t.Parallel()
+	onPrimary, onStandby, conn, there := replicated(t)
+	exec(t, conn, insert, "first")
+	_, c := drain(t, onPrimary, cursor.Cursor{}, 100)
+	if got, _ := drain(t, onStandby, c, 100); len(got) != 0 {
+		t.Fatalf("%q", specs(got))
+	}
+	pauseReplay(t, there)
 	for i := range 20 {
 		exec(t, conn, insert, fmt.Sprint(i))
 	}
@@ -329,19 +341,11 @@ func TestPagesGoOnWhereTheServerHasGotThere(t *testing.T) {
 // its answer: those that wait do not take all connections of the pool.
 func TestReadersThatWaitForAStandbyLeaveConnections(t *testing.T) {
 	t.Parallel()
-	primary, onPrimary := cluster(t, nil)
-	standby := postgrestest.Standby(t, primary)
-	onStandby := open(t, store.Config{URL: standby.URL()})
-	until(t, "the standby does not follow", func() bool { return onStandby.Ready(t.Context()) == nil })
-	conn, there := postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, standby.URL())
+	onPrimary, onStandby, conn, there := replicated(t)
 	exec(t, conn, insert, "first")
 	_, current := drain(t, onPrimary, cursor.Cursor{}, 100)
 	drain(t, onStandby, current, 100)
-	exec(t, there, "SELECT pg_wal_replay_pause()")
-	until(t, "replay does not pause", func() bool {
-		var paused bool
-		return there.QueryRow(t.Context(), "SELECT pg_is_wal_replay_paused()").Scan(&paused) == nil && paused
-	})
+	pauseReplay(t, there)
 	exec(t, conn, insert, "second")
 	_, ahead := drain(t, onPrimary, current, 100)
 	const readers = 20

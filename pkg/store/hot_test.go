@@ -26,11 +26,7 @@ const hotRows = `
 // are really sent.
 func TestHotStatementsUseTheirIndexes(t *testing.T) {
 	t.Parallel()
-	address, schema := postgrestest.Schema(t)
-	config := Config{URL: address, Schema: schema}
-	if _, err := Migrate(t.Context(), config, nil); err != nil {
-		t.Fatal(err)
-	}
+	address, config := migrated(t)
 	db := postgrestest.Connect(t, address)
 	exec := func(sql string, args ...any) {
 		t.Helper()

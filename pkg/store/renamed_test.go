@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/specwatch/specwatch/pkg/cursor"
-	"github.com/specwatch/specwatch/pkg/postgrestest"
 )
 
 // A schema may be renamed after PostgreSQL has planned a read of it: the name
@@ -14,16 +13,7 @@ import (
 // so the statements have a name that never leads to one.
 func TestSchemaRenamedDuringARead(t *testing.T) {
 	t.Parallel()
-	address, schema := postgrestest.Schema(t)
-	config := Config{URL: address, Schema: schema}
-	if _, err := Migrate(t.Context(), config, nil); err != nil {
-		t.Fatal(err)
-	}
-	s, err := Open(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
+	s, _ := opened(t)
 	page, err := s.SinceLast(t.Context(), 10, 10)
 	if err != nil {
 		t.Fatal(err)

@@ -73,7 +73,6 @@ ask".`,
 		if q.timeout == 0 {
 			advise(cmd.ErrOrStderr(), "waiting for an answer without limit; --timeout limits it")
 		}
-		keepWriting()
 		ctx, cancel := untilSignal(cmd.Context())
 		defer cancel()
 		if q.timeout > 0 {
