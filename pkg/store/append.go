@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"time"
 
@@ -31,11 +32,13 @@ const (
 )
 
 // insertSQL uses unnest, so that the text is the same for any number of events
-// and is prepared once. The order gives ids in the order of the input.
+// and is prepared once. The order gives ids in the order of the input. $7 limits
+// each wait for a lock of this statement; it needs no statement of its own.
 const insertSQL = `
 INSERT INTO @.events (kind, at, session, spec, data, key)
 SELECT kind, coalesce(at, now()), session, spec, data::jsonb, key
-FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS e (kind, at, session, spec, data, key, n)
+FROM (SELECT set_config('lock_timeout', $7, true)) AS l,
+     unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS e (kind, at, session, spec, data, key, n)
 ORDER BY n
 ON CONFLICT (key) WHERE key IS NOT NULL DO NOTHING
 RETURNING id, key`
@@ -43,6 +46,17 @@ RETURNING id, key`
 // writeTimeout bounds one Append, which may wait for locks of other
 // transactions.
 const writeTimeout = 10 * time.Second
+
+// A write that has to wait for another transaction waits without a connection:
+// an attempt ends after writeWait, and the next one follows after writePause. Of
+// all writes that wait, writeTurns try at the same time. So writes for which
+// another transaction holds up the lock leave the other connections to those
+// that can be done.
+const (
+	writeWait  = 50 * time.Millisecond
+	writePause = 50 * time.Millisecond
+	writeTurns = 1
+)
 
 // writing runs f on a connection of the pool that writes. After a lost
 // connection it is run again only if nothing of it can have been written.
@@ -81,9 +95,23 @@ func (s *Store) Append(ctx context.Context, events []event.Event) (event.Receipt
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	receipt, err := retry(ctx, func() (event.Receipt, error) {
-		return writing(ctx, s, func(conn *pgx.Conn) (event.Receipt, error) { return s.insert(ctx, conn, events) })
-	})
+	insert := func() (event.Receipt, error) {
+		return retry(ctx, func() (event.Receipt, error) {
+			return writing(ctx, s, func(conn *pgx.Conn) (event.Receipt, error) { return s.insert(ctx, conn, writeWait, events) })
+		})
+	}
+	receipt, err := insert()
+	for failed(err, "55P03") { // lock_timeout
+		select {
+		case <-ctx.Done():
+		case <-time.After(writePause):
+		}
+		if s.blocked.Acquire(ctx, 1) != nil {
+			return receipt, ended(ctx, err)
+		}
+		receipt, err = insert()
+		s.blocked.Release(1)
+	}
 	if isFieldError(err) && len(events) > 1 {
 		err = s.blame(ctx, events, err)
 	}
@@ -91,8 +119,9 @@ func (s *Store) Append(ctx context.Context, events []event.Event) (event.Receipt
 }
 
 // AppendAll writes what next returns until it returns io.EOF, in one
-// transaction: all or none. It holds one chunk in memory. It returns how many
-// events it took, and how many of these were stored before, under the same key.
+// transaction: all or none. It holds one chunk in memory, and waits at most
+// writeTimeout for a lock of another transaction. It returns how many events it
+// took, and how many of these were stored before, under the same key.
 func (s *Store) AppendAll(ctx context.Context, next func() (event.Event, error)) (taken, known int64, err error) {
 	tx, err := s.begin(ctx)
 	if err != nil {
@@ -119,7 +148,7 @@ func (s *Store) AppendAll(ctx context.Context, next func() (event.Event, error))
 		if len(chunk) == 0 {
 			break
 		}
-		receipt, err := s.insert(ctx, tx, chunk)
+		receipt, err := s.insert(ctx, tx, writeTimeout, chunk)
 		if err != nil {
 			if isFieldError(err) {
 				err = s.blame(ctx, chunk, err)
@@ -163,15 +192,28 @@ func retry[T any](ctx context.Context, attempt func() (T, error)) (T, error) {
 	}, backoff.WithMaxTries(10))
 }
 
-// conflicted reports whether a transaction failed because of another: by a
-// deadlock or because the two could not be serialized.
-func conflicted(err error) bool {
-	var known *Problem
-	var pg *pgconn.PgError
-	return errors.As(err, &known) && errors.As(known.cause, &pg) && (pg.Code == "40P01" || pg.Code == "40001")
+// ended is the error of a write whose ctx has ended while it waited for a lock.
+func ended(ctx context.Context, locked error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return problem(Busy, locked, "another transaction holds a lock that this write needs, such as that of an event with the same key; end that transaction, or ask again")
+	}
+	return explain(ctx.Err())
 }
 
-func (s *Store) insert(ctx context.Context, q querier, events []event.Event) (event.Receipt, error) {
+// conflicted reports whether a transaction failed because of another: by a
+// deadlock or because the two could not be serialized.
+func conflicted(err error) bool { return failed(err, "40P01", "40001") }
+
+// failed reports whether PostgreSQL answered with one of these codes.
+func failed(err error, codes ...string) bool {
+	var known *Problem
+	var pg *pgconn.PgError
+	return errors.As(err, &known) && errors.As(known.cause, &pg) && slices.Contains(codes, pg.Code)
+}
+
+// insert writes the events in one statement that waits at most patience for
+// each lock.
+func (s *Store) insert(ctx context.Context, q querier, patience time.Duration, events []event.Event) (event.Receipt, error) {
 	n := len(events)
 	kinds, sessions, specs, data := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	times, keys := make([]*time.Time, n), make([]*string, n)
@@ -192,7 +234,7 @@ func (s *Store) insert(ctx context.Context, q querier, events []event.Event) (ev
 		ID  int64
 		Key *string
 	}
-	rows, err := q.Query(ctx, s.sql(insertSQL), kinds, times, sessions, specs, data, keys)
+	rows, err := q.Query(ctx, s.sql(insertSQL), kinds, times, sessions, specs, data, keys, fmt.Sprintf("%dms", patience.Milliseconds()))
 	if err != nil {
 		return event.Receipt{}, s.explain(err)
 	}
@@ -265,7 +307,7 @@ func (s *Store) blame(ctx context.Context, events []event.Event, refusal error) 
 			return true
 		}
 		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing of it is meant to stay
-		_, err = s.insert(ctx, tx, events[:last+1])
+		_, err = s.insert(ctx, tx, writeTimeout, events[:last+1])
 		if isFieldError(err) {
 			refusal = err
 			return true

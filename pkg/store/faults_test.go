@@ -1016,3 +1016,65 @@ func TestAReaderGetsAConnectionOfThePools(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Writes that wait for a key which another transaction holds leave connections
+// to reads and to writes that can be done, and are done once the transaction
+// has ended: also where both share a few connections.
+func TestWaitingWritesHoldUpNobody(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Cluster(t, nil)
+	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
+		t.Fatal(err)
+	}
+	conn := postgrestest.Connect(t, server.URL())
+	for role, limit := range map[string]int{"many": 100, "few": 2} {
+		exec(t, conn, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'p' CONNECTION LIMIT %d", role, limit))
+		exec(t, conn, "GRANT specwatch_reader, specwatch_writer TO "+role)
+		t.Run(role, func(t *testing.T) {
+			u, err := url.Parse(server.URL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.User = url.UserPassword(role, "p")
+			s := open(t, store.Config{URL: u.String()})
+			holder := postgrestest.Connect(t, server.URL())
+			exec(t, holder, "BEGIN")
+			exec(t, holder, `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', '`+role+`')`)
+			done := make(chan error, 16)
+			for range cap(done) {
+				go func() {
+					_, err := s.Append(context.Background(), []event.Event{{Kind: event.SpecStarted, Session: "s", Key: role}})
+					done <- err
+				}()
+			}
+			until(t, "no write waits", func() bool {
+				var n int
+				if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'", role).Scan(&n); err != nil {
+					t.Fatal(err)
+				}
+				return n > 0
+			})
+			for i := range 20 {
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // half of what a write may wait
+				_, err := s.Append(ctx, []event.Event{{Kind: event.SpecStarted, Session: "s"}})
+				if err == nil {
+					_, err = s.Since(ctx, cursor.Cursor{}, 1)
+				}
+				cancel()
+				if err != nil {
+					t.Fatalf("%d: %v", i, err)
+				}
+			}
+			exec(t, holder, "COMMIT")
+			for range cap(done) {
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+			var n int
+			if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM events WHERE key = $1", role).Scan(&n); err != nil || n != 1 {
+				t.Errorf("%d events, %v", n, err)
+			}
+		})
+	}
+}

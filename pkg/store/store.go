@@ -99,7 +99,8 @@ type Store struct {
 	pooler atomic.Bool // a pooler sits in between
 	narrow atomic.Pointer[narrow]
 
-	waiting atomic.Int64 // reads that wait for a standby with a connection of the pool
+	waiting atomic.Int64        // reads that wait for a standby with a connection of the pool
+	blocked *semaphore.Weighted // writes that try again to get a lock of another transaction
 
 	// The statements of every read, with the schema written out.
 	sinceSQL, historySQL string
@@ -116,7 +117,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{schema: c.Schema, config: config}
+	s := &Store{schema: c.Schema, config: config, blocked: semaphore.NewWeighted(writeTurns)}
 	s.sinceSQL, s.historySQL = s.sql(sinceSQL), s.sql(historySQL)
 	// When ctx ends, the statement is cancelled on the server, too: otherwise
 	// one that waits for a lock would go on waiting there.
