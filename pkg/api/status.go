@@ -153,12 +153,29 @@ func (s *Source) read(ctx context.Context, since Since, limit int) (Status, erro
 	}, nil
 }
 
+// UpToDate reports whether the cursor of a poll has seen all that the feed has
+// read: the answer will be small.
+func (s *Source) UpToDate(query url.Values) bool {
+	c, err := cursor.Parse(query.Get("since"))
+	return err == nil && s.Feed.AtEnd(c)
+}
+
 // Answer is the answer to a poll. It may be shared and must not be changed.
 type Answer struct {
-	Code  int // of HTTP: 200, 400 or 410
-	Body  []byte
+	Code  int    // of HTTP: 200, 400 or 410
 	ETag  string // names cursor and state; empty: there is none
 	Empty bool   // without events, and there are no more
+	body  func() ([]byte, error)
+}
+
+// Body is the JSON. That of an empty answer is made at the first call, because
+// most clients hold it already.
+func (a *Answer) Body() ([]byte, error) { return a.body() }
+
+// encoded is a body that is made at once.
+func encoded(content any) func() ([]byte, error) {
+	text, err := json.Marshal(content)
+	return func() ([]byte, error) { return text, err }
 }
 
 // MediaType is that of the body.
@@ -192,17 +209,21 @@ func (s *Source) Poll(ctx context.Context, query url.Values) (*Answer, error) {
 	if bad != nil {
 		p := ProblemOf(bad)
 		p.Type, p.Title = "about:blank", "bad request"
-		body, err := json.Marshal(p)
-		return &Answer{Code: p.Status, Body: body}, err
+		return &Answer{Code: p.Status, body: encoded(p)}, nil
 	}
 	status, err := s.read(ctx, since, limit)
 	if err == nil {
-		body, err := json.Marshal(status)
 		digest := sha256.Sum256([]byte(status.Cursor))
-		return &Answer{
-			Code: http.StatusOK, Body: body, Empty: len(status.Events) == 0 && !status.More,
+		answer := &Answer{
+			Code: http.StatusOK, Empty: len(status.Events) == 0 && !status.More,
 			ETag: `W/"` + status.State.Version + hex.EncodeToString(digest[:6]) + `"`,
-		}, err
+		}
+		if answer.Empty {
+			answer.body = sync.OnceValues(func() ([]byte, error) { return json.Marshal(status) })
+		} else {
+			answer.body = encoded(status)
+		}
+		return answer, nil
 	}
 	if !errors.Is(err, store.ErrExpired) {
 		return nil, err
@@ -212,9 +233,8 @@ func (s *Source) Poll(ctx context.Context, query url.Values) (*Answer, error) {
 	if status, err = s.read(ctx, Since{Last: limit}, limit); err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(Expired{Problem{
+	return &Answer{Code: http.StatusGone, body: encoded(Expired{Problem{
 		Type: "about:blank", Status: http.StatusGone, Title: "cursor expired", Field: "since",
 		Detail: "the cursor belongs to another database, or to a history that a restore or fail-over ended; drop what you hold and go on from the events and the cursor of this answer",
-	}, status})
-	return &Answer{Code: http.StatusGone, Body: body}, err
+	}, status})}, nil
 }

@@ -31,7 +31,12 @@ func (d *Datasource) resources() http.Handler {
 			refuse(w, err)
 			return
 		}
-		write(w, answer.Code, answer.MediaType(), answer.Body)
+		body, err := answer.Body()
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		write(w, answer.Code, answer.MediaType(), body)
 	})
 	names := func(read func(ctx context.Context, f store.Filter, text string) ([]string, int64, error)) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {

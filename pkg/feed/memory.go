@@ -65,6 +65,15 @@ func (f *Feed) inRing(c cursor.Cursor) bool {
 	return ok
 }
 
+// AtEnd reports whether the cursor has seen all that the feed has read. It does
+// not wait for a read.
+func (f *Feed) AtEnd(c cursor.Cursor) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at, ok := f.after(c)
+	return ok && at == len(f.ring)
+}
+
 // after returns how many batches of the ring the cursor has seen. Last of the
 // cursor must be the last row of these: that shows that the cursor belongs to
 // the history that the feed has read. The caller holds mu.

@@ -20,8 +20,8 @@ const (
 func (g *Gateway) status(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	key := query.Get("since") + " " + query.Get("last") + " " + query.Get("limit")
-	// Requests with the same cursor share one read. It must not be cancelled
-	// with the first of them.
+	// Requests with the same cursor that wait at the same time share one read. It
+	// must not be cancelled with the first of them.
 	found := g.reads.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(g.ending, pollTimeout)
 		defer cancel()
@@ -29,18 +29,21 @@ func (g *Gateway) status(w http.ResponseWriter, r *http.Request) {
 		if g.waiting.Add(1) > maxWaiting {
 			return nil, errBusy
 		}
-		if err := g.reading.Acquire(ctx, 1); err != nil {
-			return nil, errBusy
-		}
-		defer g.reading.Release(1)
 		// A large page is read only while there is memory for it.
-		if n, err := strconv.Atoi(query.Get("limit")); err == nil && n > event.DefaultPage {
-			release := g.budget.take(&ctx, pageBytes, nil)
+		if n, err := strconv.Atoi(query.Get("limit")); err == nil && n > event.DefaultPage && !g.source.UpToDate(query) {
+			release := g.budget.await(ctx, &ctx, pageBytes, nil)
 			if release == nil {
 				return nil, errBusy
 			}
 			defer release()
 		}
+		if err := g.reading.Acquire(ctx, 1); err != nil {
+			return nil, errBusy
+		}
+		defer g.reading.Release(1)
+		// A request that comes from now on has a read of its own: this one may
+		// not see what is committed before that request.
+		g.reads.Forget(key)
 		return g.source.Poll(ctx, query)
 	})
 	select {
@@ -61,6 +64,11 @@ func (g *Gateway) status(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
-		g.sendShared(w, r, answer.Code, answer.MediaType(), answer.Body, answer)
+		body, err := answer.Body()
+		if err != nil {
+			g.fail(w, r, err)
+			return
+		}
+		g.sendShared(w, r, answer.Code, answer.MediaType(), body, answer)
 	}
 }
