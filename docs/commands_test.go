@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 )
@@ -27,13 +26,17 @@ type block struct {
 
 var fence = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
 
-func blocksOf(t *testing.T, page string) (all []block) {
+func blocksOf(t *testing.T, page string) []block {
 	t.Helper()
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, found := range fence.FindAllStringSubmatch(string(text), -1) {
+	return blocksIn(string(text))
+}
+
+func blocksIn(text string) (all []block) {
+	for _, found := range fence.FindAllStringSubmatch(text, -1) {
 		all = append(all, block{found[1], found[2]})
 	}
 	return all
@@ -84,7 +87,7 @@ var notRun = map[string]string{
 	"go test -race ./pkg/feed -run TestLateCommit":                                                                                         "TestCommandsInText checks that what it names exists",
 	"npx playwright test --project=tests -g 'an event is pushed to the open page'":                                                         "TestCommandsInText checks that what it names exists",
 	`specwatch serve --allow-host "$(tailscale status --json | jq -r '.Self.DNSName | rtrimstr(".")')" &`:                                  "needs an account of Tailscale",
-	"ssh -N -L 8001:127.0.0.1:8001 you@your-machine":                                                                                       "needs an SSH server",
+	"ssh -N -L 8001:127.0.0.1:8001 you@your-machine":                                                                                       "TestTunnel runs it with a server and keys of its own",
 	"cloudflared tunnel --url http://127.0.0.1:8001 --hostname watch.example":                                                              "needs an account of Cloudflare",
 	"specwatch serve --base-path /watch/ --allow-host watch.example":                                                                       "TestRecipesOfProxies in deploy runs it behind nginx and Caddy",
 	"specwatch serve --listen 0.0.0.0:8443 --allow-host watch.example --tls-cert /etc/specwatch/cert.pem --tls-key /etc/specwatch/key.pem": "TestServeWithTLS in pkg/cmd/specwatch runs it with files of its own",
@@ -118,9 +121,33 @@ func TestEveryCommandIsRun(t *testing.T) {
 }
 
 // commandsOf are the commands of a page that are run, in one script.
-func commandsOf(t *testing.T, page string) (script string) {
+func commandsOf(t *testing.T, page string) string {
 	t.Helper()
-	for _, b := range blocksOf(t, page) {
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return commandsIn(t, page, string(text))
+}
+
+// commandsUnder are those of one section of a page.
+func commandsUnder(t *testing.T, page, heading string) string {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, found := strings.Cut(string(text), "\n"+heading+"\n")
+	if !found {
+		t.Fatalf("%s has no section %s", page, heading)
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	return commandsIn(t, page, section+"\n")
+}
+
+func commandsIn(t *testing.T, page, text string) (script string) {
+	t.Helper()
+	for _, b := range blocksIn(text) {
 		if line, _, _ := strings.Cut(b.text, "\n"); b.language == "sh" && notRun[line] == "" {
 			script += b.text
 		}
@@ -228,56 +255,181 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// The commands of these pages are run as they stand, each page in a database of
-// its own. The server is as old as the psql and pg_dump that are installed.
-func TestCommandsForOperators(t *testing.T) {
+// operator is a PostgreSQL server with TLS, and the environment of a person who
+// administers it. The server is as old as the psql and pg_dump that are
+// installed.
+type operator struct {
+	address     *url.URL
+	files       postgrestest.Certificates
+	dir         string
+	environment []string
+}
+
+func newOperator(t *testing.T) operator {
+	t.Helper()
 	installed, err := filepath.Glob("/usr/lib/postgresql/*/bin/pg_dump")
 	if err != nil || len(installed) == 0 {
 		t.Skip("psql and pg_dump are not installed")
 	}
 	tools := filepath.Dir(installed[len(installed)-1])
 	t.Setenv("SPECWATCH_POSTGRES_HOME", filepath.Dir(tools))
-	server := postgrestest.Cluster(t, nil)
+	server, files := postgrestest.TLSCluster(t)
 	address, err := url.Parse(server.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
 	password, _ := address.User.Password()
+	dir := t.TempDir()
+	return operator{address, files, dir, []string{
+		"HOME=" + dir, "XDG_STATE_HOME=" + dir, "PGHOST=localhost", "PGPORT=" + address.Port(), "PGUSER=" + address.User.Username(), "PGPASSWORD=" + password, "PGSSLMODE=disable",
+		fmt.Sprintf("PATH=%s:%s:%s", specwatch(t), tools, os.Getenv("PATH")),
+	}}
+}
+
+// database makes a database and returns its URL for the administrator.
+func (o operator) database(t *testing.T, name string) string {
+	t.Helper()
+	if _, err := postgrestest.Connect(t, o.address.String()).Exec(t.Context(), `CREATE DATABASE "`+name+`"`); err != nil {
+		t.Fatal(err)
+	}
+	return o.address.JoinPath("..", name).String()
+}
+
+// run runs a script and returns what it prints.
+func (o operator) run(t *testing.T, script string, more ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	shell := exec.CommandContext(ctx, "bash", "-c", "set -euo pipefail\n"+script)
+	shell.Dir = o.dir
+	shell.Env = append(slices.Clone(o.environment), more...)
+	out, err := shell.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// The commands of these pages are run as they stand, each page in a database of
+// its own.
+func TestCommandsForOperators(t *testing.T) {
+	o := newOperator(t)
 	for _, page := range []struct {
 		file string
 		says []string // of what the commands print
 	}{
-		{"mirror.md", []string{`"kind":"spec_started"`, "3 rows of jobs: 2 fit, 1 do not", "4 rows read: 1 became events now, 3 were events already", "jobs is not mirrored any more"}},
-		{"operating.md", []string{"schema specwatch has version", "spec_started | night   | login", "0 events removed"}},
+		{"mirror.md", []string{`"kind":"spec_started"`, "3 rows of jobs: 2 fit, 1 do not", "4 rows read: 1 became events now, 3 were events already", "restored \n----------\n        4", "jobs is not mirrored any more"}},
+		{"operating.md", []string{"schema specwatch has version", "spec_started | night   | login", "0 events removed", "t   | TLSv1.3", "schema team has version"}},
 		{"ways-in.md", nil},
 	} {
 		t.Run(page.file, func(t *testing.T) {
-			script := "set -euo pipefail\n" + commandsOf(t, page.file)
 			database := strings.TrimSuffix(page.file, ".md")
-			environment := []string{
-				"PGHOST=" + address.Hostname(), "PGPORT=" + address.Port(), "PGUSER=" + address.User.Username(), "PGPASSWORD=" + password, "PGSSLMODE=disable",
-				fmt.Sprintf("PATH=%s:%s:%s", specwatch(t), tools, os.Getenv("PATH")),
-			}
-			run := func(name, script string, more ...string) string {
-				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-				defer cancel()
-				shell := exec.CommandContext(ctx, "bash", "-c", script)
-				shell.Dir = t.TempDir()
-				shell.Env = append(append(environment, "HOME="+shell.Dir, "XDG_STATE_HOME="+shell.Dir), more...)
-				out, err := shell.CombinedOutput()
-				if err != nil {
-					t.Fatalf("%s: %v\n%s", name, err, out)
+			address := o.database(t, database)
+			if page.file == "operating.md" {
+				// Some providers do this.
+				closed := `REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() FROM PUBLIC`
+				if _, err := postgrestest.Connect(t, address).Exec(t.Context(), closed); err != nil {
+					t.Fatal(err)
 				}
-				return string(out)
 			}
-			run("database", `psql -d postgres -c 'CREATE DATABASE "`+database+`"'`)
-			out := run(page.file, script, "PGDATABASE="+database, "SPECWATCH_DATABASE_URL=postgres:///"+database)
+			script := commandsOf(t, page.file)
+			if strings.Contains(script, "localhost:6432") {
+				pooler, err := url.Parse(postgrestest.Pgbouncer(t, address, "transaction", 2))
+				if err != nil {
+					t.Fatal(err)
+				}
+				script = strings.ReplaceAll(script, "localhost:6432", pooler.Host)
+			}
+			script = strings.ReplaceAll(script, "/etc/specwatch/ca.pem", o.files.CA)
+			out := o.run(t, script, "PGDATABASE="+database, "SPECWATCH_DATABASE_URL=postgres:///"+database)
 			for _, says := range page.says {
 				if !strings.Contains(out, says) {
 					t.Errorf("the commands do not say %q:\n%s", says, out)
 				}
 			}
 		})
+	}
+}
+
+// version02 is what version 0.2 had in its schema.
+func version02(t *testing.T, address string) {
+	t.Helper()
+	first, err := os.ReadFile("../pkg/store/migrations/00001_events.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := `CREATE SCHEMA specwatch; SET search_path = specwatch;
+		CREATE TABLE specwatch_migrations (id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY, version_id bigint NOT NULL, is_applied boolean NOT NULL, tstamp timestamp NOT NULL DEFAULT now());
+		INSERT INTO specwatch_migrations (version_id, is_applied) VALUES (0, true), (1, true);
+		` + strings.ReplaceAll(string(first), "@.", "specwatch.")
+	if _, err := postgrestest.Connect(t, address).PgConn().Exec(t.Context(), script).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The section about upgrades is followed on a database of version 0.2: the
+// events stay, and the way back leads to them, too.
+func TestUpgradeFollowsThePage(t *testing.T) {
+	o := newOperator(t)
+	address := o.database(t, "upgrade")
+	version02(t, address)
+	conn := postgrestest.Connect(t, address)
+	if _, err := conn.Exec(t.Context(), `INSERT INTO specwatch.events (kind, session, spec) SELECT 'spec_started', 'night', 'spec ' || n FROM generate_series(1, 1000) n`); err != nil {
+		t.Fatal(err)
+	}
+	state := func() (got string) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), `SELECT format('version %s, %s events', (SELECT max(version_id) FROM specwatch.specwatch_migrations), (SELECT count(*) FROM specwatch.events))`).Scan(&got); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	there, back, found := strings.Cut(commandsUnder(t, "operating.md", "## Upgrade"), "psql -c 'DROP SCHEMA")
+	if !found {
+		t.Fatal("the section has no way back")
+	}
+	environment := []string{"PGDATABASE=upgrade", "SPECWATCH_DATABASE_URL=postgres:///upgrade", "SPECWATCH_SCHEMA=specwatch"}
+	out := o.run(t, there, environment...)
+	if !strings.Contains(out, "migrations applied now") || !strings.Contains(out, "spec 1000") {
+		t.Errorf("it prints %s", out)
+	}
+	newest, err := filepath.Glob("../pkg/store/migrations/*.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := state(), fmt.Sprintf("version %d, 1000 events", len(newest)); got != want {
+		t.Errorf("after the upgrade: %s, expected %s", got, want)
+	}
+	o.run(t, "psql -c 'DROP SCHEMA"+back, environment...)
+	if got := state(); got != "version 1, 1000 events" {
+		t.Errorf("after the way back: %s", got)
+	}
+}
+
+// Without the list of mirror.md the trigger is what a restore elsewhere lacks,
+// with the error that the page names.
+func TestDumpOfMirroredTable(t *testing.T) {
+	o := newOperator(t)
+	o.database(t, "mirrored")
+	o.database(t, "elsewhere")
+	out := o.run(t, `
+		specwatch migrate --schema specwatch
+		psql -c "CREATE TABLE public.jobs (id serial PRIMARY KEY, kind text, at timestamptz, session text); INSERT INTO public.jobs (kind, at, session) VALUES ('done', now(), 's'), ('done', now(), 's')"
+		specwatch mirror public.jobs --schema specwatch
+		pg_dump --table=public.jobs --format=custom --file=table.dump
+		if pg_restore --dbname=elsewhere table.dump; then echo "no error"; fi
+		psql -d elsewhere -c "SELECT count(*) AS restored FROM public.jobs"
+		psql -d elsewhere -c "DROP TABLE public.jobs"
+		if pg_restore --dbname=elsewhere --single-transaction table.dump; then echo "no error"; fi
+		psql -d elsewhere -c "SELECT to_regclass('public.jobs') IS NULL AS nothing"
+	`, "PGDATABASE=mirrored", "SPECWATCH_DATABASE_URL=postgres:///mirrored")
+	for _, says := range []string{`schema "specwatch" does not exist`, "errors ignored on restore: 1\n", "restored \n----------\n        2", "nothing \n---------\n t"} {
+		if !strings.Contains(out, says) {
+			t.Errorf("it does not say %q: %s", says, out)
+		}
+	}
+	if strings.Contains(out, "no error") {
+		t.Errorf("it does not fail: %s", out)
 	}
 }
 
