@@ -210,7 +210,7 @@ func swapAdopted(ctx context.Context, tx pgx.Tx, schema string) error {
 		return err
 	}
 	made := Mirror{Source: t.String(), Mapping: m}
-	if err := install(ctx, tx, schema, &made, e); err != nil {
+	if err := install(ctx, tx, schema, &made, e, nil); err != nil {
 		return err
 	}
 	_, err = tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_mirrors SET up_to = $2 WHERE id = $1`), made.id, upTo)

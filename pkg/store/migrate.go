@@ -37,7 +37,7 @@ type MigrateReport struct {
 	Applied  int      // migrations that were run now
 	Repaired int64    // rows whose xid was of another cluster
 	Returned string   // the table that version 0.2 had adopted and that returnAdopted gave back
-	Notices  []string // PostgreSQL's notices, such as that a role could not be created
+	Notices  []string // such as PostgreSQL's that a role could not be created
 }
 
 // Migrate creates or upgrades the schema. It can be repeated, and be run by two
@@ -99,7 +99,9 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	if _, err := conn.Exec(ctx, qualify(report.Schema, grantsSQL)); err != nil {
 		return report, explain(err)
 	}
-	return report, nil
+	notes, err := s.renewMirrors(ctx, conn, report.Schema, told)
+	report.Notices = append(report.Notices, notes...)
+	return report, explain(err)
 }
 
 // mayMigrate returns the schema, and creates it if it is missing. It first

@@ -43,16 +43,20 @@ type Mirror struct {
 	Unmapped int64
 	Reasons  []Reason // why, the most frequent first, at most maxReasons
 
-	id     int
-	called string // what the keys of its events begin with: the table's name when it was mirrored
-	upTo   *int64 // of a table that version 0.2 adopted: the greatest id then
+	id      int
+	called  string   // what the keys of its events begin with: the table's name when it was mirrored
+	upTo    *int64   // of a table that version 0.2 adopted: the greatest id then
+	granted string   // the role that was granted rights for it; empty: none was
+	rights  []string // their names, as in mirrorRights
 }
 
 // recorded is the column mapping of specwatch_mirrors. Called is missing if it
-// is the same as the column source.
+// is the same as the column source. Rights is missing if no role was granted
+// any, or if an older version granted all of mirrorRights.
 type recorded struct {
 	Mapping
-	Called string `json:"called,omitempty"`
+	Called string   `json:"called,omitempty"`
+	Rights []string `json:"rights,omitempty"`
 }
 
 // Reason is why rows did not become events.
@@ -738,15 +742,61 @@ func (s *Store) Mirror(ctx context.Context, table string, m Mapping, told func(s
 			if err := freeName(ctx, tx, schema, all, made.Source); err != nil {
 				return err
 			}
+			if all, err = s.mirrors(ctx, tx); err != nil {
+				return err
+			}
 		}
 		m, e, err := made.Mapping.with(m).complete(ctx, tx, t)
 		if err != nil {
 			return err
 		}
 		made.Mapping = m
-		return install(ctx, tx, schema, &made, e)
+		return install(ctx, tx, schema, &made, e, all)
 	})
 	return made, err
+}
+
+// renewMirrors replaces the functions of all mirrors by those of this version.
+// It returns notes about mirrors that keep their functions, because this user
+// does not own the table, or because the mapping does not fit it any more. A
+// migration does not fail for them.
+func (s *Store) renewMirrors(ctx context.Context, conn *pgx.Conn, schema string, told func(string)) (notes []string, err error) {
+	all, err := s.mirrors(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range all {
+		if !p.Active {
+			continue
+		}
+		err := patientlyOn(ctx, conn, told, func(tx pgx.Tx) error {
+			all, err := s.mirrors(ctx, tx) // the one before may have got rights
+			if err != nil {
+				return err
+			}
+			t, err := findSource(ctx, tx, p.now)
+			if err == nil {
+				err = t.own(ctx, tx)
+			}
+			if err != nil {
+				return err
+			}
+			made := mirrorOf(all, t)
+			m, e, err := made.Mapping.complete(ctx, tx, t)
+			if err != nil {
+				return err
+			}
+			made.Mapping = m
+			return install(ctx, tx, schema, &made, e, all)
+		})
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		if err != nil {
+			notes = append(notes, fmt.Sprintf("the mirror of %s keeps the functions of an earlier version: %s; once that is repaired, run: specwatch mirror %[1]s", p.now, s.explain(err)))
+		}
+	}
+	return notes, nil
 }
 
 // with returns the mapping with the fields that are set in the other.
@@ -774,7 +824,7 @@ func freeName(ctx context.Context, tx pgx.Tx, schema string, all []placed, name 
 	}
 	p := all[i]
 	if !p.Active {
-		return p.remove(ctx, tx, schema)
+		return p.remove(ctx, tx, schema, all)
 	}
 	if err := freeName(ctx, tx, schema, all, p.now); err != nil {
 		return err
@@ -806,12 +856,11 @@ type placed struct {
 	relation uint32
 	now      string // the table's present name
 	trigger  string
-	granted  *string
 }
 
 func (s *Store) mirrors(ctx context.Context, q querier) ([]placed, error) {
 	rows, err := q.Query(ctx, s.sql(`
-		SELECT m.id, m.source, m.mapping::text, m.filled, m.granted, m.up_to, coalesce(t.tgrelid, 0)::oid, coalesce(t.tgname, '')::text,
+		SELECT m.id, m.source, m.mapping::text, m.filled, coalesce(m.granted, ''), m.up_to, coalesce(t.tgrelid, 0)::oid, coalesce(t.tgname, '')::text,
 		       coalesce((SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = t.tgrelid), '')
 		FROM @.specwatch_mirrors m LEFT JOIN pg_trigger t ON t.tgfoid = to_regproc('@.specwatch_mirror_' || m.id) AND t.tgparentid = 0
 		ORDER BY m.source`))
@@ -823,7 +872,10 @@ func (s *Store) mirrors(ctx context.Context, q querier) ([]placed, error) {
 		if err = row.Scan(&p.id, &p.Source, &mapping, &p.Filled, &p.granted, &p.upTo, &p.relation, &p.trigger, &p.now); err == nil {
 			var kept recorded
 			err = json.Unmarshal([]byte(mapping), &kept)
-			p.Mapping, p.called = kept.Mapping, cmp.Or(kept.Called, p.Source)
+			p.Mapping, p.called, p.rights = kept.Mapping, cmp.Or(kept.Called, p.Source), kept.Rights
+			if p.granted != "" && p.rights == nil {
+				p.rights = rightNames()
+			}
 		}
 		p.Active = p.relation != 0
 		return p, err
@@ -832,53 +884,41 @@ func (s *Store) mirrors(ctx context.Context, q querier) ([]placed, error) {
 
 // install creates the functions and the trigger, records the mirror, and grants
 // the table's owner, as whom the functions run, only what they need.
-func install(ctx context.Context, tx pgx.Tx, schema string, m *Mirror, e expressions) error {
+func install(ctx context.Context, tx pgx.Tx, schema string, m *Mirror, e expressions, all []placed) error {
 	t := e.table
 	m.called = cmp.Or(m.called, m.Source)
 	e.called = m.called
-	kept := recorded{Mapping: m.Mapping}
-	if m.called != m.Source {
-		kept.Called = m.called
-	}
-	mapping, err := json.Marshal(kept)
-	if err != nil {
-		return err
-	}
-	if m.id == 0 {
-		err = tx.QueryRow(ctx, qualify(schema, `INSERT INTO @.specwatch_mirrors (id, source, mapping) SELECT coalesce(max(id), 0) + 1, $1, $2 FROM @.specwatch_mirrors RETURNING id`), m.Source, string(mapping)).Scan(&m.id)
-	} else {
-		_, err = tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_mirrors SET mapping = $2 WHERE id = $1`), m.id, string(mapping))
-	}
-	if err != nil {
-		return err
-	}
-	var may, create bool
-	err = tx.QueryRow(ctx, `
-		SELECT has_schema_privilege($1, $2, 'USAGE') AND has_table_privilege($1, $3, 'INSERT') AND has_column_privilege($1, $4, 'key', 'SELECT') AND has_column_privilege($1, $4, 'kind', 'INSERT'),
-		       has_schema_privilege($1, $2, 'CREATE')`, t.owner, schema, own(schema, "specwatch_unmapped"), own(schema, "events")).Scan(&may, &create)
-	if err != nil {
-		return err
-	}
-	// Each mirror that uses rights which a mirror was the reason for records it,
-	// so that they stay until the last of them is removed.
-	var before *string
-	var given bool
-	err = tx.QueryRow(ctx, qualify(schema, `SELECT (SELECT granted FROM @.specwatch_mirrors WHERE id = $1), EXISTS (SELECT FROM @.specwatch_mirrors WHERE granted = $2)`), m.id, t.owner).Scan(&before, &given)
-	if err != nil {
-		return err
+	// Each mirror that uses rights which a mirror was the reason for records
+	// them, so that they stay until the last of them is removed.
+	before := *m
+	m.granted, m.rights = "", nil
+	for _, p := range all {
+		if p.granted == t.owner {
+			m.rights = append(m.rights, p.rights...)
+		}
 	}
 	owner := pgx.Identifier{t.owner}.Sanitize()
 	var steps []string
-	if !may {
-		for _, right := range mirrorRights(schema) {
-			steps = append(steps, "GRANT "+right+" TO "+owner)
+	for _, right := range mirrorRights(schema) {
+		var has bool
+		if err := tx.QueryRow(ctx, "SELECT "+right.has, t.owner).Scan(&has); err != nil {
+			return err
+		}
+		if !has {
+			m.rights = append(m.rights, right.name)
+			steps = append(steps, "GRANT "+right.sql+" TO "+owner)
 		}
 	}
-	granted := "NULL"
-	if !may || given {
-		granted = quote(t.owner)
+	if len(m.rights) > 0 {
+		m.granted = t.owner
 	}
-	steps = append(steps, fmt.Sprintf("UPDATE %s SET granted = %s WHERE id = %d", own(schema, "specwatch_mirrors"), granted, m.id))
+	if err := m.record(ctx, tx, schema); err != nil {
+		return err
+	}
+	var create bool
+	if err := tx.QueryRow(ctx, `SELECT has_schema_privilege($1, $2, 'CREATE')`, t.owner, schema).Scan(&create); err != nil {
+		return err
+	}
 	if !create { // ALTER FUNCTION OWNER requires it of the new owner
 		steps = append(steps, "GRANT CREATE ON SCHEMA "+pgx.Identifier{schema}.Sanitize()+" TO "+owner)
 	}
@@ -895,7 +935,7 @@ func install(ctx context.Context, tx pgx.Tx, schema string, m *Mirror, e express
 	// is none any more.
 	var name string
 	var each bool
-	err = tx.QueryRow(ctx, `SELECT tgname::text, tgtype & 1 = 1 FROM pg_trigger WHERE tgrelid = $1 AND tgfoid = to_regproc($2) AND tgparentid = 0`, t.oid, mirrorFunction(schema, m.id)).Scan(&name, &each)
+	err := tx.QueryRow(ctx, `SELECT tgname::text, tgtype & 1 = 1 FROM pg_trigger WHERE tgrelid = $1 AND tgfoid = to_regproc($2) AND tgparentid = 0`, t.oid, mirrorFunction(schema, m.id)).Scan(&name, &each)
 	missing := errors.Is(err, pgx.ErrNoRows)
 	if err != nil && !missing {
 		return err
@@ -912,10 +952,29 @@ func install(ctx context.Context, tx pgx.Tx, schema string, m *Mirror, e express
 		steps = append(steps, fmt.Sprintf("CREATE TRIGGER %s AFTER INSERT ON %s %s EXECUTE FUNCTION %s", pgx.Identifier{"specwatch_mirror_" + schema}.Sanitize(), t.quoted(), level, trigger))
 	}
 	m.Active = true
-	if err := execAll(ctx, tx, steps); err != nil || before == nil || *before == t.owner {
+	if err := execAll(ctx, tx, steps); err != nil || before.granted == t.owner {
 		return err
 	}
-	return revokeRights(ctx, tx, schema, m.id, *before) // the table had another owner
+	return revokeRights(ctx, tx, schema, before, all) // the table had another owner
+}
+
+// record stores the mirror, and gives it its id if it has none.
+func (m *Mirror) record(ctx context.Context, tx pgx.Tx, schema string) error {
+	slices.Sort(m.rights)
+	m.rights = slices.Compact(m.rights)
+	kept := recorded{Mapping: m.Mapping, Rights: m.rights}
+	if m.called != m.Source {
+		kept.Called = m.called
+	}
+	mapping, err := json.Marshal(kept)
+	if err != nil {
+		return err
+	}
+	if m.id == 0 {
+		return tx.QueryRow(ctx, qualify(schema, `INSERT INTO @.specwatch_mirrors (id, source, mapping, granted) SELECT coalesce(max(id), 0) + 1, $1, $2, nullif($3, '') FROM @.specwatch_mirrors RETURNING id`), m.Source, string(mapping), m.granted).Scan(&m.id)
+	}
+	_, err = tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_mirrors SET mapping = $2, granted = nullif($3, '') WHERE id = $1`), m.id, string(mapping), m.granted)
+	return err
 }
 
 func execAll(ctx context.Context, tx pgx.Tx, steps []string) error {
@@ -927,45 +986,69 @@ func execAll(ctx context.Context, tx pgx.Tx, steps []string) error {
 	return nil
 }
 
-// mirrorRights are what the owner of a mirrored table needs.
-func mirrorRights(schema string) []string {
-	return []string{
-		"USAGE ON SCHEMA " + pgx.Identifier{schema}.Sanitize(),
-		"INSERT (kind, at, session, spec, data, key), SELECT (key) ON " + own(schema, "events"),
-		"INSERT ON " + own(schema, "specwatch_unmapped"),
+// right is one that the owner of a mirrored table needs.
+type right struct {
+	name string // as it is recorded
+	sql  string // after GRANT and REVOKE
+	has  string // SQL: whether the role $1 has it
+}
+
+// mirrorRights are all that the owner of a mirrored table needs.
+func mirrorRights(schema string) []right {
+	events, unmapped := own(schema, "events"), own(schema, "specwatch_unmapped")
+	rights := []right{
+		{"schema", "USAGE ON SCHEMA " + pgx.Identifier{schema}.Sanitize(), "has_schema_privilege($1, " + quote(schema) + ", 'USAGE')"},
+		{"unmapped", "INSERT ON " + unmapped, "has_table_privilege($1, " + quote(unmapped) + ", 'INSERT')"},
+		{"select key", "SELECT (key) ON " + events, "has_column_privilege($1, " + quote(events) + ", 'key', 'SELECT')"},
 	}
+	for _, column := range []string{"kind", "at", "session", "spec", "data", "key"} {
+		rights = append(rights, right{"insert " + column, "INSERT (" + column + ") ON " + events, "has_column_privilege($1, " + quote(events) + ", '" + column + "', 'INSERT')"})
+	}
+	return rights
+}
+
+func rightNames() (names []string) {
+	for _, right := range mirrorRights("") {
+		names = append(names, right.name)
+	}
+	return names
 }
 
 // revokeRights revokes what a role was granted for a mirror that does not need
 // it any more. If another mirror's function runs as the role, the rights stay,
 // and that mirror becomes the reason for them: older versions recorded only the
 // first one.
-func revokeRights(ctx context.Context, tx pgx.Tx, schema string, id int, role string) error {
-	var other *int
-	var exists bool
-	err := tx.QueryRow(ctx, qualify(schema, `
-		SELECT min(m.id), EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $2::text AND r.oid <> (SELECT relowner FROM pg_class WHERE oid = '@.events'::regclass))
-		FROM @.specwatch_mirrors m LEFT JOIN pg_proc p ON p.oid = to_regproc('@.specwatch_mirror_' || m.id)
-		WHERE m.id <> $1 AND (m.granted = $2::text OR pg_get_userbyid(p.proowner)::text = $2::text)`), id, role).Scan(&other, &exists)
-	switch {
-	case err != nil:
-		return err
-	case other != nil:
-		_, err = tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_mirrors SET granted = $2 WHERE id = $1`), *other, role)
-		return err
-	case !exists: // or it owns the events by now
+func revokeRights(ctx context.Context, tx pgx.Tx, schema string, m Mirror, all []placed) error {
+	if m.granted == "" {
 		return nil
 	}
-	for _, right := range mirrorRights(schema) {
-		if _, err := tx.Exec(ctx, "REVOKE "+right+" FROM "+pgx.Identifier{role}.Sanitize()); err != nil {
+	for _, other := range all {
+		var runs bool
+		err := tx.QueryRow(ctx, `SELECT coalesce((SELECT pg_get_userbyid(proowner)::text = $2 FROM pg_proc WHERE oid = to_regproc($1)), false)`, mirrorFunction(schema, other.id), m.granted).Scan(&runs)
+		if err != nil {
 			return err
 		}
+		if other.id != m.id && (runs || other.granted == m.granted) {
+			other.granted, other.rights = m.granted, append(other.rights, m.rights...)
+			return other.record(ctx, tx, schema)
+		}
 	}
-	return nil
+	var exists bool // and it does not own the events by now
+	err := tx.QueryRow(ctx, qualify(schema, `SELECT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1 AND r.oid <> (SELECT relowner FROM pg_class WHERE oid = '@.events'::regclass))`), m.granted).Scan(&exists)
+	if err != nil || !exists {
+		return err
+	}
+	var steps []string
+	for _, right := range mirrorRights(schema) {
+		if slices.Contains(m.rights, right.name) {
+			steps = append(steps, "REVOKE "+right.sql+" FROM "+pgx.Identifier{m.granted}.Sanitize())
+		}
+	}
+	return execAll(ctx, tx, steps)
 }
 
 // remove removes the mirror's trigger, functions, record and rights.
-func (p placed) remove(ctx context.Context, tx pgx.Tx, schema string) error {
+func (p placed) remove(ctx context.Context, tx pgx.Tx, schema string, all []placed) error {
 	var steps []string
 	if p.relation != 0 {
 		var relation string
@@ -978,10 +1061,10 @@ func (p placed) remove(ctx context.Context, tx pgx.Tx, schema string) error {
 		"DROP FUNCTION IF EXISTS "+mirrorFunction(schema, p.id)+"()", "DROP FUNCTION IF EXISTS "+mapFunction(schema, p.id)+"(anyelement)",
 		fmt.Sprintf("DELETE FROM %s WHERE mirror = %d", own(schema, "specwatch_unmapped"), p.id),
 		fmt.Sprintf("DELETE FROM %s WHERE id = %d", own(schema, "specwatch_mirrors"), p.id))
-	if err := execAll(ctx, tx, steps); err != nil || p.granted == nil {
+	if err := execAll(ctx, tx, steps); err != nil {
 		return err
 	}
-	return revokeRights(ctx, tx, schema, p.id, *p.granted)
+	return revokeRights(ctx, tx, schema, p.Mirror, all)
 }
 
 // RemoveMirror ends a mirror. The events that it made stay.
@@ -1005,7 +1088,7 @@ func (s *Store) RemoveMirror(ctx context.Context, table string, told func(string
 		if i < 0 {
 			return problem(NoTable, nil, "table %s is not mirrored; specwatch mirror lists those that are", table)
 		}
-		return all[i].remove(ctx, tx, schema)
+		return all[i].remove(ctx, tx, schema, all)
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -467,6 +468,149 @@ func TestMirrorsOfOneOwnerShareRights(t *testing.T) {
 	if got := may(other); got != "f f f" {
 		t.Errorf("left: %s", got)
 	}
+}
+
+// traces is what the catalog has about rights, functions, triggers, columns and
+// dependencies.
+func traces(t *testing.T, conn *pgx.Conn) string {
+	t.Helper()
+	return text(t, conn, `
+		SELECT string_agg(line, E'\n' ORDER BY line) FROM (
+		    SELECT format('schema %s: %s of %s', n.nspname, a.privilege_type, a.grantee::regrole) FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a WHERE n.nspname IN ('watch', 'public')
+		    UNION ALL SELECT format('%s: %s of %s', c.oid::regclass, a.privilege_type, a.grantee::regrole) FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a WHERE c.relkind = 'r' AND c.relnamespace::regnamespace::text IN ('watch', 'public')
+		    UNION ALL SELECT format('%s.%s: %s of %s', c.attrelid::regclass, c.attname, a.privilege_type, a.grantee::regrole) FROM pg_attribute c, aclexplode(c.attacl) a
+		    UNION ALL SELECT format('column %s.%s %s', c.attrelid::regclass, c.attnum, c.attname) FROM pg_attribute c JOIN pg_class r ON r.oid = c.attrelid WHERE r.relnamespace = 'public'::regnamespace
+		    UNION ALL SELECT format('function %s of %s', p.oid::regprocedure, p.proowner::regrole) FROM pg_proc p WHERE p.pronamespace::regnamespace::text IN ('watch', 'public')
+		    UNION ALL SELECT format('trigger %s on %s', tgname, tgrelid::regclass) FROM pg_trigger
+		    UNION ALL SELECT format('mirror %s', m.source) FROM watch.specwatch_mirrors m
+		    UNION ALL SELECT format('unmapped row of %s', u.mirror) FROM watch.specwatch_unmapped u
+		    UNION ALL SELECT format('%s %s depends on %s by %s', d.classid::regclass, d.objid, d.refobjid, d.deptype) FROM pg_shdepend d WHERE d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND d.refclassid = 'pg_authid'::regclass
+		    UNION ALL SELECT format('%s %s depends on the table %s', d.classid::regclass, d.objid, d.refobjid::regclass) FROM pg_depend d JOIN pg_class c ON c.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass WHERE c.relnamespace = 'public'::regnamespace
+		) all_of (line)`)
+}
+
+// A removed mirror leaves nothing behind, and takes nothing that the owner of
+// the table had been granted before by somebody else.
+func TestRemovedMirrorLeavesNoTrace(t *testing.T) {
+	t.Parallel()
+	const columns = ` (id bigserial PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`
+	s, conn, config := watched(t, `CREATE TABLE one`+columns, `CREATE TABLE two`+columns)
+	owner, address := login(t, conn, config.URL, "owner")
+	other, _ := login(t, conn, config.URL, "other")
+	for _, table := range []string{"one", "two"} {
+		exec(t, conn, `ALTER TABLE `+table+` OWNER TO `+owner)
+	}
+	as := postgrestest.Connect(t, address)
+	remove := func(table string) {
+		t.Helper()
+		if err := s.RemoveMirror(t.Context(), table, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name, grants string
+		do           func()
+	}{
+		{"once", `SELECT`, func() {}},
+		{"had some rights", `GRANT USAGE ON SCHEMA watch TO ` + owner, func() {}},
+		{"had others too", `GRANT INSERT (kind, session), SELECT (key) ON watch.events TO ` + owner, func() {}},
+		{"mirrored again", `SELECT`, func() { mirror(t, s, "one", store.Mapping{}) }},
+		{"with another", `SELECT`, func() { mirror(t, s, "two", store.Mapping{}) }},
+		{"the first is removed first", `SELECT`, func() {
+			mirror(t, s, "two", store.Mapping{})
+			remove("one")
+			exec(t, as, `INSERT INTO two (session) VALUES ('two')`)
+		}},
+		{"a right is granted in between", `SELECT`, func() {
+			exec(t, conn, `GRANT INSERT, SELECT ON watch.events TO `+other)
+			mirror(t, s, "two", store.Mapping{})
+			exec(t, conn, `REVOKE INSERT, SELECT ON watch.events FROM `+other)
+		}},
+		{"another owner in between", `GRANT INSERT (kind), SELECT (key) ON watch.events TO ` + other, func() {
+			exec(t, conn, `ALTER TABLE one OWNER TO `+other)
+			mirror(t, s, "one", store.Mapping{})
+			exec(t, conn, `ALTER TABLE one OWNER TO `+owner)
+		}},
+		{"had all rights", `GRANT INSERT, SELECT ON watch.events, watch.specwatch_unmapped TO ` + owner, func() {}},
+	} {
+		exec(t, conn, c.grants)
+		before := traces(t, conn)
+		mirror(t, s, "one", store.Mapping{})
+		exec(t, conn, `TRUNCATE watch.events`)
+		exec(t, as, `INSERT INTO one (session) VALUES ('one'), (NULL)`)
+		if got := listed(t, conn); got != "spec_started one  {}" {
+			t.Errorf("%s: events %q", c.name, got)
+		}
+		c.do()
+		all, err := s.Mirrors(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all {
+			remove(m.Source)
+		}
+		if after := traces(t, conn); after != before {
+			t.Errorf("%s: before\n%s\nafter\n%s", c.name, without(before, after), without(after, before))
+		}
+	}
+	if got := listed(t, conn); got != "spec_started one  {}" {
+		t.Errorf("events %q", got)
+	}
+}
+
+// A migration renews the functions of mirrors, so that they are of its version.
+// A mirror that cannot be renewed is named, and the migration does not fail.
+func TestMigrationRenewsMirrors(t *testing.T) {
+	t.Parallel()
+	const columns = ` (id bigserial PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`
+	s, conn, config := watched(t, `CREATE TABLE one`+columns, `CREATE TABLE two`+columns)
+	migrator, as := login(t, conn, config.URL, "migrator")
+	mirror(t, s, "one", store.Mapping{})
+	mirror(t, s, "two", store.Mapping{})
+	insert := func() string {
+		t.Helper()
+		exec(t, conn, `TRUNCATE watch.events`)
+		exec(t, conn, `INSERT INTO one (session) VALUES ('s')`)
+		return listed(t, conn)
+	}
+	age := func() {
+		exec(t, conn, `CREATE OR REPLACE FUNCTION watch.specwatch_mirror_1() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`)
+		if got := insert(); got != "" {
+			t.Fatalf("the old function makes events: %s", got)
+		}
+	}
+	age()
+	exec(t, conn, `ALTER TABLE two DROP COLUMN kind`)
+	report, err := store.Migrate(t.Context(), config, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := insert(); got != "spec_started s  {}" {
+		t.Errorf("after the migration: %q", got)
+	}
+	if len(report.Notices) != 1 || !strings.Contains(report.Notices[0], "public.two") || !strings.Contains(report.Notices[0], "specwatch mirror public.two") {
+		t.Errorf("notes: %q", report.Notices)
+	}
+	// The owner of the events who does not own the table.
+	exec(t, conn, `DO $$ DECLARE o record; BEGIN
+		EXECUTE 'ALTER SCHEMA watch OWNER TO `+migrator+`';
+		FOR o IN SELECT oid::regclass AS name FROM pg_class WHERE relnamespace = 'watch'::regnamespace AND relkind = 'r' LOOP EXECUTE format('ALTER TABLE %s OWNER TO `+migrator+`', o.name); END LOOP;
+		FOR o IN SELECT oid::regprocedure AS name FROM pg_proc WHERE pronamespace = 'watch'::regnamespace AND proname !~ '_[0-9]+$' LOOP EXECUTE format('ALTER FUNCTION %s OWNER TO `+migrator+`', o.name); END LOOP;
+	END $$`)
+	age()
+	report, err = store.Migrate(t.Context(), store.Config{URL: as, Schema: "watch"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if notes := strings.Join(report.Notices, "\n"); !strings.Contains(notes, "the mirror of public.one keeps the functions of an earlier version: only the owner of table public.one") {
+		t.Errorf("notes: %q", notes)
+	}
+}
+
+// without returns the lines of one text that another lacks.
+func without(one, other string) string {
+	lines := strings.Split(other, "\n")
+	return strings.Join(slices.DeleteFunc(strings.Split(one, "\n"), func(line string) bool { return slices.Contains(lines, line) }), "\n")
 }
 
 // A mirror reads nothing that other inserts write, so it causes no
