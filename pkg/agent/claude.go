@@ -131,11 +131,6 @@ func (h ClaudeHook) GoesOn() bool {
 	return false
 }
 
-// Answered returns the signal for that.
-func Answered() Signal {
-	return Signal{Kind: event.InterventionAnswered, Data: map[string]any{"agent": claude}}
-}
-
 // request returns a question that is answered in the agent's own terminal.
 func request(agent, question string, options []string) Signal {
 	data := map[string]any{"agent": agent, "question": brief(question), "elsewhere": true}

@@ -133,12 +133,13 @@ func (g *Gateway) Since(ctx context.Context, since string, limit int) (Page, err
 	return Page{Events: events(answer.Events), Cursor: answer.Cursor, More: answer.More}, err
 }
 
-// State is the overview.
+// State is the overview. It has seen the newest event: without one, a gateway
+// answers with what its feed has read so far.
 func (g *Gateway) State(ctx context.Context) (state.State, error) {
 	var answer struct {
 		State state.State `json:"state"`
 	}
-	err := g.ask(ctx, http.MethodGet, "/api/status", url.Values{"limit": {"1"}}, g.read, nil, http.StatusOK, &answer)
+	err := g.ask(ctx, http.MethodGet, "/api/status", url.Values{"last": {"1"}}, g.read, nil, http.StatusOK, &answer)
 	return answer.State, err
 }
 

@@ -217,6 +217,8 @@ On the page:
   "SQLite or PostgreSQL?" waits for you: choose, and choose-a-database continues.
   wait-for-a-lock prints nothing: after %[5]d minutes it is shown as hung.
   upload-results was started and is not heard of again: after a minute it is silent.
+  resize-images has no more heartbeats, as after its runner was killed: after a
+    minute it is silent, while its session goes on.
   write-tests and review-changes show what an agent does, and what it used.
   fix-login failed: its last lines of output say why, without the API key.
   refactor-store ended at a usage limit, which is not a failure.

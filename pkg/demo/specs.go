@@ -22,7 +22,8 @@ type spec struct {
 // specs are real commands that every machine has. In place of agents they print
 // the lines of folder agents, which have the formats of real ones. One asks early,
 // so that it can be seen while it waits; one hangs for as long as it takes to be
-// noticed; one was started elsewhere and is not heard of again.
+// noticed; one was started elsewhere and is not heard of again; of one, only the
+// events are written that remain when its runner is killed.
 var specs = []spec{
 	{
 		name:    "look-around",
@@ -35,9 +36,11 @@ var specs = []spec{
 		shell: `for kind in spec_started session_heartbeat; do
   "$SPECWATCH_DEMO_EXECUTABLE" emit "$kind" --session "$SPECWATCH_SESSION-elsewhere" --spec upload-results >/dev/null
 done
+"$SPECWATCH_DEMO_EXECUTABLE" emit spec_started --spec resize-images >/dev/null
+"$SPECWATCH_DEMO_EXECUTABLE" emit session_heartbeat --spec resize-images --data '{"silentSeconds":0}' >/dev/null
 database=$("$SPECWATCH_DEMO_EXECUTABLE" ask "SQLite or PostgreSQL?" --option SQLite --option PostgreSQL --timeout 30m --default PostgreSQL) || exit 1
 echo "going on with $database"`,
-		windows: `"%SPECWATCH_DEMO_EXECUTABLE%" emit spec_started --session %SPECWATCH_SESSION%-elsewhere --spec upload-results & "%SPECWATCH_DEMO_EXECUTABLE%" ask "SQLite or PostgreSQL?" --option SQLite --option PostgreSQL --timeout 30m --default PostgreSQL`,
+		windows: `"%SPECWATCH_DEMO_EXECUTABLE%" emit spec_started --session %SPECWATCH_SESSION%-elsewhere --spec upload-results & (echo {"kind":"spec_started","session":"%SPECWATCH_SESSION%","spec":"resize-images"}& echo {"kind":"session_heartbeat","session":"%SPECWATCH_SESSION%","spec":"resize-images","data":{"silentSeconds":0}}) | "%SPECWATCH_DEMO_EXECUTABLE%" emit --from - & "%SPECWATCH_DEMO_EXECUTABLE%" ask "SQLite or PostgreSQL?" --option SQLite --option PostgreSQL --timeout 30m --default PostgreSQL`,
 		beside:  true,
 		pause:   3 * time.Second,
 	},

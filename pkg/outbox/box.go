@@ -98,6 +98,16 @@ func (b Box) files() []string {
 	return found
 }
 
+// Kept returns the kept events, oldest first, those of processes that still run too.
+// It leaves out what cannot be read.
+func (b Box) Kept() (all []event.Event) {
+	for _, path := range b.files() {
+		events, _ := read(path)
+		all = append(all, events...)
+	}
+	return all
+}
+
 // Send writes the kept events, oldest first, and removes them. It skips files of
 // processes that still run. It tries once.
 func (b Box) Send(ctx context.Context, to Destination, say func(string)) (sent int, err error) {

@@ -164,3 +164,41 @@ func TestSendAtOnce(t *testing.T) {
 		t.Errorf("left %v, stored %d", left, len(db.stored))
 	}
 }
+
+// An answer that names its request by key is sent with the id of it.
+func TestAnswerNamesItsRequestByKey(t *testing.T) {
+	request := func(key string) event.Event {
+		return event.Event{Kind: event.InterventionRequest, Session: "s", Key: key}
+	}
+	answer := func(key, to string) event.Event {
+		return event.Event{Kind: event.InterventionAnswered, Session: "s", Key: key, Data: Data(map[string]any{"agent": "a", RequestKey: to})}
+	}
+	to := &numbered{}
+	box := Open(t.TempDir(), "d")
+	file := box.File()
+	if err := file.Append(heartbeat("h"), request("r1"), answer("a1", "r1"), request("r2"), heartbeat("i"), answer("a2", "r2"), answer("a0", "refused")); err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	if _, err := box.Send(t.Context(), to, silent); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, e := range to.stored {
+		got[e.Key] = string(e.Data)
+	}
+	if got["a1"] != `{"agent":"a","request":2}` || got["a2"] != `{"agent":"a","request":4}` || len(got) != 6 {
+		t.Errorf("stored: %v", got)
+	}
+}
+
+// numbered is a ledger that gives ids in the order of the events.
+type numbered struct{ ledger }
+
+func (n *numbered) Append(ctx context.Context, events []event.Event) (event.Receipt, error) {
+	receipt, err := n.ledger.Append(ctx, events)
+	for i, e := range events {
+		receipt.IDs[i] = int64(slices.IndexFunc(n.stored, func(s event.Event) bool { return s.Key == e.Key })) + 1
+	}
+	return receipt, err
+}

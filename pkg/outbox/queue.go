@@ -30,9 +30,10 @@ type Queue struct {
 
 	mu      sync.Mutex
 	events  []event.Event
-	batch   int   // events in one attempt
-	trouble error // why the last attempt failed; nil: it did not
-	unkept  error // why events are not on disk; nil: they are
+	batch   int              // events in one attempt
+	ids     map[string]int64 // of the requests that were stored, by key
+	trouble error            // why the last attempt failed; nil: it did not
+	unkept  error            // why events are not on disk; nil: they are
 	closed  bool
 
 	wake  chan struct{} // holds one token: there is something to look at
@@ -170,15 +171,16 @@ func (q *Queue) insist(ctx context.Context, attempt func() error) error {
 func (q *Queue) attempt(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	q.mu.Lock()
-	batch := slices.Clone(q.events[:min(q.batch, len(q.events))])
-	q.mu.Unlock()
-	_, err := q.to.Append(ctx, batch)
+	batch := q.next()
+	if len(batch) == 0 {
+		return nil
+	}
+	receipt, err := q.to.Append(ctx, batch)
 	var refused *event.FieldError
 	switch {
 	case err == nil:
 		q.box.reached()
-		q.written(batch)
+		q.written(batch, receipt.IDs)
 	case errors.As(err, &refused):
 		q.refused(batch, refused)
 	default:
@@ -187,13 +189,57 @@ func (q *Queue) attempt(ctx context.Context) error {
 	return nil
 }
 
-func (q *Queue) written(batch []event.Event) {
+// RequestKey is a field in the data of an answer: the key of the request that it
+// answers, for writers that do not know the id of it. The request comes before the
+// answer, even if it is stored already. The queue replaces the field by the id.
+const RequestKey = "requestKey"
+
+// next returns the events of an attempt. An answer that names its request by key
+// is sent after that, since only then the id is known.
+func (q *Queue) next() []event.Event {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for n := 0; n < min(q.batch, len(q.events)); n++ {
+		var data map[string]any
+		e := &q.events[n]
+		if e.Kind != event.InterventionAnswered || json.Unmarshal(e.Data, &data) != nil {
+			continue
+		}
+		key, named := data[RequestKey].(string)
+		if !named {
+			continue
+		}
+		id, known := q.ids[key]
+		switch {
+		case known:
+			delete(data, RequestKey)
+			data["request"] = id
+			e.Data = Data(data)
+		case n > 0:
+			return slices.Clone(q.events[:n])
+		default: // the request was refused, so nothing waits for the answer
+			q.events = slices.Delete(q.events, 0, 1)
+			return nil
+		}
+	}
+	return slices.Clone(q.events[:min(q.batch, len(q.events))])
+}
+
+func (q *Queue) written(batch []event.Event, ids []int64) {
 	keys := make(map[string]bool, len(batch))
 	for _, e := range batch {
 		keys[e.Key] = true
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	for i, e := range batch {
+		if e.Kind == event.InterventionRequest && i < len(ids) {
+			if q.ids == nil {
+				q.ids = map[string]int64{}
+			}
+			q.ids[e.Key] = ids[i]
+		}
+	}
 	q.trouble = nil
 	q.events = slices.DeleteFunc(q.events, func(e event.Event) bool { return keys[e.Key] })
 	if len(q.events) == 0 {

@@ -75,6 +75,7 @@ type Config struct {
 	Signals <-chan os.Signal // passed on to the command; the third ends it
 	Box     outbox.Box       // where events are kept until they are written
 	Runs    string           // directory for EnvRun files; empty: none
+	Look    Look             // nil: the destination is not asked
 	Say     func(string)     // prints one line for the user; called from several goroutines
 }
 
@@ -111,7 +112,10 @@ func Run(cfg Config, to outbox.Destination) (Result, error) {
 		cfg.Heartbeat = DefaultHeartbeat
 	}
 	id := rand.Text()
-	r := &run{Config: cfg, key: "run-" + id + "-", file: cfg.Box.File()}
+	r := &run{Config: cfg, key: "run-" + id + "-", file: cfg.Box.File(), start: time.Now()}
+	if cfg.Look != nil {
+		to = &ending{Destination: to, look: cfg.Look, since: r.start, key: r.key + "end"}
+	}
 	r.queue = outbox.NewQueue(to, cfg.Box, r.file, r.tell)
 	var err error
 	if r.notes, err = makeNotes(cfg.Runs, id); err != nil {
@@ -138,6 +142,7 @@ type run struct {
 	count   int
 	start   time.Time
 	work    *work
+	waited  bool                    // the destination's last answer: see waits
 	current atomic.Pointer[command] // while it runs
 }
 
@@ -152,13 +157,18 @@ func (r *run) tell(text string) {
 
 func (r *run) emit(kind event.Kind, data map[string]any) {
 	r.count++
+	r.add(kind, data, strconv.Itoa(r.count))
+}
+
+func (r *run) add(kind event.Kind, data map[string]any, key string) {
 	r.queue.Add(event.Event{
 		Kind: kind, At: time.Now(), Session: r.Session, Spec: r.Spec,
-		Data: outbox.Data(data), Key: r.key + strconv.Itoa(r.count),
+		Data: outbox.Data(data), Key: r.key + key,
 	})
 }
 
-// end emits the end of the spec, unless the command has written one.
+// end emits the end of the spec, unless the command has written one with specwatch.
+// Others are found when the end is sent: see ending.
 func (r *run) end(kind event.Kind, data map[string]any) {
 	if endTold(r.notes, r.Session, r.Spec) {
 		return
@@ -167,14 +177,13 @@ func (r *run) end(kind event.Kind, data map[string]any) {
 	if lines := r.work.lines(); lines != "" {
 		data["output"] = lines
 	}
-	r.emit(kind, data)
+	r.add(kind, data, "end")
 }
 
 func seconds(d time.Duration) float64 { return math.Round(d.Seconds()*1000) / 1000 }
 
 // command runs the command from start to end.
 func (r *run) command() Result {
-	r.start = time.Now()
 	r.work = newWork(r.start, r.OutputLines, r.notes)
 	// Only the name: arguments may contain secrets.
 	started := map[string]any{"command": filepath.Base(r.Command[0])}
@@ -215,11 +224,16 @@ func (r *run) watch(c *command) Result {
 	heartbeat := time.NewTicker(r.Heartbeat)
 	defer heartbeat.Stop()
 	var idle <-chan time.Time
+	every := min(max(r.IdleTimeout/10, lookLeast), lookMost)
 	if r.IdleTimeout > 0 {
-		look := time.NewTicker(min(max(r.IdleTimeout/10, lookLeast), lookMost))
+		look := time.NewTicker(every)
 		defer look.Stop()
 		idle = look.C
 	}
+	// The destination is asked beside the loop, which must not wait for it.
+	asking, stopAsking := context.WithCancel(context.Background())
+	defer stopAsking()
+	waits, asked, due := make(chan bool, 1), false, false
 	var timeout <-chan time.Time
 	var stopped time.Duration // in all
 	setTimeout := func() {
@@ -258,7 +272,18 @@ func (r *run) watch(c *command) Result {
 		case <-timeout:
 			timeUp("time", limitLines, map[string]any{"timeoutSeconds": r.Timeout.Seconds()})
 		case now := <-idle:
-			if r.work.idle(now, c.cpu(), r.IdleTimeout) {
+			isIdle := r.work.idle(now, c.cpu(), r.IdleTimeout)
+			if !asked && now.Sub(r.work.lastSign()) >= every {
+				asked, due = true, isIdle
+				go func() { waits <- r.waits(asking) }()
+			}
+		case open := <-waits:
+			asked = false
+			switch now := time.Now(); {
+			case idle == nil:
+			case open:
+				r.work.waits(now)
+			case due && r.work.idle(now, c.cpu(), r.IdleTimeout):
 				timeUp("idle", screenLines, map[string]any{"idleTimeoutSeconds": r.IdleTimeout.Seconds()})
 			}
 		case s := <-r.Signals:

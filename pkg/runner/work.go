@@ -31,6 +31,7 @@ type work struct {
 	told    int64         // count at the last heartbeat
 	toldCPU time.Duration // CPU time at the last heartbeat
 	samples []sample      // of the CPU time, oldest first, over the time that may be idle
+	waited  time.Time     // when the command was last seen to wait for a person
 }
 
 type sample struct {
@@ -103,11 +104,14 @@ func (w *work) idle(now time.Time, cpu, d time.Duration) bool {
 		w.samples = w.samples[1:]
 	}
 	since := w.samples[0]
-	if now.Sub(since.at) < d || now.Sub(w.lastSign()) < d {
+	if now.Sub(since.at) < d || now.Sub(w.lastSign()) < d || now.Sub(w.waited) < d {
 		return false
 	}
 	return cpu-since.cpu < max(idleLeast, time.Duration(float64(now.Sub(since.at))*idleShare))
 }
+
+// waits notes that the command waits for a person.
+func (w *work) waits(now time.Time) { w.waited = now }
 
 // lastSign is when the command last printed something or wrote an event.
 func (w *work) lastSign() time.Time {

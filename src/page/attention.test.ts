@@ -54,6 +54,33 @@ describe('what calls for the person', () => {
       state({ sessions: [session({ status: 'sleeping', lastSeen: at(-5), specs: { ...specs, open: 0 } })] }),
       [],
     ],
+    [
+      'a spec that is silent while its session goes on',
+      [],
+      state({
+        sessions: [session({ specs: { ...specs, silent: 2 } })],
+        silent: [
+          { session: 'night', spec: 'killed', since: at(-30) },
+          { session: 'night', spec: 'lost', since: at(-20) },
+        ],
+      }),
+      ['Silent: killed', 'Silent: lost'],
+    ],
+    [
+      'one that the state does not list',
+      [],
+      state({ sessions: [session({ specs: { ...specs, silent: 1 } })] }),
+      ['Silent: night'],
+    ],
+    [
+      'a silent session once, whatever its specs are',
+      [],
+      state({
+        sessions: [session({ status: 'sleeping', lastSeen: at(-5), specs: { ...specs, open: 0, silent: 1 } })],
+        silent: [{ session: 'night', spec: 'killed', since: at(-30) }],
+      }),
+      ['Silent: night'],
+    ],
     ['an agent that hangs', [], state({ sessions: [session({ lastWork: at(-12) })] }), ['No output: night']],
     [
       'the one that hangs of two specs',

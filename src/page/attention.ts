@@ -1,6 +1,6 @@
 // What calls for the person while the page is open: it is counted in the title
 // and the icon, and told once by a notification.
-import type { SpecEvent, State } from '../connection/model';
+import type { SessionState, SpecEvent, State } from '../connection/model';
 import { askOf } from '../view/ask';
 import { said, span } from '../view/format';
 import { idleIn } from '../view/glance';
@@ -44,6 +44,15 @@ export function mattersIn(events: readonly SpecEvent[], state: State, now: numbe
         `Nothing was heard for ${span(now - Date.parse(s.lastSeen))}, and a spec has not ended.`
       );
     }
+    if (s.status === 'running') {
+      for (const { spec, since } of silentIn(state, s)) {
+        add(
+          ['silent', s.session, spec, since],
+          `Silent: ${nameOf(spec || s.session)}`,
+          `A spec has not ended, and its heartbeats have; session ${name} goes on.`
+        );
+      }
+    }
     if (s.failureStreak >= streakShown) {
       add(
         ['streak', s.session],
@@ -60,6 +69,12 @@ export function mattersIn(events: readonly SpecEvent[], state: State, now: numbe
     );
   }
   return matters;
+}
+
+// silentIn lists the silent specs of a session that runs. The state may not list all.
+function silentIn(state: State, { session, specs }: SessionState): Array<{ spec: string; since: string }> {
+  const found = (state.silent ?? []).filter((open) => open.session === session);
+  return found.length > 0 || !specs.silent ? found : [{ spec: '', since: '' }];
 }
 
 const remembered = 500; // keys

@@ -178,8 +178,8 @@ func (h *hook) drain() {
 
 // memory is the state that the hooks of one session share.
 type memory struct {
-	Waiting bool             `json:"waiting"` // for a person
-	Read    map[string]int64 `json:"read"`    // how far each transcript is counted
+	Asked json.RawMessage  `json:"asked,omitempty"` // the request that waits for a person
+	Read  map[string]int64 `json:"read"`            // how far each transcript is counted
 }
 
 // claude takes the input of one hook.
@@ -194,7 +194,23 @@ func (h *hook) claude(in agent.ClaudeHook) {
 	// Tools that run at the same time call their hooks at the same time.
 	outbox.Alone(path, func() {
 		m := recall(path)
-		h.take(m.signals(in), in.Session, in.Folder)
+		asked, waits := m.request()
+		goesOn := waits && in.GoesOn()
+		signals := m.signals(in)
+		if waits && !goesOn {
+			signals = slices.DeleteFunc(signals, asks) // a reminder of the same
+		}
+		events := h.events(signals, in.Session, in.Folder)
+		if goesOn {
+			m.Asked = nil
+		}
+		if i := slices.IndexFunc(events, isRequest); i >= 0 {
+			m.Asked = outbox.Encode(events[i])
+		}
+		if goesOn {
+			events = append(h.answer(asked), events...)
+		}
+		h.write(events)
 		_ = os.WriteFile(path, outbox.Data(m), 0o600) // on error, usage may be counted twice
 		forget(filepath.Dir(path), time.Now())
 	})
@@ -218,17 +234,25 @@ func (m *memory) signals(in agent.ClaudeHook) []agent.Signal {
 			m.Read[in.Transcript] = info.Size()
 		}
 	}
-	signals := in.Signals(time.Now(), m.used(in))
-	if m.Waiting && in.GoesOn() {
-		m.Waiting = false
-		signals = append([]agent.Signal{agent.Answered()}, signals...)
-	}
-	asks := func(s agent.Signal) bool { return s.Kind == event.InterventionRequest }
-	if m.Waiting {
-		signals = slices.DeleteFunc(signals, asks) // a reminder of the same
-	}
-	m.Waiting = m.Waiting || slices.ContainsFunc(signals, asks)
-	return signals
+	return in.Signals(time.Now(), m.used(in))
+}
+
+func asks(s agent.Signal) bool     { return s.Kind == event.InterventionRequest }
+func isRequest(e event.Event) bool { return e.Kind == event.InterventionRequest }
+
+// request returns the request that waits for a person, if one does.
+func (m *memory) request() (event.Event, bool) {
+	e, err := event.Decode(m.Asked)
+	return e, err == nil
+}
+
+// answer returns the events that clear a request and no other: a command of the agent
+// may wait for an answer in the same spec.
+func (h *hook) answer(asked event.Event) []event.Event {
+	return []event.Event{asked, {
+		Kind: event.InterventionAnswered, At: time.Now(), Session: asked.Session, Spec: asked.Spec, Key: "hook-" + rand.Text(),
+		Data: outbox.Data(map[string]any{"agent": h.agent, outbox.RequestKey: asked.Key}),
+	}}
 }
 
 // used returns the new usage in the transcript of an agent that has stopped.
@@ -271,13 +295,17 @@ func (h *hook) session(session, folder string) string {
 	return name
 }
 
-// take turns signals into events.
+// take writes the events of signals.
 func (h *hook) take(signals []agent.Signal, session, folder string) {
+	h.write(h.events(signals, session, folder))
+}
+
+// events turns signals into events.
+func (h *hook) events(signals []agent.Signal, session, folder string) (all []event.Event) {
 	if len(signals) == 0 || h.to == nil {
-		return
+		return nil
 	}
 	name, spec := h.session(session, folder), variable(runner.EnvSpec)
-	var all []event.Event
 	add := func(s agent.Signal) {
 		e := event.Event{
 			Kind: s.Kind, At: time.Now(), Session: name, Spec: spec,
@@ -299,7 +327,12 @@ func (h *hook) take(signals []agent.Signal, session, folder string) {
 			add(agent.Signal{Kind: event.SessionHeartbeat, Data: data})
 		}
 	}
-	if len(all) == 0 {
+	return all
+}
+
+// write writes the events, or keeps them for the process that does.
+func (h *hook) write(all []event.Event) {
+	if len(all) == 0 || h.to == nil {
 		return
 	}
 	runner.Note(all...)

@@ -9,10 +9,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/specwatch/specwatch/pkg/outbox"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
 )
 
 // hooked runs a hook as the agent does, which must not notice it.
@@ -70,6 +74,71 @@ func TestHookOfClaudeCode(t *testing.T) {
 		if want := "map[agent.limit:2 claude.error:1 intervention_answered:3 intervention_request:3 session_heartbeat:16]"; fmt.Sprint(got) != want {
 			t.Errorf("%s: %v, expected %v", name, got, want)
 		}
+	}
+}
+
+// An agent that goes on clears its own request, and not a question that a command waits
+// for in the same spec. The hook does not know the id of its request.
+func TestHookClearsItsOwnRequest(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Cluster(t, nil)
+	direct := place(t, server.URL())
+	direct.mustRun(t, "migrate")
+	hook := func(name, text string) string {
+		return string(outbox.Data(map[string]string{"session_id": "abc", "hook_event_name": name, "notification_type": "permission_prompt", "message": text, "tool_name": "Bash"}))
+	}
+	gateway := direct.throughAGateway(t)
+	waiting := func(spec string) (questions []string) {
+		for _, w := range direct.status(t).Waiting {
+			if w.Spec == spec {
+				var data struct{ Question string }
+				if err := json.Unmarshal(w.Data, &data); err != nil {
+					t.Fatal(err)
+				}
+				questions = append(questions, data.Question)
+			}
+		}
+		slices.Sort(questions)
+		return questions
+	}
+	places := map[string]at{"database": direct, "gateway": gateway}
+	for spec, a := range places {
+		a.env = append(slices.Clone(a.env), "SPECWATCH_SESSION=s", "SPECWATCH_SPEC="+spec)
+		places[spec] = a
+		a.start(t, nil, "ask", "Which port?", "--timeout", "1h")
+		until(t, "it asks", func() bool { return fmt.Sprint(waiting(spec)) == "[Which port?]" })
+		a.hooked(t, hook("Notification", "May I?"), "claude-code")
+		until(t, "the agent asks, too", func() bool { return fmt.Sprint(waiting(spec)) == "[May I? Which port?]" })
+		a.hooked(t, hook("PreToolUse", ""), "claude-code")
+		until(t, "it goes on", func() bool { return fmt.Sprint(waiting(spec)) == "[Which port?]" })
+		a.hooked(t, hook("Notification", "And now?"), "claude-code")
+		until(t, "the agent asks again", func() bool { return fmt.Sprint(waiting(spec)) == "[And now? Which port?]" })
+	}
+	stop(t, server)
+	for _, a := range places {
+		a.hooked(t, hook("PreToolUse", ""), "claude-code")
+		a.hooked(t, hook("Notification", "In the outage?"), "claude-code")
+		a.hooked(t, hook("PreToolUse", ""), "claude-code")
+	}
+	restart(t, server)
+	for spec, a := range places {
+		until(t, "what was kept is written", func() bool {
+			if code, _, _ := a.run(t, "flush"); code != 0 {
+				return false
+			}
+			return len(a.kept()) == 0
+		})
+		if got := fmt.Sprint(waiting(spec)); got != "[Which port?]" {
+			t.Errorf("%s: waiting %s", spec, got)
+		}
+	}
+	for _, r := range direct.rows(t) {
+		if _, id := r.Data["request"].(float64); r.Kind == "intervention_answered" && (!id || r.Data[outbox.RequestKey] != nil) {
+			t.Errorf("answer: %+v", r)
+		}
+	}
+	if n := direct.count(t, "intervention_request"); n != 8 {
+		t.Errorf("%d requests", n)
 	}
 }
 

@@ -41,7 +41,8 @@ writes it.
 
 The command has ` + runner.EnvSession + ` and ` + runner.EnvSpec + ` in its environment, so
 "specwatch emit intervention_request" needs no flags in it. If it writes the end of
-its spec with "specwatch emit", run writes no other end. Without --session, what one
+its spec itself, run writes no other end. While a request of its spec to a person
+is open, --idle-timeout does not end the command. Without --session, what one
 shell runs in one folder is one session, until an hour passes without a run.`,
 		Example: `  specwatch run --spec login --timeout 30m -- claude -p "implement specs/login.md"`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -109,6 +110,9 @@ shell runs in one folder is one session, until an hour passes without a run.`,
 		config.Stdin, config.Stdout, config.Stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 		config.Say = func(text string) { say(cmd.ErrOrStderr(), text) }
 		config.Box = to.box
+		config.Look = func(ctx context.Context, since time.Time) (runner.Known, error) {
+			return to.look(ctx, config.Session, config.Spec, since)
+		}
 		if state, err := outbox.StateDir(); err == nil {
 			config.Runs = filepath.Join(state, "runs")
 		}

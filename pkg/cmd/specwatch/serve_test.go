@@ -296,6 +296,7 @@ func TestDemo(t *testing.T) {
 	})
 	wanted := []string{
 		"session_heartbeat upload-results of the loop-elsewhere", // from emit
+		"spec_started resize-images of the loop", "silent resize-images of the loop",
 		"codex write-tests of the loop", "codex.usage write-tests of the loop", "demo.coverage write-tests of the loop",
 		"claude-code review-changes of the loop",
 		"agent.limit refactor-store of the loop",
@@ -312,9 +313,16 @@ func TestDemo(t *testing.T) {
 				where = e.Spec + " of another session"
 			}
 			seen[e.Kind+" "+where] = true
-			var heartbeat struct{ Agent, Doing string }
+			var heartbeat struct {
+				Agent, Doing  string
+				SilentSeconds *float64
+			}
 			if json.Unmarshal(e.Data, &heartbeat) == nil && heartbeat.Doing != "" {
 				seen[heartbeat.Agent+" "+where] = true
+			}
+			// A spec is silent by itself only if its heartbeats told of work.
+			if e.Kind == "session_heartbeat" && heartbeat.SilentSeconds != nil {
+				seen["silent "+where] = true
 			}
 			if e.Spec == "fix-login" && e.Kind == "spec_failed" {
 				var failed struct{ Output string }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -70,7 +71,12 @@ func printState(w io.Writer, st state.State) error {
 		fmt.Fprintln(table)
 	}
 	for _, o := range st.Silent {
-		fmt.Fprintf(table, "session is silent\t%q of %q\tstarted %s\n", o.Spec, o.Session, ago(o.Since))
+		// Its heartbeats may have ended while those of its session go on.
+		label := "spec is silent"
+		if slices.ContainsFunc(st.Sessions, func(s state.Session) bool { return s.Session == o.Session && s.Status != state.Running }) {
+			label = "session is silent"
+		}
+		fmt.Fprintf(table, "%s\t%q of %q\tstarted %s\n", label, o.Spec, o.Session, ago(o.Since))
 	}
 	for _, a := range st.Waiting {
 		fmt.Fprintf(table, "waits for a person\t%q of %q\tsince %s\t%s\n", a.Spec, a.Session, ago(a.At), askedBy(a.Data))

@@ -69,6 +69,26 @@ func TestStatusOfAlive(t *testing.T) {
 	}
 }
 
+// It tells a session that is silent from a spec whose own heartbeats ended.
+func TestStatusOfSilence(t *testing.T) {
+	t.Parallel()
+	a := migrated(t)
+	before := func(d time.Duration) string { return time.Now().Add(-d).Format(time.RFC3339Nano) }
+	for _, session := range []string{"night", "gone"} {
+		a.mustRun(t, "emit", "spec_started", "--session", session, "--spec", "killed", "--at", before(20*time.Minute))
+		a.mustRun(t, "emit", "session_heartbeat", "--session", session, "--spec", "killed", "--at", before(10*time.Minute), "--data", `{"silentSeconds":0}`)
+	}
+	a.mustRun(t, "emit", "session_heartbeat", "--session", "night", "--spec", "other", "--data", `{"silentSeconds":0}`)
+	for name, from := range map[string]at{"database": a, "gateway": a.throughAGateway(t)} {
+		out := from.mustRun(t, "status")
+		for _, line := range []string{`spec is silent +"killed" of "night" `, `session is silent +"killed" of "gone" `} {
+			if !regexp.MustCompile(`(?m)^` + line).MatchString(out) {
+				t.Errorf("%s: no %s in\n%s", name, line, out)
+			}
+		}
+	}
+}
+
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	if out := (at{state: t.TempDir()}).mustRun(t, "version"); !strings.HasPrefix(out, "specwatch ") || strings.Count(out, "\n") != 1 {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/user"
@@ -563,6 +564,112 @@ func TestTmux(t *testing.T) {
 	tmux("kill-session")
 	until(t, "the command is gone", func() bool { return !alive(pid) })
 	until(t, "the end is told", func() bool { return a.lastOf(t, "one").Kind == "spec_failed" })
+}
+
+// README's loop in tmux: keys and a new size reach a program with a full screen, the
+// loop goes on when it is left, and a question in the loop is answered from elsewhere.
+func TestLoopInTmux(t *testing.T) {
+	t.Parallel()
+	requires(t, "tmux", "vim", "bash")
+	a := migrated(t)
+	gateway := a.throughAGateway(t)
+	dir := t.TempDir()
+	for _, spec := range []string{"1-edit", "2-ask", "3-last"} {
+		if err := os.WriteFile(filepath.Join(dir, spec+".md"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script := filepath.Join(dir, "loop")
+	if err := os.WriteFile(script, []byte(`cd "$1"
+for spec in *.md; do
+  case $spec in
+  1*) set -- vim -u NONE -n -c 'set laststatus=2 statusline=%{&lines}x%{&columns}' note ;;
+  2*) set -- sh -c 'port=$("$SW" ask "Which port?" --timeout 2h); date +%s%N >answered; echo "port is $port"' ;;
+  3*) set -- sh -c 'stty size; echo "$SPECWATCH_SPEC runs"' ;;
+  esac
+  "$SW" run --spec "$spec" --timeout 45m --idle-timeout 15m -- "$@"
+done
+echo "the loop has ended"
+read -r end
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "tmux")
+	tmux := func(args ...string) string {
+		t.Helper()
+		cmd := exec.Command("tmux", append([]string{"-S", socket, "-f", "/dev/null"}, args...)...)
+		cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+a.state, envDatabaseURL+"="+a.url, "SPECWATCH_SESSION=s", "SW="+executable, "TERM=xterm")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("tmux %v: %v: %s", args, err, out)
+		}
+		return string(out)
+	}
+	tmux("new-session", "-d", "-x", "80", "-y", "24", "bash "+script+" "+dir)
+	t.Cleanup(func() { _ = exec.Command("tmux", "-S", socket, "kill-server").Run() })
+	tmux("set-option", "-g", "window-size", "manual")
+	pane := func(text string) {
+		t.Helper()
+		until(t, "the pane shows "+text, func() bool { return strings.Contains(tmux("capture-pane", "-p"), text) })
+	}
+
+	pane("24x80")
+	tmux("send-keys", "i", "written in vim")
+	pane("written in vim")
+	tmux("resize-window", "-x", "100", "-y", "30")
+	pane("30x100")
+	pane("written in vim")
+	tmux("send-keys", "Escape")
+	tmux("send-keys", ":wq", "Enter")
+	until(t, "the question is written", func() bool { return len(a.requests(t, "Which port?")) == 1 })
+	if text, err := os.ReadFile(filepath.Join(dir, "note")); err != nil || string(text) != "written in vim\n" {
+		t.Errorf("vim wrote %q, %v", text, err)
+	}
+
+	tail := a.start(t, nil, "tail")
+	until(t, "the tail follows", func() bool { return strings.Contains(tail.out.String(), "intervention_request") })
+	post := func(body string) {
+		t.Helper()
+		url := strings.TrimPrefix(gateway.env[0], envGateway+"=") + "/api/events"
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer write-secret")
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusCreated {
+			t.Fatal(response.Status)
+		}
+	}
+	posted := time.Now()
+	post(`{"kind":"my.note","session":"s"}`)
+	until(t, "the tail prints it", func() bool { return strings.Contains(tail.out.String(), "my.note") })
+	ordinary := time.Since(posted)
+	posted = time.Now()
+	post(fmt.Sprintf(`{"kind":"intervention_answered","session":"s","spec":"2-ask.md","data":{"request":%d,"answer":"8080"}}`, a.requests(t, "Which port?")[0]))
+	pane("port is 8080")
+	text, err := os.ReadFile(filepath.Join(dir, "answered"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nanoseconds, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("from POST: ask has ended after %s, tail printed an event after %s", time.Unix(0, nanoseconds).Sub(posted), ordinary)
+
+	pane("3-last.md runs")
+	pane("30 100")
+	pane("the loop has ended")
+	for _, spec := range []string{"1-edit.md", "2-ask.md", "3-last.md"} {
+		if last := a.lastOf(t, spec); last.Kind != "spec_completed" {
+			t.Errorf("last of %s: %+v", spec, last)
+		}
+	}
 }
 
 // sshd starts a server for this user and returns the client's command line.
