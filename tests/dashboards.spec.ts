@@ -72,6 +72,63 @@ test.describe('dashboards', () => {
     });
   }
 
+  for (const width of [800, 390]) {
+    test(`at ${width} px titles are whole, and nothing lies beside the page`, async ({ page, request }) => {
+      await page.setViewportSize({ width, height: 6_000 });
+      for (const uid of ['specwatch', 'specwatch-session', 'specwatch-nights', 'specwatch-health']) {
+        const { dashboard } = (await (await request.get(`/api/dashboards/uid/${uid}`)).json()) as {
+          dashboard: { panels: Panel[] };
+        };
+        await page.goto(`/d/${uid}?from=now-1h&to=now&var-session=${session}`);
+        for (const { title } of dashboard.panels.filter((one) => one.type !== 'row')) {
+          const heading = page.getByTestId(`data-testid Panel header ${title}`).getByRole('heading', { name: title });
+          await expect(heading.first()).toBeVisible({ timeout: 60_000 });
+          const cut = () => heading.first().evaluate((text) => text.scrollWidth - text.clientWidth);
+          await expect.poll(cut, { message: `${uid}, ${title}` }).toBeLessThanOrEqual(0);
+        }
+        const beside = () =>
+          page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+        expect(await beside(), uid).toBe(0);
+      }
+    });
+  }
+
+  for (const renderer of ['', '&scenes']) {
+    test(`a name that is markup is shown as text, and nothing is loaded for it${renderer && ', scenes'}`, async ({
+      page,
+    }) => {
+      const trap = 'specwatch-trap';
+      const name = `<img src="/${trap}?${Date.now()}">`;
+      await write(
+        { kind: 'spec_started', session: name, spec: name },
+        { kind: 'intervention_request', session: name, spec: name, data: { question: name, options: [name] } },
+        { kind: 'spec_failed', session: name, spec: name, data: { reason: name, output: name } }
+      );
+      const loaded: string[] = [];
+      page.on('request', (request) => {
+        if (new URL(request.url()).pathname.includes(trap)) {
+          loaded.push(request.url());
+        }
+      });
+      for (const uid of ['specwatch', 'specwatch-session', 'specwatch-nights']) {
+        await page.goto(
+          `/d/${uid}?from=now-15m&to=now&var-datasource=specwatch&var-session=${encodeURIComponent(name)}${renderer}`
+        );
+        await expect(page.getByText(name).first()).toBeVisible({ timeout: 60_000 });
+        await page.waitForLoadState('networkidle');
+        if (uid !== 'specwatch-nights') {
+          await page.getByTestId('data-testid annotation-marker').first().hover();
+          await expect(page.getByText('spec_failed').or(page.getByText('intervention_request')).first()).toBeVisible();
+        }
+        for (const canvas of await page.locator('[data-testid^="data-testid Panel header"] canvas').all()) {
+          await canvas.hover({ force: true }); // its tooltip
+        }
+      }
+      expect(loaded).toEqual([]);
+      await expect(page.locator(`img[src*="${trap}"]`)).toHaveCount(0);
+    });
+  }
+
   test('the table of sessions shows a long name whole, and opens the session', async ({ page }) => {
     await page.setViewportSize({ width: 1180, height: 2600 });
     await page.goto(`/d/specwatch?var-session=${session}`);
@@ -88,7 +145,7 @@ test.describe('dashboards', () => {
     await expect.poll(() => name.evaluate(room)).toBeGreaterThanOrEqual(0);
     await name.click();
     await expect(page).toHaveURL(new RegExp(`/d/specwatch-session.*var-session=${session}`));
-    await expect(page.getByTestId('data-testid Panel header Status').getByText('running')).toBeVisible({
+    await expect(page.getByTestId('data-testid Panel header Status').getByText('awake')).toBeVisible({
       timeout: 60_000,
     });
   });

@@ -196,7 +196,7 @@ test.describe('two data sources', () => {
     }
     await panel(page, 'What failed, and why').getByRole('link', { name: session }).first().click();
     await expect(page).toHaveURL(/\/d\/specwatch-session/);
-    await expect(panel(page, 'Status').getByText('running')).toBeVisible({ timeout: 60_000 });
+    await expect(panel(page, 'Status').getByText('awake')).toBeVisible({ timeout: 60_000 });
     await expect(panel(page, 'Events')).toContainText('spec_failed login', { timeout: 60_000 });
     await events.close();
   });

@@ -584,6 +584,10 @@ func TestPromises(t *testing.T) {
 	row(t, conn, `ALTER TABLE events RENAME TO gone`)
 	until("Every committed event is shown, once", "broken: there is no events table")
 	until("Live events arrive at once", "broken: the reader")
+	// A viewer who tries the stream meanwhile is not told that it works again.
+	if resp, err := g.stream.SubscribeStream(t.Context(), &pluginv2.SubscribeStreamRequest{PluginContext: g.context, Path: "events"}); err == nil && resp.Status == pluginv2.SubscribeStreamResponse_OK {
+		t.Errorf("the stream opens without a table: %v", resp)
+	}
 }
 
 // A session in an answer leads to its dashboard, at the moment of its row.
@@ -887,6 +891,28 @@ func TestTimelineShowsAttempts(t *testing.T) {
 	}
 	if name := frame.Fields[3].Config.DisplayNameFromDS; strings.ContainsAny(name, "\n\r") || len([]rune(name)) > 60 {
 		t.Errorf("a line is called %q", name)
+	}
+}
+
+// Of a range that is over, a line shows how an attempt ended that was open at
+// its end, as the table of attempts does.
+func TestTimelineOfThePast(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	row(t, g.connect(), `INSERT INTO events (kind, at, session, spec, data) SELECT kind, now() - minutes * interval '1 minute', 'night', spec, data::jsonb FROM (VALUES
+		('spec_started', 300, 'long', '{}'), ('spec_started', 230, 'done', '{}'), ('spec_started', 220, 'full', '{}'), ('spec_started', 210, 'again', '{}'), ('spec_started', 200, 'lost', '{}'),
+		('spec_completed', 100, 'done', '{}'), ('spec_failed', 90, 'full', '{"reason": "usage limit"}'), ('spec_started', 80, 'again', '{}'), ('timeout_triggered', 70, 'long', '{}')
+	) e (kind, minutes, spec, data)`)
+	from, to := time.Now().Add(-4*time.Hour), time.Now().Add(-3*time.Hour)
+	frame, answer := g.ask(from, to, `{"queryType":"timeline"}`)
+	if frame == nil {
+		t.Fatal(answer.Error)
+	}
+	for spec, want := range map[string]store.Outcome{"long": store.TimedOut, "done": store.Completed, "full": store.Limited, "again": store.Abandoned, "lost": store.Silent} {
+		shown := column(t, frame, spec)
+		if got := shown[len(shown)-1]; fmt.Sprint(got) != string(want) {
+			t.Errorf("%s: %v, want %s", spec, got, want)
+		}
 	}
 }
 

@@ -186,7 +186,11 @@ func (d *Datasource) query(ctx context.Context, q backend.DataQuery, alert bool)
 		if err != nil {
 			return nil, err
 		}
-		return data.Frames{timelineFrame(changes, specs, f.From, st)}, nil
+		later, err := d.later(ctx, f, changes, st)
+		if err != nil {
+			return nil, err
+		}
+		return data.Frames{timelineFrame(changes, specs, f.From, st, later)}, nil
 	case contract.QuerySessions, contract.QueryOverview:
 		// What holds now, whatever the range: an old range would make a
 		// session look asleep that is long done.

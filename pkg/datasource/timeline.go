@@ -2,6 +2,7 @@ package datasource
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -30,10 +31,43 @@ type step struct {
 	shows string
 }
 
+// spec is a line of a timeline.
+type spec struct{ session, name string }
+
+// later is how attempts end that are open when a range ends that is over.
+func (d *Datasource) later(ctx context.Context, f store.Filter, changes []store.Change, st state.State) (map[spec]store.Attempt, error) {
+	open := map[spec]time.Time{}
+	for _, c := range changes {
+		key := spec{c.Session, c.Spec}
+		if c.Kind == event.SpecStarted {
+			open[key] = c.At
+		} else if store.OutcomeOf(c.Kind) != "" {
+			delete(open, key)
+		}
+	}
+	if len(open) == 0 || !f.To.Before(st.At) {
+		return nil, nil
+	}
+	f.From, f.Sessions, f.Specs, f.Limit = f.To, nil, nil, event.MaxPage
+	for key, started := range open {
+		if f.Sessions, f.Specs = append(f.Sessions, key.session), append(f.Specs, key.name); started.Before(f.From) {
+			f.From = started
+		}
+	}
+	attempts, err := d.store.Durations(ctx, f)
+	found := map[spec]store.Attempt{}
+	for _, a := range attempts {
+		if key := (spec{a.Session, a.Spec}); a.Started.Equal(open[key]) {
+			found[key] = a
+		}
+	}
+	return found, err
+}
+
 // stepsOf turns the changes of one spec, oldest first, into steps: an attempt
 // begins with its start, ends with what ended it, and has its outcome all the
-// time in between.
-func stepsOf(line int, changes []store.Change, st state.State) []step {
+// time in between. open is the outcome of the last one, if nothing here ends it.
+func stepsOf(line int, changes []store.Change, open store.Outcome, st state.State) []step {
 	var steps []step
 	var outcome string        // of the attempt; "": none is open
 	asked := map[int64]bool{} // requests that wait
@@ -55,7 +89,7 @@ func stepsOf(line int, changes []store.Change, st state.State) []step {
 			delete(asked, c.Request)
 		case event.SpecStarted:
 			clear(asked)
-			outcome = string(outcomeNow(st, store.Running, c.Session, c.Spec, c.At))
+			outcome = string(outcomeNow(st, open, c.Session, c.Spec, c.At))
 			for _, next := range changes[i+1:] {
 				if o := store.OutcomeOf(next.Kind); o != "" {
 					outcome = string(o)
@@ -74,8 +108,7 @@ func stepsOf(line int, changes []store.Change, st state.State) []step {
 // timelineFrame has a field time and one text field for each spec, with what
 // its line shows from that moment on. That is repeated in every row, because
 // the State timeline panel takes a missing value for a gap.
-func timelineFrame(changes []store.Change, specs int64, from time.Time, st state.State) *data.Frame {
-	type spec struct{ session, name string }
+func timelineFrame(changes []store.Change, specs int64, from time.Time, st state.State, later map[spec]store.Attempt) *data.Frame {
 	var lines []spec
 	bySpec := map[spec][]store.Change{}
 	sessions := map[string]bool{}
@@ -89,7 +122,7 @@ func timelineFrame(changes []store.Change, specs int64, from time.Time, st state
 	}
 	var steps []step
 	for line, key := range lines {
-		steps = append(steps, stepsOf(line, bySpec[key], st)...)
+		steps = append(steps, stepsOf(line, bySpec[key], cmp.Or(later[key].Outcome, store.Running), st)...)
 	}
 	for i := range steps {
 		if steps[i].at.Before(from) {

@@ -212,7 +212,7 @@ const onDashboard = ({ app }: DataQueryRequest<Query>): boolean => dashboardApps
 // What is of now, whatever the range, and what an end or an answer after the
 // range still changes. Hardly any comes later than a day.
 const always: readonly QueryType[] = ['sessions', 'overview', 'delivery', 'promises'];
-const afterwards: readonly QueryType[] = ['durations', 'specs', 'requests', 'nights'];
+const afterwards: readonly QueryType[] = ['durations', 'specs', 'requests', 'nights', 'timeline'];
 const aDay = 86_400_000; // ms
 
 // hasEnded: the range lies in the past and does not move with the clock, and
@@ -230,14 +230,16 @@ const overlaps = (span: Span, range: TimeRange): boolean =>
   span.to >= range.from.valueOf() && span.from <= range.to.valueOf();
 
 // atNow moves a relative range along with the clock, in whole seconds: those
-// who look at the same dashboard ask the same, and share the answer.
+// who look at the same dashboard ask the same, and share the answer. A day
+// begins where the dashboard's time zone has it begin.
 function atNow(request: DataQueryRequest<Query>): DataQueryRequest<Query> {
   const { raw } = request.range;
-  const from = dateMath.parse(raw.from, false);
-  const to = dateMath.parse(raw.to, true);
+  const from = dateMath.parse(raw.from, false, request.timezone);
+  const to = dateMath.parse(raw.to, true, request.timezone);
   if (!from || !to) {
     return request;
   }
   const ahead = raw.to === 'now' ? 1_000 - (to.valueOf() % 1_000) : 0;
-  return { ...request, range: { from: from.add(ahead, 'ms'), to: to.add(ahead, 'ms'), raw } };
+  const rounded = typeof raw.from !== 'string' || raw.from.includes('/');
+  return { ...request, range: { from: rounded ? from : from.add(ahead, 'ms'), to: to.add(ahead, 'ms'), raw } };
 }

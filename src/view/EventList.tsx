@@ -8,6 +8,7 @@ import React, { useLayoutEffect, useMemo, useRef, useState } from 'react';
 import { kinds } from '../contract.gen';
 import { compact, pretty } from '../connection/json';
 import type { SpecEvent, State } from '../connection/model';
+import { firstEvents } from '../connection/transport';
 import { Boundary } from './Boundary';
 import { type Filter, everything, isEverything, matches, namesOf } from './filter';
 import { clock, said, usedBy } from './format';
@@ -54,6 +55,8 @@ export function EventList({ events, state, now, filter, setFilter }: Props) {
         <h2>Events</h2>
         <span className={styles.soft} data-testid="event-count">
           {shown.length.toLocaleString()}
+          {/* A view begins with so many, however many more there are. */}
+          {events.length >= firstEvents && ` of the newest ${events.length.toLocaleString()}`}
         </span>
         {usage !== '' && (
           <span className={styles.soft} data-testid="events-usage" title="Used by these events together">

@@ -34,6 +34,7 @@ export function Timeline({ events, state, now, setFilter }: Props) {
   const colors = palette(useTheme2());
   const [width, setWidth] = useState(0); // ms back from now; 0: all
   const all = useMemo(() => tracksOf(events, state), [events, state]);
+  const several = new Set(all.map((t) => t.session)).size > 1;
   const list = all.filter((t) => width === 0 || (t.attempts.at(-1)!.to ?? now) > now - width).slice(0, tracks);
   const first = Math.min(...list.flatMap((t) => t.attempts.map((a) => a.from)));
   const start = width > 0 ? now - width : Math.min(now - shortest, first);
@@ -61,6 +62,7 @@ export function Timeline({ events, state, now, setFilter }: Props) {
               <Row
                 key={JSON.stringify([t.session, t.spec])}
                 track={t}
+                several={several}
                 start={start}
                 now={now}
                 at={at}
@@ -102,6 +104,7 @@ export function Timeline({ events, state, now, setFilter }: Props) {
 
 interface RowProps {
   track: Track;
+  several: boolean; // there are several sessions: the name of the spec is not enough
   start: number;
   now: number;
   at(ms: number): number; // percent
@@ -109,11 +112,12 @@ interface RowProps {
   setFilter(filter: Filter): void;
 }
 
-function Row({ track, start, now, at, colors, setFilter }: RowProps) {
+function Row({ track, several, start, now, at, colors, setFilter }: RowProps) {
   const styles = useStyles2(getStyles);
   const latest = track.attempts.at(-1)!;
   const name = nameOf(track.spec || track.session);
-  const told = `${name}: ${latest.outcome}, ${span((latest.to ?? now) - latest.from)}`;
+  const session = several && track.spec ? nameOf(track.session) : '';
+  const told = `${name}${session && `, ${session}`}: ${latest.outcome}, ${span((latest.to ?? now) - latest.from)}`;
   return (
     <button
       type="button"
@@ -123,7 +127,10 @@ function Row({ track, start, now, at, colors, setFilter }: RowProps) {
       data-testid="timeline-row"
       onClick={() => setFilter({ ...everything, session: track.session, spec: track.spec })}
     >
-      <span className={styles.name}>{name}</span>
+      <span className={styles.name}>
+        {name}
+        {session && <span className={styles.soft}> {session}</span>}
+      </span>
       <span className={styles.lane}>
         {track.attempts
           .filter((a) => (a.to ?? now) >= start)

@@ -47,7 +47,7 @@ export const ends = new Map<string, Outcome>([
 
 export function palette(theme: GrafanaTheme2) {
   const color = theme.visualization.getColorByName;
-  const running = color(theme.isDark ? 'light-blue' : 'blue');
+  const running = color('blue');
   const [completed, failed, timedOut, asked, quiet] = [
     'green',
     'red',
@@ -64,7 +64,7 @@ export function palette(theme: GrafanaTheme2) {
     ['timeout_triggered', timedOut],
     [limitKind, limited],
     ['intervention_request', asked],
-    ['intervention_answered', running],
+    ['intervention_answered', '#6ED0E0'],
   ]);
   const outcomes: Record<Outcome, string> = {
     running,
