@@ -25,7 +25,7 @@ interface Rules {
 
 test.describe('alerts', () => {
   test.skip(!grafana, noGrafana);
-  test.use({ baseURL: grafana, extraHTTPHeaders: admin, viewport: { width: 1400, height: 1600 } }); // panels out of sight are not loaded
+  test.use({ baseURL: grafana, extraHTTPHeaders: admin, viewport: { width: 1400, height: 2600 } }); // panels out of sight are not loaded
   // The rules are evaluated every 30 s and messages of a group come at least
   // a minute apart; a new Grafana takes up to another to apply the policy.
   test.setTimeout(300_000);

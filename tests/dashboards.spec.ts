@@ -117,7 +117,7 @@ test.describe('dashboards', () => {
         await expect(page.getByText(name).first()).toBeVisible({ timeout: 60_000 });
         await page.waitForLoadState('networkidle');
         if (uid !== 'specwatch-nights') {
-          await page.getByTestId('data-testid annotation-marker').first().hover();
+          await page.getByTestId('data-testid annotation-marker').first().dispatchEvent('mouseenter');
           await expect(page.getByText('spec_failed').or(page.getByText('intervention_request')).first()).toBeVisible();
         }
         for (const canvas of await page.locator('[data-testid^="data-testid Panel header"] canvas').all()) {

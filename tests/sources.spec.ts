@@ -191,7 +191,7 @@ test.describe('two data sources', () => {
     await expect(panel(page, 'What failed, and why')).toContainText('the port is taken', { timeout: 90_000 });
     await expect(panel(page, 'Who was asked')).toContainText('Which port?');
     await expect(panel(page, 'Who was asked')).toContainText('8080');
-    for (const title of ['Night against night', 'Specs that fail often']) {
+    for (const title of ['Night against night', 'Specs that fail']) {
       await expect(panel(page, title).getByRole('row').nth(1)).toBeVisible();
     }
     await panel(page, 'What failed, and why').getByRole('link', { name: session }).first().click();

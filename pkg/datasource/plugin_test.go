@@ -916,6 +916,21 @@ func TestTimelineOfThePast(t *testing.T) {
 	}
 }
 
+// An attempt that ends in the moment of its start is drawn, too.
+func TestTimelineShowsShortAttempts(t *testing.T) {
+	t.Parallel()
+	g := launch(t, true)
+	row(t, g.connect(), `INSERT INTO events (kind, at, session, spec) SELECT unnest(array['spec_started', 'spec_failed']), now() - interval '1 hour', 'night', 'short'`)
+	frame, answer := g.ask(time.Now().Add(-2*time.Hour), time.Now(), `{"queryType":"timeline"}`)
+	if frame == nil {
+		t.Fatal(answer.Error)
+	}
+	times := column(t, frame, "time")
+	if got := fmt.Sprint(column(t, frame, "short")); got != "[failed <nil>]" || times[1].(time.Time).UnixMilli() <= times[0].(time.Time).UnixMilli() {
+		t.Errorf("%s at %v", got, times)
+	}
+}
+
 func TestCounts(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)

@@ -76,6 +76,11 @@ func stepsOf(line int, changes []store.Change, open store.Outcome, st state.Stat
 		if len(asked) > 0 {
 			shows = waiting
 		}
+		// Grafana's times are milliseconds: an attempt within one would not be
+		// drawn.
+		if n := len(steps); n > 0 && steps[n-1].shows != "" && at.Sub(steps[n-1].at) < time.Millisecond {
+			at = steps[n-1].at.Add(time.Millisecond)
+		}
 		steps = append(steps, step{line, at, shows})
 	}
 	for i, c := range changes {

@@ -11,6 +11,7 @@ interface Panel {
   title: string;
   targets?: Query[];
   panels?: Panel[];
+  options?: { reduceOptions?: { fields?: string } };
   fieldConfig?: {
     defaults: { mappings?: Mapping[] };
     overrides: Array<{ matcher: { options: string }; properties: Array<{ id: string; value: any }> }>;
@@ -48,6 +49,19 @@ describe.each(dashboards.map((dashboard) => [dashboard.uid, dashboard] as const)
       expect(datasource?.uid).toBe('${datasource}');
       const narrows = sessionOf(dashboard) !== undefined && types[queryType!].filters.includes('sessions');
       expect(sessions, queryType).toEqual(narrows ? ['$session'] : undefined);
+    }
+  });
+
+  it('reduces fields by the names that they are shown with', () => {
+    for (const { title, options, fieldConfig } of panelsOf(dashboard)) {
+      const fields = options?.reduceOptions?.fields?.match(/^\/(.*)\/$/)?.[1];
+      for (const { matcher, properties } of fields ? (fieldConfig?.overrides ?? []) : []) {
+        const shown = properties.find(({ id }) => id === 'displayName')?.value;
+        if (shown !== undefined) {
+          expect([title, new RegExp(fields!).test(shown)]).toEqual([title, true]);
+          expect([title, fields === '.*' || !new RegExp(fields!).test(matcher.options)]).toEqual([title, true]);
+        }
+      }
     }
   });
 
