@@ -47,15 +47,14 @@ RETURNING id, key`
 // transactions.
 const writeTimeout = 10 * time.Second
 
-// A write that has to wait for another transaction waits without a connection:
-// an attempt ends after writeWait, and the next one follows after writePause. Of
-// all writes that wait, writeTurns try at the same time. So writes for which
-// another transaction holds up the lock leave the other connections to those
-// that can be done.
+// A write that has to wait for another transaction does not keep its
+// connection: the attempt ends after lockWait. Then all such writes take turns,
+// one at a time: a turn is a pause without a connection and one more attempt.
+// So the writes that can be done find connections. Each attempt that ends
+// without the lock is one error in the server's log.
 const (
-	writeWait  = 50 * time.Millisecond
-	writePause = 50 * time.Millisecond
-	writeTurns = 1
+	lockWait  = 50 * time.Millisecond
+	turnPause = 100 * time.Millisecond
 )
 
 // writing runs f on a connection of the pool that writes. After a lost
@@ -97,20 +96,22 @@ func (s *Store) Append(ctx context.Context, events []event.Event) (event.Receipt
 	defer cancel()
 	insert := func() (event.Receipt, error) {
 		return retry(ctx, func() (event.Receipt, error) {
-			return writing(ctx, s, func(conn *pgx.Conn) (event.Receipt, error) { return s.insert(ctx, conn, writeWait, events) })
+			return writing(ctx, s, func(conn *pgx.Conn) (event.Receipt, error) { return s.insert(ctx, conn, lockWait, events) })
 		})
 	}
 	receipt, err := insert()
 	for failed(err, "55P03") { // lock_timeout
-		select {
-		case <-ctx.Done():
-		case <-time.After(writePause):
+		if s.turns.Acquire(ctx, 1) == nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(turnPause):
+				receipt, err = insert()
+			}
+			s.turns.Release(1)
 		}
-		if s.blocked.Acquire(ctx, 1) != nil {
-			return receipt, ended(ctx, err)
+		if ctx.Err() != nil && err != nil {
+			return event.Receipt{}, ended(ctx, err)
 		}
-		receipt, err = insert()
-		s.blocked.Release(1)
 	}
 	if isFieldError(err) && len(events) > 1 {
 		err = s.blame(ctx, events, err)

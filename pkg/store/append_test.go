@@ -57,7 +57,7 @@ func TestLostAfterWriting(t *testing.T) {
 		t.Fatal(err)
 	}
 	lost := &cut{Conn: postgrestest.Connect(t, address)}
-	if _, err := s.insert(t.Context(), lost, writeWait, []event.Event{{Kind: event.SpecStarted, Session: "s"}, known}); err == nil || pgconn.SafeToRetry(err) {
+	if _, err := s.insert(t.Context(), lost, lockWait, []event.Event{{Kind: event.SpecStarted, Session: "s"}, known}); err == nil || pgconn.SafeToRetry(err) {
 		t.Errorf("to be run again: %v", err)
 	}
 	page, err := s.SinceLast(t.Context(), 10, 10)
