@@ -137,6 +137,7 @@ func swapAdopted(ctx context.Context, tx pgx.Tx, schema string) error {
 	columns := texts(`SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum`, t.oid)
 	// Privileges that were granted on the view are granted on the table.
 	grants := texts(`SELECT format('GRANT %s ON %s TO %s', a.privilege_type, $2::text, CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = $1 AND a.grantee <> c.relowner`, view, t.quoted())
+	// Version 0.2 knew no other roles.
 	revokes := texts(`SELECT format('REVOKE ALL ON %s FROM %I', $1::text, rolname) FROM pg_roles WHERE rolname IN ('specwatch_reader', 'specwatch_writer')`, t.quoted())
 	added := texts(`SELECT format('ADD COLUMN %I %s%s%s', a.attname, format_type(a.atttypid, a.atttypmod), coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), ''), CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END)
 		FROM pg_attribute a JOIN pg_attribute x ON x.attrelid = a.attrelid AND x.attname = 'xid' LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum

@@ -37,6 +37,7 @@ type MigrateReport struct {
 	Applied  int      // migrations that were run now
 	Repaired int64    // rows whose xid was of another cluster
 	Returned string   // the table that version 0.2 had adopted and that returnAdopted gave back
+	Writer   string   // the role that may write, as SQL names it
 	Notices  []string // such as PostgreSQL's that a role could not be created
 }
 
@@ -66,14 +67,21 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	// would go to the client that gets the server connection next.
 	lock, err := s.lockMigrations(ctx, told)
 	if err != nil {
-		return report, explain(err)
+		return report, s.explain(err)
 	}
 	defer lock.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // gives the lock back
 	if report.Schema, err = mayMigrate(ctx, conn, c.Schema); err != nil {
-		return report, explain(err)
+		return report, s.explain(err)
 	}
 	if err := refuseForeign(ctx, conn, report.Schema); err != nil {
 		return report, err
+	}
+
+	shared := false
+	if c.Roles == "" {
+		if shared, err = rolesAreShared(ctx, conn, report.Schema); err != nil {
+			return report, s.explain(err)
+		}
 	}
 
 	db := stdlib.OpenDB(*s.config.ConnConfig, stdlib.OptionBeforeConnect(func(_ context.Context, config *pgx.ConnConfig) error {
@@ -86,22 +94,30 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 		return report, err
 	}
 	if report.Applied, err = s.up(ctx, provider, report.Schema, told); err != nil {
-		return report, explain(err)
+		return report, s.explain(err)
 	}
 	report.Version = latestMigration()
 	if report.Repaired, err = repair(ctx, conn, report.Schema); err != nil {
-		return report, explain(err)
+		return report, s.explain(err)
 	}
 	// Before the grants, because it may create a new events table.
 	if report.Returned, err = s.returnAdopted(ctx, conn, report.Schema, told); err != nil {
-		return report, explain(err)
+		return report, s.explain(err)
 	}
-	if _, err := conn.Exec(ctx, qualify(report.Schema, grantsSQL)); err != nil {
-		return report, explain(err)
+	names, left, err := grant(ctx, conn, report.Schema, c.Roles)
+	if err != nil {
+		return report, s.explain(err)
+	}
+	report.Writer = names.writer
+	if left != nil {
+		report.Notices = append(report.Notices, fmt.Sprintf("the roles of schema %s are %s and %s now; %s and %s have no rights on its events any more", report.Schema, names.reader, names.writer, left.reader, left.writer))
+	}
+	if shared {
+		report.Notices = append(report.Notices, fmt.Sprintf("schema %s shares its roles with other schemas or databases of this server: whoever is a member of %s or %s there reads or writes the events here as well; to give this schema roles of its own, run: specwatch migrate --roles NAME", report.Schema, names.reader, names.writer))
 	}
 	notes, err := s.renewMirrors(ctx, conn, report.Schema, told)
 	report.Notices = append(report.Notices, notes...)
-	return report, explain(err)
+	return report, s.explain(err)
 }
 
 // mayMigrate returns the schema, and creates it if it is missing. It first

@@ -130,12 +130,12 @@ func explained(err error) error {
 		return err
 	case errors.As(err, &connect):
 		if errors.As(err, &pg) && pg.Code[:2] == "53" {
-			return explainPg(pg, userOf(err))
+			return explainPg(err, pg)
 		}
 		return problem(NoConnection, err, "cannot connect to PostgreSQL at %s as %s: %s; %s",
 			address(connect.Config.Host, connect.Config.Port), connect.Config.User, reason(connect), advice(connect, pg))
 	case errors.As(err, &pg):
-		return explainPg(pg, userOf(err))
+		return explainPg(err, pg)
 	case errors.Is(err, context.DeadlineExceeded):
 		return problem(Busy, err, "PostgreSQL did not answer in time; check its load and what holds locks on the events table, and ask again")
 	case errors.Is(err, puddle.ErrClosedPool):
@@ -146,10 +146,12 @@ func explained(err error) error {
 	return err
 }
 
-// asUser is an error together with the database user that got it.
+// asUser is an error together with the database user that got it, and the roles
+// of the schema.
 type asUser struct {
 	error
-	user string
+	user  string
+	roles roles
 }
 
 func (e asUser) Unwrap() error { return e.error }
@@ -159,17 +161,20 @@ func (s *Store) explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	return explain(asUser{err, s.config.ConnConfig.User})
+	return explain(asUser{err, s.config.ConnConfig.User, s.rolesOf(err)})
 }
 
-// userOf returns the user and a space; "" if it is not known.
-func userOf(err error) string {
+// userOf returns the user, "" if it is not known, and the roles of the schema.
+func userOf(err error) (user string, names roles) {
 	var known asUser
 	if errors.As(err, &known) {
-		return known.user + " "
+		return known.user, known.roles
 	}
-	return ""
+	return "", defaultRoles
 }
+
+// insufficientPrivilege is PostgreSQL's code for a right that is missing.
+const insufficientPrivilege = "42501"
 
 // denied finds in an error of PostgreSQL what the user lacks a right on.
 var denied = regexp.MustCompile(`^permission denied (for|to create temporary tables in) (\w+) (.+)$`)
@@ -179,7 +184,7 @@ func advice(connect *pgconn.ConnectError, pg *pgconn.PgError) string {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	switch {
-	case pg != nil && pg.Code == "42501": // the right CONNECT
+	case pg != nil && pg.Code == insufficientPrivilege: // the right CONNECT
 		return "run as an administrator: GRANT CONNECT ON DATABASE " + pgx.Identifier{connect.Config.Database}.Sanitize() + " TO " + pgx.Identifier{connect.Config.User}.Sanitize()
 	case pg != nil && pg.Code == "28P01":
 		return "check user and password"
@@ -203,14 +208,14 @@ func advice(connect *pgconn.ConnectError, pg *pgconn.PgError) string {
 
 // remedy says what gives the missing right: a statement for an administrator,
 // or who has it. What exists in the server is not known here.
-func remedy(message, user string) string {
+func (r roles) remedy(message, user string) string {
 	to := "the user"
 	if user != "" {
 		to = pgx.Identifier{user}.Sanitize()
 	}
 	const admin = "run as an administrator: "
-	reads, writes := "GRANT specwatch_reader TO "+to, "GRANT specwatch_writer TO "+to
-	const missing = "; if the role does not exist, first: CREATE ROLE specwatch_reader NOLOGIN; CREATE ROLE specwatch_writer NOLOGIN, and then: specwatch migrate"
+	reads, writes := "GRANT "+r.reader+" TO "+to, "GRANT "+r.writer+" TO "+to
+	missing := "; if the role does not exist, first: CREATE ROLE " + r.reader + " NOLOGIN; CREATE ROLE " + r.writer + " NOLOGIN, and then: specwatch migrate"
 	both := admin + reads + " to let it read, " + writes + " to let it write" + missing
 	if strings.HasPrefix(message, "must be owner of ") {
 		return "run this as the owner"
@@ -247,11 +252,11 @@ func remedy(message, user string) string {
 
 // letRead says what lets the user read events. A migration whose user may not
 // create roles gives them no rights in its schema before they exist.
-func letRead(user string, exists, granted bool) string {
-	grant := "GRANT specwatch_reader TO " + pgx.Identifier{user}.Sanitize()
+func (r roles) letRead(user string, exists, granted bool) string {
+	grant := "GRANT " + r.reader + " TO " + pgx.Identifier{user}.Sanitize()
 	switch {
 	case !exists:
-		return "run as an administrator: CREATE ROLE specwatch_reader NOLOGIN, and then: specwatch migrate, and then as an administrator: " + grant
+		return "run as an administrator: CREATE ROLE " + r.reader + " NOLOGIN, and then: specwatch migrate, and then as an administrator: " + grant
 	case !granted:
 		return "run: specwatch migrate, and then as an administrator: " + grant
 	}
@@ -304,7 +309,8 @@ func reason(err error) string {
 	return last
 }
 
-func explainPg(pg *pgconn.PgError, user string) error {
+// explainPg explains err, which PostgreSQL answered with.
+func explainPg(err error, pg *pgconn.PgError) error {
 	field := func(name, detail string) error { return &event.FieldError{Field: name, Detail: detail} }
 	switch pg.Code {
 	case "23514": // check_violation
@@ -326,8 +332,9 @@ func explainPg(pg *pgconn.PgError, user string) error {
 		return field("data", "is not accepted by PostgreSQL: "+pg.Message)
 	case "42P01", "3F000", "42703", "42883": // undefined table, schema, column, function
 		return problem(NoTable, pg, "there is no events table of this version of Specwatch in this schema (%s); run: specwatch migrate", pg.Message)
-	case "42501": // insufficient_privilege
-		return problem(NoRights, pg, "the database user %slacks a right (%s); %s", user, pg.Message, remedy(pg.Message, strings.TrimSpace(user)))
+	case insufficientPrivilege:
+		user, names := userOf(err)
+		return problem(NoRights, pg, "the database user %s (%s); %s", strings.TrimSpace(user+" lacks a right"), pg.Message, names.remedy(pg.Message, user))
 	case "25006": // read_only_sql_transaction
 		return problem(ReadOnly, pg, "this PostgreSQL server takes no writes (a standby, or default_transaction_read_only); connect to the primary")
 	case "57P01", "57P02", "57P03", "57P05": // shut down, crash, starting up, idle for too long

@@ -36,7 +36,7 @@ func TestExplain(t *testing.T) {
 		{"another error", server("XX000"), DatabaseError},
 	} {
 		var told *Problem
-		if err := explain(asUser{c.err, "somebody"}); !errors.As(err, &told) || told.Code != c.code {
+		if err := explain(asUser{c.err, "somebody", defaultRoles}); !errors.As(err, &told) || told.Code != c.code {
 			t.Errorf("%s: %v, want %s", c.name, err, c.code)
 		}
 	}
@@ -59,7 +59,7 @@ func TestRemedies(t *testing.T) {
 		"must be owner of table events":                                        "run this as the owner",
 		"permission denied to do something else":                               "GRANT specwatch_reader TO \"u\"",
 	} {
-		if got := remedy(message, "u"); !strings.Contains(got, want) {
+		if got := defaultRoles.remedy(message, "u"); !strings.Contains(got, want) {
 			t.Errorf("%s: %s", message, got)
 		}
 	}

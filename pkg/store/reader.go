@@ -87,7 +87,7 @@ func (s *Store) NewReader(ctx context.Context) (*Reader, error) {
 	}
 	if err != nil {
 		r.Close()
-		return nil, explain(err)
+		return nil, s.explain(err)
 	}
 	return r, nil
 }
@@ -131,9 +131,9 @@ func (r *Reader) Here(ctx context.Context) (Page, error) {
 	return page, r.explain(err)
 }
 
-// explain is the function explain, and knows that a closed connection is lost,
+// explain is that of the store, and knows that a closed connection is lost,
 // whatever error pgx returns.
-func (r *Reader) explain(err error) error { return explain(ifClosed(r.conn, err)) }
+func (r *Reader) explain(err error) error { return r.store.explain(ifClosed(r.conn, err)) }
 
 // Hearing says how this reader learns of new events.
 func (r *Reader) Hearing() Hearing { return r.hearing }
@@ -156,7 +156,7 @@ func (r *Reader) EnableNotify(ctx context.Context) (uint64, error) {
 	for try := 0; ; try++ {
 		var locked bool
 		if err := r.conn.QueryRow(ctx, `SELECT pg_try_advisory_lock_shared($1)`, r.bell).Scan(&locked); err != nil {
-			return 0, explain(err)
+			return 0, r.explain(err)
 		}
 		if locked {
 			break
@@ -175,13 +175,13 @@ func (r *Reader) EnableNotify(ctx context.Context) (uint64, error) {
 	// that xid or greater ones.
 	var xid uint64
 	err := r.conn.QueryRow(ctx, `SELECT pg_current_xact_id()::text::bigint`).Scan(&xid)
-	return xid, explain(err)
+	return xid, r.explain(err)
 }
 
 // DisableNotify releases the advisory lock.
 func (r *Reader) DisableNotify(ctx context.Context) error {
 	_, err := r.conn.Exec(ctx, `SELECT pg_advisory_unlock_shared($1)`, r.bell)
-	return explain(err)
+	return r.explain(err)
 }
 
 // Wait waits for a notification, or until ctx ends, and returns how many came
@@ -232,7 +232,7 @@ func (s *Store) Load(ctx context.Context) (*state.Summary, Page, error) {
 	switch {
 	case err == nil:
 		found, err = load(conn)
-		err = explain(ifClosed(conn, err))
+		err = s.explain(ifClosed(conn, err))
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		conn.Close(closing)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -23,23 +24,24 @@ func (s *Store) Request(ctx context.Context, id int64) (e event.Event, found boo
 	return requests[0], true, nil
 }
 
-// errReadOnly and errMayNotWrite are the reasons for which Writable returns an
-// error.
-var (
-	errReadOnly    = errors.New("the database is a standby, or set to read only")
-	errMayNotWrite = errors.New("the database user may read events only; grant it the role specwatch_writer, too")
-)
+var errReadOnly = errors.New("the database is a standby, or set to read only")
 
 // Writable reports whether this user may append events; the error says why not.
 func (s *Store) Writable(ctx context.Context) error {
-	type rights struct{ readOnly, may bool }
-	// These are the privileges that grants.sql gives to specwatch_writer.
+	type rights struct {
+		readOnly, may bool
+		roles
+	}
+	// These are the privileges that grants.sql gives to the role of writers.
 	r, err := writing(ctx, s, func(conn *pgx.Conn) (r rights, err error) {
 		err = conn.QueryRow(ctx, s.sql(`
 			SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
 			       (SELECT bool_and(has_column_privilege('@.events'::regclass, name, 'INSERT')) FROM unnest(array['kind', 'at', 'session', 'spec', 'data', 'key']) name)
 			       AND has_column_privilege('@.events'::regclass, 'id', 'SELECT') AND has_column_privilege('@.events'::regclass, 'key', 'SELECT')
 			       AND coalesce(has_sequence_privilege(pg_get_serial_sequence('@.events', 'id'), 'USAGE'), true)`)).Scan(&r.readOnly, &r.may)
+		if err == nil && !r.may {
+			err = r.roles.read(conn.QueryRow(ctx, rolesSQL, s.schema))
+		}
 		return r, err
 	})
 	switch {
@@ -48,7 +50,7 @@ func (s *Store) Writable(ctx context.Context) error {
 	case r.readOnly:
 		return errReadOnly
 	case !r.may:
-		return errMayNotWrite
+		return fmt.Errorf("the database user may read events only; grant it the role %s, too", r.writer)
 	}
 	return nil
 }

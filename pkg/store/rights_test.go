@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -306,6 +307,210 @@ func TestRolesThatAreMissingAreNamed(t *testing.T) {
 	migrate()
 	if err = ready(); err == nil || !strings.HasSuffix(err.Error(), "run as an administrator: "+grant) {
 		t.Fatalf("a role with rights: %v", err)
+	}
+	exec(t, admin, grant)
+	if err := ready(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Schemas and databases of one server can have roles of their own. Members of
+// the roles of one then do not read the others.
+func TestRolesOfASchema(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Cluster(t, nil)
+	admin := postgrestest.Connect(t, server.URL())
+	exec(t, admin, `CREATE DATABASE second`)
+	second, _ := url.Parse(server.URL())
+	second.Path = "/second"
+	migrate := func(config store.Config) store.MigrateReport {
+		t.Helper()
+		report, err := store.Migrate(t.Context(), config, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return report
+	}
+	type place struct {
+		config store.Config // with the roles that a migration gives it
+		reads  string       // what its reader's role is, as SQL names it
+	}
+	places := []place{
+		{store.Config{URL: server.URL(), Schema: "one", Roles: "one"}, `one_reader`},
+		{store.Config{URL: server.URL(), Schema: "the other", Roles: "The Other"}, `"The Other_reader"`},
+		{store.Config{URL: second.String(), Schema: "one", Roles: strings.Repeat("ü", 28)}, `"` + strings.Repeat("ü", 28) + `_reader"`},
+		{store.Config{URL: second.String(), Schema: "plain"}, `specwatch_reader`},
+	}
+	for _, p := range places {
+		migrate(p.config)
+		kept := p.config
+		kept.Roles = "" // the schema has them
+		if report := migrate(kept); len(report.Notices) != 0 {
+			t.Errorf("%s: repeated: %q", p.config.Schema, report.Notices)
+		}
+	}
+	as := func(config store.Config, user string) store.Config {
+		address, _ := url.Parse(config.URL)
+		address.User = url.UserPassword(user, "not a secret")
+		return store.Config{URL: address.String(), Schema: config.Schema}
+	}
+	// reads and writes are the roles that the user lacks.
+	expect := func(config store.Config, user, reads, writes string) {
+		t.Helper()
+		check := func(err error, lacks string) {
+			t.Helper()
+			var problem *store.Problem
+			if lacks == "" && err != nil || lacks != "" && (!errors.As(err, &problem) || problem.Code != store.NoRights || !strings.Contains(problem.Detail, fmt.Sprintf("GRANT %s TO %q", lacks, user))) {
+				t.Errorf("%s in %s: %v, want %q", user, config.Schema, err, lacks)
+			}
+		}
+		s := open(t, as(config, user))
+		check(s.Ready(t.Context()), reads)
+		_, _, err := s.Load(t.Context())
+		check(err, reads)
+		_, err = s.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s"}})
+		check(err, writes)
+	}
+	writes := func(p place) string { return strings.Replace(p.reads, "_reader", "_writer", 1) }
+	for i, p := range places {
+		user := fmt.Sprintf("user%d", i)
+		exec(t, admin, `CREATE ROLE `+user+` LOGIN PASSWORD 'not a secret'`)
+		exec(t, admin, `GRANT `+p.reads+` TO `+user)
+		exec(t, admin, `CREATE ROLE `+user+`_both LOGIN PASSWORD 'not a secret'`)
+		exec(t, admin, `GRANT `+p.reads+`, `+writes(p)+` TO `+user+`_both`)
+		for j, other := range places {
+			reads, may := other.reads, writes(other)
+			if i == j {
+				reads, may = "", ""
+			}
+			expect(other.config, user, reads, writes(other))
+			expect(other.config, user+"_both", reads, may)
+		}
+	}
+	err := open(t, as(places[0].config, "user0")).Writable(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "grant it the role one_writer") {
+		t.Errorf("a reader: %v", err)
+	}
+
+	// Other roles take the place of those before, and nobody else's rights change.
+	conn := postgrestest.Connect(t, second.String())
+	exec(t, conn, `CREATE TABLE plain.own (id int)`)
+	exec(t, conn, `GRANT SELECT ON plain.own TO specwatch_reader`)
+	exec(t, conn, `GRANT USAGE ON SCHEMA plain TO user0`)
+	exec(t, conn, `GRANT SELECT ON plain.events TO user0`)
+	rights := func() string {
+		t.Helper()
+		return text(t, conn, `
+			SELECT string_agg(format('%s: %s', role, what), E'\n' ORDER BY role, what) FROM (
+			    SELECT r.rolname AS role, pg_describe_object(d.classid, d.objid, d.objsubid) AS what FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
+			    WHERE d.deptype = 'a' AND d.dbid = (SELECT oid FROM pg_database WHERE datname = 'second')) a
+			WHERE what LIKE '%plain%'`)
+	}
+	before := rights()
+	changed := places[3].config
+	changed.Roles = "moved"
+	report := migrate(changed)
+	if notes := strings.Join(report.Notices, "\n"); !strings.Contains(notes, "moved_reader and moved_writer now; specwatch_reader and specwatch_writer have no rights") {
+		t.Errorf("it says %q", notes)
+	}
+	want := strings.NewReplacer("specwatch_reader: table plain.own", "specwatch_reader: table plain.own", "specwatch_reader:", "moved_reader:", "specwatch_writer:", "moved_writer:").Replace(before)
+	if got := rights(); sorted(got) != sorted(want) {
+		t.Errorf("the rights are\n%s\nand were\n%s", got, before)
+	}
+	expect(changed, "user3_both", "moved_reader", "moved_writer")
+	for range 2 {
+		if report := migrate(changed); len(report.Notices) != 0 {
+			t.Errorf("repeated: %q", report.Notices)
+		}
+	}
+	exec(t, admin, `GRANT moved_reader, moved_writer TO user3_both`)
+	expect(changed, "user3_both", "", "")
+	changed.Roles = "specwatch"
+	migrate(changed)
+	if got := rights(); got != before {
+		t.Errorf("back again, the rights are\n%s\nand were\n%s", got, before)
+	}
+	expect(changed, "user3", "", "specwatch_writer")
+	expect(changed, "user0", "specwatch_reader", "specwatch_writer") // has no right to the other tables
+
+	for prefix, says := range map[string]string{"pg_own": "begin with pg_", strings.Repeat("ü", 28) + "x": "57 bytes, and 56 are allowed", "a\nb": "a control character"} {
+		changed.Roles = prefix
+		if _, err := store.Migrate(t.Context(), changed, nil); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("roles %q: %v", prefix, err)
+		}
+	}
+}
+
+func sorted(lines string) string {
+	all := strings.Split(lines, "\n")
+	slices.Sort(all)
+	return strings.Join(all, "\n")
+}
+
+// A new schema whose roles have rights elsewhere on the server is told of.
+func TestSharedRolesAreTold(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Cluster(t, nil)
+	exec(t, postgrestest.Connect(t, server.URL()), `CREATE DATABASE second`)
+	second, _ := url.Parse(server.URL())
+	second.Path = "/second"
+	for _, c := range []struct {
+		config store.Config
+		shared bool
+	}{
+		{store.Config{URL: server.URL(), Schema: "own", Roles: "own"}, false},
+		{store.Config{URL: server.URL(), Schema: "first"}, false},
+		{store.Config{URL: server.URL(), Schema: "first"}, false},
+		{store.Config{URL: server.URL(), Schema: "second"}, true},
+		{store.Config{URL: server.URL(), Schema: "second"}, false}, // is not new
+		{store.Config{URL: second.String(), Schema: "first"}, true},
+		{store.Config{URL: second.String(), Schema: "other", Roles: "other"}, false},
+		{store.Config{URL: second.String(), Schema: "asked", Roles: "specwatch"}, false},
+	} {
+		report, err := store.Migrate(t.Context(), c.config, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		notes := strings.Join(report.Notices, "\n")
+		if told := strings.Contains(notes, "schema "+c.config.Schema+" shares its roles") && strings.Contains(notes, "specwatch migrate --roles NAME"); told != c.shared || !told && notes != "" {
+			t.Errorf("%+v: %q", c, notes)
+		}
+	}
+}
+
+// A migration that may not make the roles that it is asked for names them, and so
+// do the errors of others.
+func TestMissingRolesOfASchemaAreNamed(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Cluster(t, nil)
+	admin := postgrestest.Connect(t, server.URL())
+	_, as := login(t, admin, server.URL(), "owner")
+	owner, _ := url.Parse(as)
+	exec(t, admin, `CREATE SCHEMA watch AUTHORIZATION `+owner.User.Username())
+	user, asUser := login(t, admin, server.URL(), "reader")
+	config := store.Config{URL: as, Schema: "watch", Roles: "Team"}
+	report, err := store.Migrate(t.Context(), config, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Roles = ""
+	ready := func() error { return open(t, store.Config{URL: asUser, Schema: "watch"}).Ready(t.Context()) }
+	grant := `GRANT "Team_reader" TO ` + pgx.Identifier{user}.Sanitize()
+	if err := ready(); err == nil || !strings.HasSuffix(err.Error(), `run as an administrator: CREATE ROLE "Team_reader" NOLOGIN, and then: specwatch migrate, and then as an administrator: `+grant) {
+		t.Errorf("no roles: %v", err)
+	}
+	for _, notice := range report.Notices {
+		found := remedies.FindStringSubmatch(notice)
+		if found == nil || !strings.HasPrefix(found[1], `CREATE ROLE "Team_`) {
+			t.Fatalf("it says %q", notice)
+		}
+		exec(t, admin, found[1])
+	}
+	if report, err = store.Migrate(t.Context(), config, nil); err != nil || len(report.Notices) != 0 {
+		t.Fatalf("%v, %q", err, report.Notices)
+	}
+	if err := ready(); err == nil || !strings.HasSuffix(err.Error(), "run as an administrator: "+grant) {
+		t.Errorf("a role with rights: %v", err)
 	}
 	exec(t, admin, grant)
 	if err := ready(); err != nil {

@@ -27,6 +27,7 @@ import (
 type Config struct {
 	URL      string      // a PostgreSQL URL or keyword/value string; libpq's PG… variables and passfile fill what it leaves out
 	Schema   string      // empty: found by the connection's search_path
+	Roles    string      // of Migrate: the schema's roles are this name with _reader and _writer; empty: those it has
 	MaxConns int32       // of the pool that reads, unless the URL says pool_max_conns; 0: four
 	TLS      *tls.Config // replaces what the URL says of TLS; for certificates that are not in files
 }
@@ -43,6 +44,9 @@ const (
 func (c Config) pool() (*pgxpool.Config, error) {
 	if strings.ContainsAny(c.Schema, `'%$\`+"\x00") {
 		return nil, errors.New("the schema's name contains one of ' % $ \\, which Specwatch does not take; name another schema")
+	}
+	if err := checkRoles(c.Roles); err != nil {
+		return nil, err
 	}
 	if misplaced(c.URL) {
 		return nil, errURL
@@ -100,7 +104,7 @@ type Store struct {
 	narrow atomic.Pointer[narrow]
 
 	waiting atomic.Int64        // reads that wait for a standby with a connection of the pool
-	blocked *semaphore.Weighted // writes that try again to get a lock of another transaction
+	turns   *semaphore.Weighted // of writes that wait for another transaction
 
 	// The statements of every read, with the schema written out.
 	sinceSQL, historySQL string
@@ -117,7 +121,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{schema: c.Schema, config: config, blocked: semaphore.NewWeighted(writeTurns)}
+	s := &Store{schema: c.Schema, config: config, turns: semaphore.NewWeighted(1)}
 	s.sinceSQL, s.historySQL = s.sql(sinceSQL), s.sql(historySQL)
 	// When ctx ends, the statement is cancelled on the server, too: otherwise
 	// one that waits for a lock would go on waiting there.
@@ -354,13 +358,18 @@ func (s *Store) Ready(ctx context.Context) error {
 func (s *Store) ready(ctx context.Context, conn *pgx.Conn) error {
 	var schema *string
 	var user string
-	var usable, role, granted bool
-	err := conn.QueryRow(ctx, `
+	var names roles
+	var usable, exists, granted bool
+	err := names.read(conn.QueryRow(ctx, rolesSQL, s.schema))
+	if err != nil {
+		return err
+	}
+	err = conn.QueryRow(ctx, `
 		SELECT current_user::text, s.name, coalesce((SELECT has_schema_privilege(n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = s.name), false),
-		       to_regrole('specwatch_reader') IS NOT NULL, s.name IS NULL OR coalesce((SELECT has_schema_privilege(to_regrole('specwatch_reader')::oid, n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = s.name), false)
-		FROM (SELECT CASE WHEN $1 = '' THEN current_schema()::text ELSE (SELECT nspname::text FROM pg_namespace WHERE nspname = $1) END AS name) s`, s.schema).
-		Scan(&user, &schema, &usable, &role, &granted)
-	grant := letRead(user, role, granted)
+		       to_regrole($2) IS NOT NULL, s.name IS NULL OR coalesce((SELECT has_schema_privilege(to_regrole($2)::oid, n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = s.name), false)
+		FROM (SELECT CASE WHEN $1 = '' THEN current_schema()::text ELSE (SELECT nspname::text FROM pg_namespace WHERE nspname = $1) END AS name) s`, s.schema, names.reader).
+		Scan(&user, &schema, &usable, &exists, &granted)
+	grant := names.letRead(user, exists, granted)
 	switch {
 	case err != nil:
 		return err

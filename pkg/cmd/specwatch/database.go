@@ -24,6 +24,7 @@ import (
 const (
 	envDatabaseURL = "SPECWATCH_DATABASE_URL"
 	envSchema      = "SPECWATCH_SCHEMA"
+	envRoles       = "SPECWATCH_ROLES"
 )
 
 // variable reads an environment variable without surrounding white space: files

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -11,15 +12,25 @@ import (
 )
 
 func newMigrate(db *database) *cobra.Command {
+	var roles string
 	cmd := &cobra.Command{
 		Use:   "migrate",
 		Short: "Create or upgrade the tables; safe to repeat and to run twice at once",
-		Args:  cobra.NoArgs,
+		Long: `Creates or upgrades the tables. It can be repeated, and be run twice at once.
+
+The roles specwatch_reader and specwatch_writer belong to the whole PostgreSQL
+server: their members read or write every schema that has no others. --roles
+gives this schema roles of its own; the roles that it had lose their rights on it.`,
+		Args: cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
 			config, err := db.config()
 			if err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("roles") && roles == "" {
+				return wrongUsef("--roles names no roles; leave it out to keep those that the schema has")
+			}
+			config.Roles = cmp.Or(roles, variable(envRoles))
 			ctx, cancel := untilSignal(cmd.Context())
 			defer cancel()
 			report, err := store.Migrate(ctx, config, func(note string) { say(cmd.ErrOrStderr(), note) })
@@ -38,11 +49,12 @@ func newMigrate(db *database) *cobra.Command {
 			}
 			fmt.Fprintf(out, "schema %s has version %d (%d migrations applied now)\n", report.Schema, report.Version, report.Applied)
 			if err := rollUp(ctx, config, cmd.ErrOrStderr()); err != nil {
-				say(cmd.ErrOrStderr(), fmt.Sprintf("the rollups are not complete: %s; a gateway whose user has the role specwatch_writer completes them", err))
+				say(cmd.ErrOrStderr(), fmt.Sprintf("the rollups are not complete: %s; a gateway whose user has the role %s completes them", err, report.Writer))
 			}
 			return nil
 		}),
 	}
+	cmd.Flags().StringVar(&roles, "roles", "", "`name` of this schema's roles, NAME_reader and NAME_writer (default: $"+envRoles+", else those it has; a new schema has specwatch)")
 	return cmd
 }
 

@@ -1,12 +1,16 @@
+//go:build unix
+
 package main
 
 import (
 	"encoding/json"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/state"
 )
 
@@ -94,4 +98,43 @@ func TestVersion(t *testing.T) {
 	if out := (at{state: t.TempDir()}).mustRun(t, "version"); !strings.HasPrefix(out, "specwatch ") || strings.Count(out, "\n") != 1 {
 		t.Errorf("%q", out)
 	}
+}
+
+// A user without rights is told which role to be granted, by its name and in the
+// user's; the roles of the schema are those that migrate was told of.
+func TestStatusWithoutRights(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Cluster(t, nil)
+	a := place(t, server.URL())
+	a.env = []string{envSchema + "=watch", envRoles + "=other"}
+	a.mustRun(t, "migrate", "--roles", "team")
+	if _, err := postgrestest.Connect(t, server.URL()).Exec(t.Context(), `CREATE ROLE someone LOGIN PASSWORD 'p'`); err != nil {
+		t.Fatal(err)
+	}
+	as, err := url.Parse(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	as.User = url.UserPassword("someone", "p")
+	user := place(t, as.String())
+	user.env = []string{envSchema + "=watch"}
+	told := func(role string) {
+		t.Helper()
+		if code, _, errs := user.run(t, "status"); code == 0 || !strings.Contains(errs, `the database user someone lacks a right`) || !strings.Contains(errs, "GRANT "+role+` TO "someone"`) {
+			t.Errorf("exit code %d: %s", code, errs)
+		}
+	}
+	told("team_reader")
+	a.mustRun(t, "migrate") // by the variable
+	told("other_reader")
+	for says, args := range map[string][]string{
+		"names no roles": {"migrate", "--roles", ""},
+		"begin with pg_": {"migrate", "--roles", "pg_x"},
+		"56 are allowed": {"migrate", "--roles", strings.Repeat("x", 57)},
+	} {
+		if code, _, errs := a.run(t, args...); code == 0 || !strings.Contains(errs, says) {
+			t.Errorf("%v: exit code %d: %s", args, code, errs)
+		}
+	}
+	told("other_reader")
 }

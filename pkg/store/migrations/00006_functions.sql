@@ -1,4 +1,7 @@
--- Functions alone: nothing here locks a table.
+-- Nothing here locks the events table.
+
+-- The roles of this schema: roles || '_reader' and roles || '_writer'.
+ALTER TABLE @.specwatch_meta ADD COLUMN IF NOT EXISTS roles text NOT NULL DEFAULT 'specwatch';
 
 -- Tables that other programs made may have rows with NULL. NULL counts as the
 -- empty kind, as readers receive it; rows without a session or spec belong to
