@@ -2,6 +2,8 @@ package runner
 
 import (
 	"context"
+	"encoding/json"
+	"regexp"
 	"slices"
 	"time"
 
@@ -55,12 +57,32 @@ func (d *ending) Append(ctx context.Context, events []event.Event) (all event.Re
 	if add(events[:at]) != nil {
 		return all, err
 	}
+	ctx = context.WithValue(ctx, asked{}, true)
 	// Without an answer the end is written.
 	if known, unknown := d.look.ask(ctx, d.since); unknown == nil && known.Ended {
 		all.IDs, all.Known = append(all.IDs, 0), all.Known+1
 		at++
 	}
 	return all, add(events[at:])
+}
+
+// asked is in the context of an end whose run has asked about it.
+type asked struct{}
+
+// keyOfEnd is that of the end of a run, which the run or its guard wrote.
+var keyOfEnd = regexp.MustCompile(`^run-[A-Z2-7]{26}-(end|killed)$`)
+
+// KeptEnd reports whether the event is the end of a run that could not ask whether
+// its command had written one, since it was killed or did not wait for the database;
+// and when the run began.
+func KeptEnd(ctx context.Context, e event.Event) (start time.Time, ok bool) {
+	var data struct {
+		DurationSeconds float64 `json:"durationSeconds"`
+	}
+	if ctx.Value(asked{}) != nil || !e.Kind.EndsSpec() || !keyOfEnd.MatchString(e.Key) || json.Unmarshal(e.Data, &data) != nil {
+		return start, false
+	}
+	return e.At.Add(-time.Duration(data.DurationSeconds * float64(time.Second))), true
 }
 
 // waits reports whether the command waits for a person. While the destination

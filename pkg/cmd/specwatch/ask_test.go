@@ -70,6 +70,21 @@ func (a at) rowsByID(t *testing.T) map[int64]row {
 	return all
 }
 
+// insert writes an event as a program without specwatch does, and returns its id.
+func (a at) insert(t *testing.T, kind, spec, data string) (id int64) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), a.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	err = conn.QueryRow(t.Context(), `INSERT INTO events (kind, session, spec, data) VALUES ($1, 's', $2, $3) RETURNING id`, kind, spec, data).Scan(&id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
 // requests are the ids of the questions with this text.
 func (a at) requests(t *testing.T, text string) (ids []int64) {
 	t.Helper()

@@ -179,9 +179,20 @@ func (d *destination) follow(ctx context.Context, token string, take func(client
 	}
 	defer subscription.Close()
 	for {
-		batch, err := subscription.Next(ctx, nil)
+		changed := f.Changed()
+		if !f.Stats().Connected {
+			// A subscription only waits in an outage, and could not say so.
+			if err := d.store.Ready(ctx); err != nil {
+				return err
+			}
+			f.Look()
+		}
+		batch, err := subscription.Next(ctx, changed)
 		if err != nil {
 			return err
+		}
+		if batch == nil {
+			continue
 		}
 		if err := take(client.Page{Events: batch.Events, Cursor: batch.Cursor.String()}); err != nil {
 			return err

@@ -84,3 +84,97 @@ func knownOf(st state.State, session, spec string) (k runner.Known, err error) {
 	}
 	return k, nil
 }
+
+// Append leaves the kept end of a run out if its command has written one without
+// specwatch. Whoever sends it asks, when all that is before it is written.
+func (d *destination) Append(ctx context.Context, events []event.Event) (all event.Receipt, err error) {
+	for {
+		var start time.Time
+		at := slices.IndexFunc(events, func(e event.Event) (kept bool) {
+			start, kept = runner.KeptEnd(ctx, e)
+			return kept
+		})
+		part, rest := events, []event.Event(nil)
+		if at >= 0 {
+			part, rest = events[:at], events[at:]
+		}
+		if len(part) > 0 || at < 0 {
+			receipt, err := d.Destination.Append(ctx, part)
+			if at < 0 && all.IDs == nil {
+				return receipt, err
+			}
+			all.IDs, all.Known = append(all.IDs, receipt.IDs...), all.Known+receipt.Known
+			if err != nil || at < 0 {
+				return all, err
+			}
+		}
+		end := rest[0]
+		if d.ended(ctx, end.Session, end.Spec, start, end.At) {
+			all.IDs, all.Known = append(all.IDs, 0), all.Known+1
+		} else {
+			receipt, err := d.Destination.Append(ctx, rest[:1])
+			all.IDs, all.Known = append(all.IDs, receipt.IDs...), all.Known+receipt.Known
+			if err != nil {
+				return all, err
+			}
+		}
+		if events = rest[1:]; len(events) == 0 {
+			return all, nil
+		}
+	}
+}
+
+// endedTimeout bounds the question; without an answer the end is written.
+const endedTimeout = 5 * time.Second
+
+// ended reports whether a spec has an end that is one of a run from start to about
+// stop. A later run of the same spec is another one.
+func (d *destination) ended(ctx context.Context, session, spec string, start, stop time.Time) bool {
+	ctx, cancel := context.WithTimeout(ctx, endedTimeout)
+	defer cancel()
+	events, err := d.between(ctx, session, start)
+	if err != nil {
+		return false
+	}
+	events = slices.DeleteFunc(events, func(e event.Event) bool {
+		return e.Session != session || e.Spec != spec || e.Kind != event.SpecStarted && !e.Kind.EndsSpec()
+	})
+	slices.SortStableFunc(events, func(a, b event.Event) int { return a.At.Compare(b.At) })
+	is := false
+	for _, e := range events {
+		if e.Kind == event.SpecStarted && e.At.After(stop) {
+			break
+		}
+		is = e.Kind.EndsSpec()
+	}
+	return is
+}
+
+// between returns the events of a session since a time that matter for a spec's end.
+func (d *destination) between(ctx context.Context, session string, start time.Time) (all []event.Event, err error) {
+	if d.gateway == nil {
+		events, err := d.store.Range(ctx, store.Filter{
+			From: start, To: time.Now().Add(state.Horizon), Sessions: []string{session}, Limit: event.MaxPage,
+			Kinds: []event.Kind{event.SpecStarted, event.SpecCompleted, event.SpecFailed, event.TimeoutTriggered},
+		})
+		if err == nil && len(events) == event.MaxPage {
+			err = errNotListed
+		}
+		return events, err
+	}
+	token := start.UTC().Format(time.RFC3339Nano)
+	for {
+		page, err := d.gateway.Since(ctx, token, event.MaxPage)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range page.Events {
+			if e.Kind == event.SpecStarted || e.Kind.EndsSpec() {
+				all = append(all, e)
+			}
+		}
+		if token = page.Cursor; !page.More {
+			return all, nil
+		}
+	}
+}

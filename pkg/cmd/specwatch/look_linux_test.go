@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -15,21 +16,6 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 )
-
-// insert writes an event as a program without specwatch does, and returns its id.
-func (a at) insert(t *testing.T, kind, spec, data string) (id int64) {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), a.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	err = conn.QueryRow(t.Context(), `INSERT INTO events (kind, session, spec, data) VALUES ($1, 's', $2, $3) RETURNING id`, kind, spec, data).Scan(&id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
 
 // endsOf are the ends of a spec.
 func (a at) endsOf(t *testing.T, spec string) (ends []string) {
@@ -93,6 +79,7 @@ func TestEndWithoutSpecwatch(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			c.at.state = t.TempDir() // what others keep is not looked at
 			dir := t.TempDir()
 			p := c.at.start(t, nil, "run", "--spec", name, "--session", "s", "--", "sh", "-c", untilGo, dir)
 			until(t, "it runs", func() bool { return exists(filepath.Join(dir, "started")) })
@@ -113,6 +100,83 @@ func TestEndWithoutSpecwatch(t *testing.T) {
 				t.Errorf("ends: %s", got)
 			}
 			if left := c.at.kept(); len(left) != 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+// The same when nobody asks at once: the runner was killed, or it did not wait for the
+// database. The end of an earlier run is written although a later one has ended.
+func TestKeptEnd(t *testing.T) {
+	t.Parallel()
+	direct := migrated(t)
+	gateway := direct.throughAGateway(t)
+	for spec, a := range map[string]at{"again": direct, "again, by a gateway": gateway} {
+		direct.insert(t, "spec_started", spec, `{}`)
+		direct.insert(t, "spec_failed", spec, `{}`)
+		a.mustRun(t, "emit", "spec_completed", "--session", "s", "--spec", spec, "--at", time.Now().Add(-time.Minute).Format(time.RFC3339Nano),
+			"--key", fmt.Sprintf("run-%s-end", rand.Text()), "--data", `{"durationSeconds":1}`)
+		if got := direct.endsOf(t, spec); len(got) != 2 {
+			t.Errorf("ends: %v", got)
+		}
+	}
+	for _, c := range []struct {
+		name, end, want string
+		at              at
+	}{
+		{"written", "spec_completed", "[spec_completed]", direct},
+		{"written, by a gateway", "spec_completed", "[spec_completed]", gateway},
+		{"none", "my.note", "[spec_failed]", direct},
+		{"none, by a gateway", "my.note", "[spec_failed]", gateway},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			p := c.at.start(t, nil, "run", "--spec", c.name, "--session", "s", "--", "sh", "-c", `echo $PPID >"$0/guard"; `+untilGo, dir)
+			until(t, "it runs", func() bool { return direct.lastOf(t, c.name).Kind == "spec_started" })
+			guard := pidIn(t, filepath.Join(dir, "guard"))
+			direct.insert(t, c.end, c.name, `{}`)
+			if err := p.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "the guard has ended", func() bool { return !alive(guard) })
+			if got := fmt.Sprint(direct.endsOf(t, c.name)); got != c.want {
+				t.Errorf("ends: %s", got)
+			}
+		})
+	}
+	for name, throughGateway := range map[string]bool{"not waited": false, "not waited, by a gateway": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := postgrestest.Cluster(t, nil)
+			a := place(t, server.URL())
+			a.mustRun(t, "migrate")
+			through := a
+			if throughGateway {
+				through = a.throughAGateway(t)
+			}
+			run := func(insert string) {
+				dir := t.TempDir()
+				p := through.start(t, nil, "run", "--spec", "p", "--session", "s", "--flush-timeout", "0s", "--", "sh", "-c", untilGo, dir)
+				until(t, "it runs", func() bool { return exists(filepath.Join(dir, "started")) && a.lastOf(t, "p").Kind == "spec_started" })
+				if insert != "" {
+					a.insert(t, insert, "p", `{}`)
+				}
+				stop(t, server)
+				if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				p.code(t)
+				restart(t, server)
+			}
+			run("spec_failed")
+			run("")
+			through.run(t, "flush")
+			if got := fmt.Sprint(a.endsOf(t, "p")); got != "[spec_failed spec_completed]" {
+				t.Errorf("ends: %s", got)
+			}
+			if left := through.kept(); len(left) != 0 {
 				t.Errorf("left: %v", left)
 			}
 		})

@@ -24,9 +24,10 @@ func newTail(db *database) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tail",
 		Short: "Print events as JSON Lines as they arrive",
-		Long: `Prints events as JSON Lines as they arrive, each once. When the database is
-away, it waits and then continues where it was. When you interrupt it, it prints on
-standard error the cursor with which the next tail continues.`,
+		Long: `Prints events as JSON Lines as they arrive, each once. New events are pushed; with
+--interval it reads them at that interval instead. When the database is away, it
+waits and then continues where it was. When you interrupt it, it prints on standard
+error the cursor with which the next tail continues.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&since, "since", "", "`cursor` or RFC 3339 time to start after (default: five minutes ago)")
@@ -48,7 +49,7 @@ standard error the cursor with which the next tail continues.`,
 		if since == "" && isTerminal(cmd.OutOrStdout()) {
 			advise(cmd.ErrOrStderr(), "events of the last five minutes, and new ones; --since starts earlier")
 		}
-		t := tail{from: from, interval: interval, out: bufio.NewWriter(cmd.OutOrStdout()), err: cmd.ErrOrStderr(), at: since}
+		t := tail{from: from, push: !cmd.Flags().Changed("interval"), interval: interval, out: bufio.NewWriter(cmd.OutOrStdout()), err: cmd.ErrOrStderr(), at: since}
 		return t.follow(ctx)
 	})
 	return cmd
@@ -57,7 +58,9 @@ standard error the cursor with which the next tail continues.`,
 // tail follows the events by cursor.
 type tail struct {
 	from     *destination
-	interval time.Duration
+	push     bool          // follow while that works, and read at the interval else
+	interval time.Duration // between two reads
+	refollow time.Time     // when it may follow again
 	out      *bufio.Writer
 	err      io.Writer
 	at       string // the cursor of what is printed
@@ -73,9 +76,8 @@ func (t *tail) follow(ctx context.Context) error {
 			return err
 		}
 		if !page.More {
-			select {
-			case <-ctx.Done():
-			case <-time.After(t.interval):
+			if err := t.wait(ctx); err != nil {
+				return err
 			}
 		}
 		if ctx.Err() != nil {
@@ -88,6 +90,30 @@ func (t *tail) follow(ctx context.Context) error {
 	}
 	if t.printed {
 		say(t.err, "to continue from here: specwatch tail --since "+t.at)
+	}
+	return nil
+}
+
+// refollowPause is how long it reads at the interval after it could not follow: a
+// proxy may not pass WebSockets on.
+const refollowPause = 5 * time.Second
+
+// wait waits until there may be more to read. What is pushed meanwhile is printed. The
+// error is that of the output: why nothing is pushed any more, the next read tells.
+func (t *tail) wait(ctx context.Context) (err error) {
+	if t.push && time.Now().After(t.refollow) {
+		_ = t.from.follow(ctx, t.at, func(page client.Page) error {
+			if page.Cursor != "" { // other messages of a gateway have none
+				err = t.print(page)
+			}
+			return err
+		})
+		t.refollow = time.Now().Add(refollowPause)
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(t.interval):
 	}
 	return nil
 }

@@ -752,6 +752,93 @@ func TestSSH(t *testing.T) {
 	until(t, "the end is told", func() bool { return a.lastOf(t, "lost1").Data["signal"] == "SIGHUP" })
 }
 
+// README's loop over ssh with a program that has a full screen: keys and a new size
+// reach it. When the connection is cut, it ends with all that was started, and the end
+// is stored or, while the database is away, kept.
+func TestLoopOverSSH(t *testing.T) {
+	t.Parallel()
+	requires(t, "vim", "bash")
+	client := sshd(t)
+	for name, a := range map[string]at{"stored": migrated(t), "kept": place(t, nowhere)} {
+		t.Run(name, func(t *testing.T) {
+			flags := ""
+			if name == "kept" {
+				flags = "--flush-timeout=0s" // the database is not waited for
+			}
+			dir := t.TempDir()
+			script := filepath.Join(dir, "loop")
+			if err := os.WriteFile(script, []byte(`cd "$1"
+echo $$ >loop.pid
+for spec in one two three; do
+  "$SW" run --spec "$spec" --timeout 45m --idle-timeout 15m $2 -- sh -c 'echo $PPID >$0.guard; echo $$ >$0.pid; exec "$@"' "$spec" \
+    vim -u NONE -n -c 'set laststatus=2 statusline=%{&lines}x%{&columns}' note
+done
+`), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s := a.onTerminal(t, append(slices.Clone(client), fmt.Sprintf(`env XDG_STATE_HOME='%s' %s='%s' SPECWATCH_SESSION=s SW=%s bash %s %s %s`,
+				a.state, envDatabaseURL, a.url, executable, script, dir, flags))...)
+			s.shows(t, "30x100")
+			s.press(t, "iwritten in vim")
+			s.shows(t, "written in vim")
+			if err := unix.IoctlSetWinsize(s.fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 41, Col: 90}); err != nil {
+				t.Fatal(err)
+			}
+			s.shows(t, "41x90")
+			s.press(t, "\x1b:wq\r")
+			pids := []int{pidIn(t, filepath.Join(dir, "two.pid")), pidIn(t, filepath.Join(dir, "two.guard")), pidIn(t, filepath.Join(dir, "loop.pid"))}
+			pids = append(pids, parent(t, pids[1]))
+			if text, err := os.ReadFile(filepath.Join(dir, "note")); err != nil || string(text) != "written in vim\n" {
+				t.Errorf("vim wrote %q, %v", text, err)
+			}
+			s.shows(t, "41x90", strings.Count(s.String(), "41x90")+1)
+			if err := s.cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			for _, pid := range pids {
+				until(t, "everything has ended", func() bool { return !alive(pid) })
+			}
+			if exists(filepath.Join(dir, "three.pid")) {
+				t.Error("the loop went on")
+			}
+			if name == "stored" {
+				if last := a.lastOf(t, "one"); last.Kind != "spec_completed" {
+					t.Errorf("last of one: %+v", last)
+				}
+				if last := a.lastOf(t, "two"); last.Kind != "spec_failed" || last.Data["signal"] != "SIGHUP" || last.Data["reason"] != "interrupted" {
+					t.Errorf("last of two: %+v", last)
+				}
+			}
+			var kept strings.Builder
+			for _, file := range a.kept() {
+				text, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				kept.Write(text)
+			}
+			if want := name == "kept"; strings.Contains(kept.String(), `"SIGHUP"`) != want {
+				t.Errorf("kept: %s", &kept)
+			}
+		})
+	}
+}
+
+// parent is the process that a process is a child of.
+func parent(t *testing.T, pid int) int {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	ppid, err := strconv.Atoi(strings.Fields(rest)[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ppid
+}
+
 // On a terminal the bar is drawn over itself, fits on one line and leaves
 // nothing behind.
 func TestProgressOnATerminal(t *testing.T) {
