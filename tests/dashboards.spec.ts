@@ -131,6 +131,7 @@ test.describe('dashboards', () => {
 
   test('the table of sessions shows a long name whole, and opens the session', async ({ page }) => {
     await page.setViewportSize({ width: 1180, height: 2600 });
+    await write({ kind: 'session_heartbeat', session }); // it is awake for a minute
     await page.goto(`/d/specwatch?var-session=${session}`);
     const name = page.getByTestId('data-testid Panel header Sessions').getByRole('link', { name: session });
     await expect(name).toBeVisible({ timeout: 60_000 });

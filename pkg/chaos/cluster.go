@@ -195,8 +195,11 @@ func (r *run) newCluster(ctx context.Context) (a *cluster, err error) {
 	}
 	stream, poll, toggle := view("Grafana, stream"), view("Grafana, polling"), view("Grafana, toggling")
 	a.start(ctx, a.grafana.runStream, stream.runStream, poll.runPolling, toggle.runToggling)
-	for _, name := range []string{"tail", "tail, stopped and resumed"} {
-		t, err := r.newTail(name, toTail)
+	for _, one := range []struct {
+		name  string
+		flags []string
+	}{{"tail", nil}, {"tail, stopped and resumed", nil}, {"tail at an interval", []string{"--interval", "50ms"}}} {
+		t, err := r.newTail(one.name, toTail, one.flags...)
 		if err != nil {
 			return a, err
 		}

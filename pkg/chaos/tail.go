@@ -20,6 +20,7 @@ type tailing struct {
 	*chain
 	run      *run
 	database string
+	flags    []string
 	rng      *rand.Rand
 	log      io.Writer
 
@@ -27,12 +28,12 @@ type tailing struct {
 	now *program // nil while it does not run
 }
 
-func (r *run) newTail(name, database string) (*tailing, error) {
+func (r *run) newTail(name, database string, flags ...string) (*tailing, error) {
 	log, err := r.logs.open(name)
 	if err != nil {
 		return nil, err
 	}
-	return &tailing{chain: newChain(name), run: r, database: database, rng: r.random(name), log: log}, nil
+	return &tailing{chain: newChain(name), run: r, database: database, flags: flags, rng: r.random(name), log: log}, nil
 }
 
 var toldCursor = regexp.MustCompile(`--since (\S+)`)
@@ -51,7 +52,7 @@ func (t *tailing) once(ctx context.Context) {
 		since = beginning
 		t.setReading(true)
 	}
-	cmd := command(t.run.specwatch, []string{"tail", "--since", since, "--interval", "50ms"}, []string{"SPECWATCH_DATABASE_URL=" + t.database})
+	cmd := command(t.run.specwatch, append([]string{"tail", "--since", since}, t.flags...), []string{"SPECWATCH_DATABASE_URL=" + t.database})
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return
