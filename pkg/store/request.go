@@ -40,7 +40,7 @@ func (s *Store) Writable(ctx context.Context) error {
 			       AND has_column_privilege('@.events'::regclass, 'id', 'SELECT') AND has_column_privilege('@.events'::regclass, 'key', 'SELECT')
 			       AND coalesce(has_sequence_privilege(pg_get_serial_sequence('@.events', 'id'), 'USAGE'), true)`)).Scan(&r.readOnly, &r.may)
 		if err == nil && !r.may {
-			err = r.roles.read(conn.QueryRow(ctx, rolesSQL, s.schema))
+			err = r.read(conn.QueryRow(ctx, rolesSQL, s.schema))
 		}
 		return r, err
 	})

@@ -95,7 +95,7 @@ func TestTailWithoutPush(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go proxy.Serve(listener) //nolint:errcheck // it ends with the test
+	go proxy.Serve(listener)
 	t.Cleanup(func() { proxy.Close() })
 	gateway.env[0] = envGateway + "=http://" + listener.Addr().String()
 	p = gateway.start(t, nil, "tail")
