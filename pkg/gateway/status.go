@@ -14,6 +14,7 @@ const (
 	pollTimeout = 30 * time.Second // of a read that several requests may share
 	maxReads    = 8                // at once: each holds a page in memory
 	pageBytes   = 16 << 20         // the read of a large page holds it as rows, as events and as JSON
+	memoryWait  = 2 * time.Second  // for memory to read a large page; then the client is asked to come again
 	maxWaiting  = 5_000            // reads that wait, including those whose clients are gone
 )
 
@@ -31,7 +32,9 @@ func (g *Gateway) status(w http.ResponseWriter, r *http.Request) {
 		}
 		// A large page is read only while there is memory for it.
 		if n, err := strconv.Atoi(query.Get("limit")); err == nil && n > event.DefaultPage && !g.source.UpToDate(query) {
-			release := g.budget.await(ctx, &ctx, pageBytes, nil)
+			patient, stop := context.WithTimeout(ctx, memoryWait)
+			release := g.budget.await(patient, &patient, pageBytes, nil)
+			stop()
 			if release == nil {
 				return nil, errBusy
 			}

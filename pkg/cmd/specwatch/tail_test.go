@@ -24,7 +24,8 @@ func TestTailIsPushed(t *testing.T) {
 	address := strings.TrimPrefix(gateway.env[0], envGateway+"=")
 	t.Setenv(envWriteToken, "write-secret")
 	t.Setenv("XDG_STATE_HOME", t.TempDir())
-	for name, db := range map[string]*database{"database": {url: direct.url}, "gateway": {gateway: address}} {
+	t.Setenv(envDatabaseURL, direct.url) // it may carry a password
+	for name, db := range map[string]*database{"database": {}, "gateway": {gateway: address}} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
