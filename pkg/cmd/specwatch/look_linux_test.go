@@ -31,6 +31,24 @@ func (a at) endsOf(t *testing.T, spec string) (ends []string) {
 	return ends
 }
 
+// post writes an event through the gateway.
+func (a at) post(t *testing.T, body string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, strings.TrimPrefix(a.env[0], envGateway+"=")+"/api/events", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer write-secret")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusCreated {
+		t.Fatal(response.Status)
+	}
+}
+
 // untilGo is a command that ends once the file "go" is there.
 const untilGo = `: > "$0/started"; until [ -e "$0/go" ]; do sleep 0.02; done; exit 0`
 
@@ -45,20 +63,7 @@ func TestEndWithoutSpecwatch(t *testing.T) {
 	gateway := direct.throughAGateway(t)
 	post := func(t *testing.T, kind, spec, data string) int64 {
 		t.Helper()
-		body := fmt.Sprintf(`{"kind":%q,"session":"s","spec":%q,"data":%s}`, kind, spec, data)
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, strings.TrimPrefix(gateway.env[0], envGateway+"=")+"/api/events", strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		request.Header.Set("Authorization", "Bearer write-secret")
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		response.Body.Close()
-		if response.StatusCode != http.StatusCreated {
-			t.Fatal(response.Status)
-		}
+		gateway.post(t, fmt.Sprintf(`{"kind":%q,"session":"s","spec":%q,"data":%s}`, kind, spec, data))
 		return 0
 	}
 	for name, c := range map[string]struct {

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/user"
@@ -628,29 +627,12 @@ read -r end
 
 	tail := a.start(t, nil, "tail")
 	until(t, "the tail follows", func() bool { return strings.Contains(tail.out.String(), "intervention_request") })
-	post := func(body string) {
-		t.Helper()
-		url := strings.TrimPrefix(gateway.env[0], envGateway+"=") + "/api/events"
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		request.Header.Set("Authorization", "Bearer write-secret")
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		response.Body.Close()
-		if response.StatusCode != http.StatusCreated {
-			t.Fatal(response.Status)
-		}
-	}
 	posted := time.Now()
-	post(`{"kind":"my.note","session":"s"}`)
+	gateway.post(t, `{"kind":"my.note","session":"s"}`)
 	until(t, "the tail prints it", func() bool { return strings.Contains(tail.out.String(), "my.note") })
 	ordinary := time.Since(posted)
 	posted = time.Now()
-	post(fmt.Sprintf(`{"kind":"intervention_answered","session":"s","spec":"2-ask.md","data":{"request":%d,"answer":"8080"}}`, a.requests(t, "Which port?")[0]))
+	gateway.post(t, fmt.Sprintf(`{"kind":"intervention_answered","session":"s","spec":"2-ask.md","data":{"request":%d,"answer":"8080"}}`, a.requests(t, "Which port?")[0]))
 	pane("port is 8080")
 	text, err := os.ReadFile(filepath.Join(dir, "answered"))
 	if err != nil {
