@@ -277,11 +277,11 @@ func TestMirrorLeavesRightsAsTheyAre(t *testing.T) {
 	exec(t, conn, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'secret')`)
 	const trace = `
 		SELECT jsonb_build_object('class', (SELECT to_jsonb(c) - ARRAY['relhastriggers', 'relpages', 'reltuples', 'relallvisible', 'relallfrozen', 'relfrozenxid', 'relminmxid'] FROM pg_class c WHERE c.oid = 'journal'::regclass),
-		       'triggers', (SELECT jsonb_agg(tgname) FROM pg_trigger WHERE tgrelid = 'journal'::regclass),
+		       'triggers', (SELECT jsonb_agg(tgname ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'journal'::regclass),
 		       'functions', (SELECT jsonb_agg(oid::regprocedure::text ORDER BY oid) FROM pg_proc WHERE pronamespace IN ('watch'::regnamespace, 'public'::regnamespace)),
 		       'schema', (SELECT nspacl::text[] FROM pg_namespace WHERE nspname = 'watch'), 'events', (SELECT relacl::text[] FROM pg_class WHERE oid = 'watch.events'::regclass),
 		       'columns', (SELECT jsonb_agg(attacl::text ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'watch.events'::regclass),
-		       'depends', (SELECT jsonb_agg(classid::regclass::text) FROM pg_depend WHERE refobjid = 'journal'::regclass),
+		       'depends', (SELECT jsonb_agg(classid::regclass::text ORDER BY classid, objid, objsubid) FROM pg_depend WHERE refobjid = 'journal'::regclass),
 		       'unmapped', (SELECT coalesce(relacl, acldefault('r', relowner))::text[] FROM pg_class WHERE oid = 'watch.specwatch_unmapped'::regclass), 'rows', (SELECT count(*) FROM watch.specwatch_unmapped) + (SELECT count(*) FROM watch.specwatch_mirrors))::text`
 	before := text(t, conn, trace)
 	mirror(t, s, "public.journal", store.Mapping{})
