@@ -34,20 +34,6 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 			t.Fatalf("%s: %v", sql, err)
 		}
 	}
-	exec(`ALTER TABLE events DISABLE TRIGGER USER`)
-	for i := range 20 {
-		exec(hotRows, i*10_000, (i+1)*10_000-1)
-	}
-	exec(`ALTER TABLE events ENABLE TRIGGER USER`)
-	exec(`SELECT specwatch_roll_up(1000000)`)
-	for i := range 50 {
-		if i == 25 {
-			exec(`SELECT specwatch_roll_up(1000000)`)
-		}
-		exec(`INSERT INTO events (kind, session, spec) SELECT 'session_heartbeat', 'last', 'spec' FROM generate_series(1, 10)`)
-	}
-	exec(`VACUUM ANALYZE`)
-
 	s, err := Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +51,63 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 	for name, value := range map[string]string{"session_preload_libraries": "auto_explain", "auto_explain.log_min_duration": "0", "client_min_messages": "log"} {
 		s.config.ConnConfig.RuntimeParams[name] = value
 	}
+
+	// planned runs ask and returns the plans of its statements.
+	planned := func(name string, ask func() error) string {
+		t.Helper()
+		mu.Lock()
+		plans = nil
+		mu.Unlock()
+		if err := ask(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		plan := strings.Join(plans, "\n")
+		if plan == "" {
+			t.Fatalf("%s: the server told no plan", name)
+		}
+		if found := scanned.FindString(plan); found != "" {
+			t.Errorf("%s: %s\n%s", name, found, plan)
+		}
+		return plan
+	}
+	// The plan of a reader is made while the table has one page.
+	exec(`INSERT INTO events (kind, session) VALUES ('spec_started', 'first')`)
+	exec(`VACUUM ANALYZE`)
+	reader, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	begun, err := reader.Here(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(name string) {
+		t.Helper()
+		plan := planned(name, func() error { _, err := reader.Since(t.Context(), begun.Cursor, 1_000); return err })
+		if n := strings.Count(plan, "using specwatch_events_xid"); n != 3 || strings.Contains(plan, "JIT:") {
+			t.Errorf("%s: %d scans of specwatch_events_xid:\n%s", name, n, plan)
+		}
+	}
+	read("a reader of one page")
+
+	exec(`ALTER TABLE events DISABLE TRIGGER USER`)
+	for i := range 20 {
+		exec(hotRows, i*10_000, (i+1)*10_000-1)
+	}
+	exec(`ALTER TABLE events ENABLE TRIGGER USER`)
+	exec(`SELECT specwatch_roll_up(1000000)`)
+	for i := range 50 {
+		if i == 25 {
+			exec(`SELECT specwatch_roll_up(1000000)`)
+		}
+		exec(`INSERT INTO events (kind, session, spec) SELECT 'session_heartbeat', 'last', 'spec' FROM generate_series(1, 10)`)
+	}
+	read("a reader, before the table is analyzed")
+	exec(`VACUUM ANALYZE`)
+	read("a reader, after the table was analyzed")
 
 	now := time.Now()
 	all := Filter{From: now.Add(-200 * 24 * time.Hour), To: now, Limit: 100}
@@ -100,21 +143,7 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 		{"one session's events", []string{"Index Scan Backward using specwatch_events_session"}, func() error { _, err := s.Range(t.Context(), one); return err }},
 		{"the newest events of a range", []string{"Index Scan Backward using specwatch_events_at"}, func() error { _, err := s.Range(t.Context(), day); return err }},
 	} {
-		mu.Lock()
-		plans = nil
-		mu.Unlock()
-		if err := hot.ask(); err != nil {
-			t.Fatalf("%s: %v", hot.name, err)
-		}
-		mu.Lock()
-		plan := strings.Join(plans, "\n")
-		mu.Unlock()
-		if plan == "" {
-			t.Fatalf("%s: the server told no plan", hot.name)
-		}
-		if found := scanned.FindString(plan); found != "" {
-			t.Errorf("%s: %s\n%s", hot.name, found, plan)
-		}
+		plan := planned(hot.name, hot.ask)
 		for _, index := range hot.indexes {
 			if !strings.Contains(plan, index) {
 				t.Errorf("%s does not use %s:\n%s", hot.name, index, plan)

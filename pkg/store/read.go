@@ -163,12 +163,14 @@ ORDER BY n`
 // its end ($9, $10). Each open transaction is looked up in the index. Otherwise
 // one long transaction would make every read scan all rows written since it
 // began.
+// The two comparisons with an open xid stand for "=", with which the rows of a
+// small table would be read by the index of id, which has their order, too.
 const sinceSQL = headSQL + `
 , page AS (
     (SELECT e.xid::text::bigint AS place, e.xid::text::bigint AS xid, ` + columnSQL + `
      FROM unnest($8::text[]) AS open (xid), LATERAL (
          SELECT * FROM @.events e
-         WHERE e.xid = open.xid::xid8 AND e.xid IS NOT NULL AND (e.xid, e.id) > ($6::text::xid8, $7::bigint)
+         WHERE e.xid >= open.xid::xid8 AND e.xid <= open.xid::xid8 AND e.xid IS NOT NULL AND (e.xid, e.id) > ($6::text::xid8, $7::bigint)
          ORDER BY e.xid, e.id LIMIT $2 + 1
      ) e
      WHERE pg_visible_in_snapshot(open.xid::xid8, (SELECT target FROM head))
