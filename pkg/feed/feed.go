@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -108,7 +109,8 @@ type Feed struct {
 	behind    bool
 	stats     Stats
 
-	kick chan struct{} // asks the reader to read now
+	kick      chan struct{}                      // asks the reader to read now
+	interrupt atomic.Pointer[context.CancelFunc] // ends its wait for notifications
 }
 
 // New returns a feed. It does nothing until Run is called.
@@ -403,6 +405,19 @@ func (f *Feed) Look() {
 	select {
 	case f.kick <- struct{}{}:
 	default: // it has been asked already
+	}
+	if cancel := f.interrupt.Load(); cancel != nil {
+		(*cancel)()
+	}
+}
+
+// asked reports whether Look was called since the last read, and forgets it.
+func (f *Feed) asked() bool {
+	select {
+	case <-f.kick:
+		return true
+	default:
+		return false
 	}
 }
 

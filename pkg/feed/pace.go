@@ -97,18 +97,13 @@ func (p *pace) enable(ctx context.Context, now time.Time) error {
 func (p *pace) listen(ctx context.Context, d time.Duration) error {
 	bounded, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	done := make(chan struct{})
-	go func() { // ends when this function does
-		defer close(done)
-		select {
-		case <-p.feed.kick:
-			cancel()
-		case <-bounded.Done():
-		}
-	}()
+	p.feed.interrupt.Store(&cancel)
+	defer p.feed.interrupt.Store(nil)
+	if p.feed.asked() {
+		return nil // before Look could interrupt
+	}
 	notes, err := p.reader.Wait(bounded)
-	cancel()
-	<-done
+	p.feed.asked() // the read that follows is the answer
 	if err != nil || notes == 0 {
 		return err
 	}
