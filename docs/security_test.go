@@ -41,6 +41,7 @@ func TestThreatsHaveTests(t *testing.T) {
 		t.Fatal("the section of threats has no end")
 	}
 	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`")
+	file := regexp.MustCompile("`([\\w/.]+\\.(?:spec|test)\\.tsx?)`")
 	lines := 0
 	for _, line := range strings.Split(threats, "\n") {
 		cells := strings.Split(strings.Trim(line, "|"), "|")
@@ -49,12 +50,18 @@ func TestThreatsHaveTests(t *testing.T) {
 		}
 		lines++
 		tests := named.FindAllStringSubmatch(cells[len(cells)-1], -1)
-		if len(tests) == 0 {
+		files := file.FindAllStringSubmatch(cells[len(cells)-1], -1)
+		if len(tests)+len(files) == 0 {
 			t.Errorf("no test: %s", line)
 		}
 		for _, test := range tests {
 			if !declared[test[1]] {
 				t.Errorf("%s does not exist", test[1])
+			}
+		}
+		for _, test := range files {
+			if _, err := os.Stat(filepath.Join("..", test[1])); err != nil {
+				t.Error(err)
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -109,6 +110,14 @@ func TestCrashLosesNothing(t *testing.T) {
 			t.Fatalf("polled %q, want %q", got, want)
 		}
 		at = polled.Cursor
+		// What the gateway counts while it stays up is what the table has.
+		var rows float64
+		if err := postgrestest.Connect(t, server.URL()).QueryRow(t.Context(), `SELECT count(*) FROM events WHERE kind = 'spec_started'`).Scan(&rows); err != nil {
+			t.Fatal(err)
+		}
+		if counted := polled.State["totals"].(map[string]any)["spec_started"]; counted != rows {
+			t.Fatalf("round %d: the state counts %v events, the table has %v", round, counted, rows)
+		}
 	}
 }
 
@@ -237,6 +246,17 @@ func TestSocketThroughPgbouncer(t *testing.T) {
 			t.Errorf("event %d took %s", i, took)
 		}
 	}
+	// Polls and the health check agree.
+	var polling sync.WaitGroup
+	for range 20 {
+		polling.Go(func() {
+			if status, a, _ := d.do("GET", "/api/status?since="+url.QueryEscape(hello.Cursor), ""); status != http.StatusOK || len(a.Events) != 10 {
+				t.Errorf("a poll: %d %+v", status, a)
+			}
+		})
+	}
+	polling.Wait()
+	until(t, "it is ready", patience, func() bool { status, _, _ := d.do("GET", "/readyz", ""); return status == http.StatusOK })
 }
 
 // An error is not repeated after what caused it was put right.
