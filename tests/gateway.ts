@@ -15,7 +15,7 @@ export class Gateway {
     readonly schema = `browser_${Date.now()}_${Math.floor(Math.random() * 1e6)}`
   ) {}
 
-  private get environment(): NodeJS.ProcessEnv {
+  get environment(): NodeJS.ProcessEnv {
     const database = process.env.SPECWATCH_TEST_DATABASE_URL;
     if (!database) {
       throw new Error('SPECWATCH_TEST_DATABASE_URL is not set: run `go tool mage test`');

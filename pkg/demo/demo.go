@@ -219,8 +219,12 @@ On the page:
   upload-results was started and is not heard of again: after a minute it is silent.
   resize-images has no more heartbeats, as after its runner was killed: after a
     minute it is silent, while its session goes on.
-  write-tests and review-changes show what an agent does, and what it used.
+  look-around runs on a terminal.
+  write-tests and review-changes show what an agent does, and what it used and cost.
   fix-login failed: its last lines of output say why, without the API key.
+  check-links exits with 0 and has reported itself that it failed.
+  migrate-data runs out of time, and compile-assets is ended because it hangs: these
+    are failures in a row, which the session shows.
   refactor-store ended at a usage limit, which is not a failure.
   write-docs wrote its events through the gateway.
 Output of the commands: %[4]s
@@ -268,13 +272,17 @@ func (d *demo) spec(ctx context.Context, s spec) {
 		args = append(args, "--idle-timeout", s.idleTimeout.String())
 	}
 	cmd := exec.CommandContext(ctx, d.Executable, append(append(args, "--"), s.command()...)...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = d.env, d.log, d.log
+	cmd.Env = d.env
 	if s.gateway {
 		cmd.Env = append(slices.Clone(d.env), "SPECWATCH_DATABASE_URL=", "SPECWATCH_GATEWAY="+d.page)
 	}
 	cmd.Cancel = func() error { return end(cmd.Process) }
 	cmd.WaitDelay = stopTimeout
-	err := cmd.Run()
+	run := onPipe
+	if s.terminal {
+		run = onTerminal
+	}
+	err := run(cmd, d.log)
 	outcome := "completed"
 	var exit *exec.ExitError
 	switch {
@@ -288,6 +296,12 @@ func (d *demo) spec(ctx context.Context, s spec) {
 		outcome = "could not be run: " + err.Error()
 	}
 	d.tell(fmt.Sprintf("%s  %-18s %s after %.1f s", started.Format("15:04:05"), s.name, outcome, time.Since(started).Seconds()))
+}
+
+// onPipe runs a command without a terminal.
+func onPipe(cmd *exec.Cmd, log io.Writer) error {
+	cmd.Stdout, cmd.Stderr = log, log
+	return cmd.Run()
 }
 
 // quote makes a path safe to paste into a shell.

@@ -7,13 +7,14 @@ import (
 
 // spec is one unit of work of the demo's loop.
 type spec struct {
-	name    string
-	shell   string // for sh
-	windows string // for cmd.exe
-	session string // what its session's name adds to that of the loop
-	beside  bool   // the loop does not wait for it
-	unnamed bool   // `run` names the session itself
-	gateway bool   // its events go through the gateway
+	name     string
+	shell    string // for sh
+	windows  string // for cmd.exe
+	session  string // what its session's name adds to that of the loop
+	beside   bool   // the loop does not wait for it
+	unnamed  bool   // `run` names the session itself
+	gateway  bool   // its events go through the gateway
+	terminal bool   // it has a terminal; not on Windows
 
 	timeout, idleTimeout time.Duration
 	pause                time.Duration // before the next
@@ -26,10 +27,12 @@ type spec struct {
 // events are written that remain when its runner is killed.
 var specs = []spec{
 	{
-		name:    "look-around",
-		shell:   `uname -a; date; echo "this is $SPECWATCH_SPEC of $SPECWATCH_SESSION"`,
-		windows: `ver & echo this is %SPECWATCH_SPEC% of %SPECWATCH_SESSION%`,
-		pause:   2 * time.Second,
+		name: "look-around",
+		shell: `uname -a; date; echo "this is $SPECWATCH_SPEC of $SPECWATCH_SESSION"
+echo "on a terminal with $(stty size | tr ' ' x) characters"`,
+		windows:  `ver & echo this is %SPECWATCH_SPEC% of %SPECWATCH_SESSION%`,
+		terminal: true,
+		pause:    2 * time.Second,
 	},
 	{
 		name: "choose-a-database",
@@ -72,6 +75,13 @@ echo "no problem found"`,
 		shell: `sleep 2; echo "testing with API_KEY=hunter2hunter2"
 printf '\033[31m1 of 12 tests fails\033[0m: login with an expired token\n' >&2; exit 1`,
 		windows: `ping -n 3 127.0.0.1 >nul & echo testing with API_KEY=hunter2hunter2 & echo 1 of 12 tests fails 1>&2 & exit 1`,
+		pause:   2 * time.Second,
+	},
+	{
+		name: "check-links",
+		shell: `sleep 1; echo "12 links"
+"$SPECWATCH_DEMO_EXECUTABLE" emit spec_failed --data '{"reason":"2 links are dead"}' >/dev/null`,
+		windows: `(echo {"kind":"spec_failed","session":"%SPECWATCH_SESSION%","spec":"%SPECWATCH_SPEC%","data":{"reason":"2 links are dead"}}) | "%SPECWATCH_DEMO_EXECUTABLE%" emit --from -`,
 		pause:   2 * time.Second,
 	},
 	{

@@ -75,8 +75,12 @@ type Config struct {
 	Signals <-chan os.Signal // passed on to the command; the third ends it
 	Box     outbox.Box       // where events are kept until they are written
 	Runs    string           // directory for EnvRun files; empty: none
-	Look    Look             // nil: the destination is not asked
 	Say     func(string)     // prints one line for the user; called from several goroutines
+
+	// Waits asks the destination whether a request of the spec to a person is open that
+	// was written since a time. With an error it returns what is known without the
+	// destination. nil: it is not asked.
+	Waits func(ctx context.Context, since time.Time) (bool, error)
 }
 
 // Validate checks session, spec and command. Every error is an *event.FieldError.
@@ -113,9 +117,6 @@ func Run(cfg Config, to outbox.Destination) (Result, error) {
 	}
 	id := rand.Text()
 	r := &run{Config: cfg, key: "run-" + id + "-", file: cfg.Box.File(), start: time.Now()}
-	if cfg.Look != nil {
-		to = &ending{Destination: to, look: cfg.Look, since: r.start, key: r.key + "end"}
-	}
 	r.queue = outbox.NewQueue(to, cfg.Box, r.file, r.tell)
 	var err error
 	if r.notes, err = makeNotes(cfg.Runs, id); err != nil {
@@ -168,7 +169,7 @@ func (r *run) add(kind event.Kind, data map[string]any, key string) {
 }
 
 // end emits the end of the spec, unless the command has written one with specwatch.
-// Others are found when the end is sent: see ending.
+// Others are found when the end is sent: see EndOfRun.
 func (r *run) end(kind event.Kind, data map[string]any) {
 	if endTold(r.notes, r.Session, r.Spec) {
 		return

@@ -15,17 +15,22 @@ import (
 // errNotListed says that a state does not tell of a spec.
 var errNotListed = errors.New("the state does not list the spec")
 
-// look returns what is known of a spec since a time, by the rules of the state.
-// Requests that are kept on disk count; with an error they are all that is known.
-func (d *destination) look(ctx context.Context, session, spec string, since time.Time) (runner.Known, error) {
-	kept, _ := knownOf(fold(d.box.Kept(), session, spec), session, spec)
+// lookTimeout bounds a question about a spec.
+const lookTimeout = 5 * time.Second
+
+// waits reports whether a request of a spec to a person is open, by the rules of the
+// state. Requests that are kept on disk count; with an error they are all that is
+// known.
+func (d *destination) waits(ctx context.Context, session, spec string, since time.Time) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	kept, _ := waitsIn(fold(d.box.Kept(), session, spec), session, spec)
 	st, err := d.stateOf(ctx, session, spec, since)
 	if err != nil {
-		return runner.Known{Waits: kept.Waits}, err
+		return kept, err
 	}
-	known, err := knownOf(st, session, spec)
-	known.Waits = known.Waits || kept.Waits
-	return known, err
+	open, err := waitsIn(st, session, spec)
+	return open || kept, err
 }
 
 // stateOf returns a state that tells of the spec. From a database it reads the few
@@ -57,42 +62,37 @@ func fold(events []event.Event, session, spec string) state.State {
 	return summary.Since(time.Time{}, time.Now())
 }
 
-// knownOf reads a state, which lists only the first of many. A request that names no
-// spec is one of all specs of its session.
-func knownOf(st state.State, session, spec string) (k runner.Known, err error) {
+// waitsIn reads a state, which lists only the first of many requests. One that names
+// no spec is one of all specs of its session.
+func waitsIn(st state.State, session, spec string) (bool, error) {
 	at := slices.IndexFunc(st.Sessions, func(s state.Session) bool { return s.Session == session })
 	if at < 0 {
-		return k, errNotListed
+		return false, errNotListed
 	}
-	row := st.Sessions[at]
-	open, waiting := row.Specs.Open+row.Specs.Silent, row.Waiting
-	k.Ended = true
-	for _, o := range slices.Concat(st.Running, st.Silent) {
-		if o.Session == session {
-			open--
-			k.Ended = k.Ended && o.Spec != spec
-		}
-	}
+	waiting := st.Sessions[at].Waiting
 	for _, w := range st.Waiting {
-		if w.Session == session {
-			waiting--
-			k.Waits = k.Waits || w.Spec == spec || w.Spec == ""
+		if w.Session != session {
+			continue
 		}
+		if w.Spec == spec || w.Spec == "" {
+			return true, nil
+		}
+		waiting--
 	}
-	if k.Ended && open > 0 || !k.Waits && waiting > 0 {
-		return runner.Known{Waits: k.Waits}, errNotListed
+	if waiting > 0 {
+		return false, errNotListed
 	}
-	return k, nil
+	return false, nil
 }
 
-// Append leaves the kept end of a run out if its command has written one without
-// specwatch. Whoever sends it asks, when all that is before it is written.
+// Append leaves the end of a run out if its command has written one without specwatch.
+// It asks when all that is before the end is written.
 func (d *destination) Append(ctx context.Context, events []event.Event) (all event.Receipt, err error) {
 	for {
 		var start time.Time
-		at := slices.IndexFunc(events, func(e event.Event) (kept bool) {
-			start, kept = runner.KeptEnd(ctx, e)
-			return kept
+		at := slices.IndexFunc(events, func(e event.Event) (is bool) {
+			start, is = runner.EndOfRun(e)
+			return is
 		})
 		part, rest := events, []event.Event(nil)
 		if at >= 0 {
@@ -124,13 +124,10 @@ func (d *destination) Append(ctx context.Context, events []event.Event) (all eve
 	}
 }
 
-// endedTimeout bounds the question; without an answer the end is written.
-const endedTimeout = 5 * time.Second
-
 // ended reports whether a spec has an end that is one of a run from start to about
-// stop. A later run of the same spec is another one.
+// stop. A later run of the same spec is another one. Without an answer it has none.
 func (d *destination) ended(ctx context.Context, session, spec string, start, stop time.Time) bool {
-	ctx, cancel := context.WithTimeout(ctx, endedTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	events, err := d.between(ctx, session, start)
 	if err != nil {

@@ -110,8 +110,8 @@ shell runs in one folder is one session, until an hour passes without a run.`,
 		config.Stdin, config.Stdout, config.Stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 		config.Say = func(text string) { say(cmd.ErrOrStderr(), text) }
 		config.Box = to.box
-		config.Look = func(ctx context.Context, since time.Time) (runner.Known, error) {
-			return to.look(ctx, config.Session, config.Spec, since)
+		config.Waits = func(ctx context.Context, since time.Time) (bool, error) {
+			return to.waits(ctx, config.Session, config.Spec, since)
 		}
 		if state, err := outbox.StateDir(); err == nil {
 			config.Runs = filepath.Join(state, "runs")

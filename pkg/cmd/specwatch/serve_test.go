@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -32,6 +33,7 @@ type status struct {
 		Sessions []struct {
 			Session       string
 			LastHeartbeat time.Time
+			FailureStreak int
 		}
 		Running []struct {
 			Session, Spec string
@@ -298,14 +300,20 @@ func TestDemo(t *testing.T) {
 		"session_heartbeat upload-results of the loop-elsewhere", // from emit
 		"spec_started resize-images of the loop", "silent resize-images of the loop",
 		"codex write-tests of the loop", "codex.usage write-tests of the loop", "demo.coverage write-tests of the loop",
-		"claude-code review-changes of the loop",
+		"claude-code review-changes of the loop", "claude.usage review-changes of the loop",
+		"spec_failed check-links of the loop", "on a terminal", "failures in a row",
 		"agent.limit refactor-store of the loop",
 		"spec_completed write-docs of the loop-sandbox", // through the gateway
 		"spec_started write-changelog of another session",
 	}
-	until(t, "agents, a limit, a gateway and another session are seen", func() bool {
+	seen := map[string]bool{}
+	until(t, "all that the demo shows is seen", func() bool {
 		s, _ := poll(t, page)
-		seen := map[string]bool{}
+		for _, row := range s.State.Sessions {
+			if row.Session == request.Session && row.FailureStreak >= 3 {
+				seen["failures in a row"] = true
+			}
+		}
 		for _, e := range s.Events {
 			session, named := strings.CutPrefix(e.Session, request.Session)
 			where := e.Spec + " of the loop" + session
@@ -313,6 +321,12 @@ func TestDemo(t *testing.T) {
 				where = e.Spec + " of another session"
 			}
 			seen[e.Kind+" "+where] = true
+			if e.Spec == "look-around" && bytes.Contains(e.Data, []byte("on a terminal with 24x80 characters")) {
+				seen["on a terminal"] = true
+			}
+			if e.Spec == "check-links" && e.Kind == "spec_completed" {
+				t.Error("the end that check-links wrote is not the only one")
+			}
 			var heartbeat struct {
 				Agent, Doing  string
 				SilentSeconds *float64

@@ -374,6 +374,37 @@ func TestSuspend(t *testing.T) {
 	}
 }
 
+// In a loop of bash Ctrl-Z does what it does without a runner: it stops the command and
+// ends the loop.
+func TestSuspendInALoop(t *testing.T) {
+	t.Parallel()
+	requires(t, "bash")
+	a := migrated(t)
+	for name, run := range map[string]string{"directly": "", "run": "$SW run --spec $i -- "} {
+		t.Run(name, func(t *testing.T) {
+			s := a.onTerminal(t, "bash", "--norc", "-i")
+			s.shows(t, "$ ")
+			s.press(t, "for i in one two; do "+run+"sh -c 'echo u\"\"p $0; read x; echo go\"\"t $x' $i; done; echo code $?\r")
+			s.shows(t, "up one\r\n")
+			s.press(t, "\x1a")
+			s.shows(t, "Stopped")
+			s.shows(t, "code 148\r\n") // of bash, which ends the loop
+			s.press(t, "fg\r")
+			s.shows(t, "t $x' $i\r\n", 2) // bash prints the command
+			s.press(t, "hello\r")
+			s.shows(t, "got hello\r\n")
+			s.shows(t, "2004h$ ", 3) // what is typed before the prompt goes to the command
+			s.press(t, "echo code $?\r")
+			s.shows(t, "code 0\r\n")
+			s.press(t, "exit\r")
+			s.ends(t)
+			if strings.Contains(s.String(), "up two") {
+				t.Error("the loop went on")
+			}
+		})
+	}
+}
+
 // A full-screen program that is stopped leaves the shell a usable terminal and
 // draws itself again.
 func TestSuspendFullScreen(t *testing.T) {
