@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { delimiter, dirname, join, resolve } from 'node:path';
 
 import { expect, test } from './fixtures';
+import { part } from './frontends';
 import { executable } from './gateway';
 
 // The agent of README's loop: `claude -p "Implement specs/1-edit.md"`.
@@ -23,7 +24,7 @@ const loop = /```sh\n(for spec in [^]*?)\n```/.exec(readFileSync('README.md', 'u
 
 const missing = ['tmux', 'vim', 'bash'].filter((name) => spawnSync(name, ['--version']).status === null);
 
-test('the loop in tmux is left, and a phone does the rest', async ({ gateway, table, browser }) => {
+test('a loop in tmux runs on, and a phone answers its question', async ({ gateway, table, browser }) => {
   test.setTimeout(120_000);
   test.skip(missing.length > 0, `not installed: ${missing.join(', ')}`);
   const dir = mkdtempSync(join(tmpdir(), 'specwatch-away-'));
@@ -78,11 +79,13 @@ test('the loop in tmux is left, and a phone does the rest', async ({ gateway, ta
     // From here on nobody is at the terminal.
     await expect.poll(told).toEqual([`Needs you: ${specs[2]}: Which port?`]);
     await expect(phone).toHaveTitle('1 waiting, 1 failed - Specwatch');
+    await phone.getByTestId('count-failed').tap();
     const failed = phone.getByTestId('event-row').filter({ hasText: 'exit code 3' });
     await failed.getByRole('button').first().click();
     await expect(failed.getByTestId('output').locator('pre')).toHaveText(
       /^step 12\n[^]*step 30\nFAIL: port 5432 is taken$/
     );
+    await part(phone, 'Now');
     const tapped = Date.now();
     await phone.getByTestId('question').getByRole('button', { name: '9090' }).tap();
     await expect(phone.getByTestId('question')).toHaveCount(0);

@@ -1,5 +1,5 @@
 // The two frontends to the same events: the gateway's page, and the panel in a
-// real Grafana. A scenario is told once and played at both.
+// real Grafana. Each scenario runs at both.
 import { type Page, test as base } from '@playwright/test';
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
@@ -96,3 +96,7 @@ export function inEachFrontend(title: string, play: (frontend: Frontend, page: P
     }
   });
 }
+
+// part shows a part of a view that is too narrow for both.
+export const part = (page: Page, name: 'Now' | 'Events') =>
+  page.getByRole('radiogroup', { name: 'Part of the view' }).getByRole('radio', { name }).click({ force: true });

@@ -1,7 +1,7 @@
 // The view that the Grafana panel and the page of the gateway share.
-import { css } from '@emotion/css';
+import { css, cx } from '@emotion/css';
 import type { GrafanaTheme2 } from '@grafana/data';
-import { LoadingPlaceholder, useStyles2 } from '@grafana/ui';
+import { LoadingPlaceholder, RadioButtonGroup, useStyles2 } from '@grafana/ui';
 import React, { useEffect, useState, useSyncExternalStore } from 'react';
 
 import type { Connection, View } from '../connection/connection';
@@ -10,7 +10,7 @@ import type { Settings } from '../connection/settings';
 import { Boundary } from './Boundary';
 import { ConnectionBar } from './ConnectionBar';
 import { EventList } from './EventList';
-import { everything } from './filter';
+import { type Filter, everything } from './filter';
 import { Notes } from './Notes';
 import { SettingsDialog } from './SettingsDialog';
 import { SignIn } from './SignIn';
@@ -67,9 +67,17 @@ function Frame({ connection, onSettings, onSignIn }: Props) {
   );
 }
 
+// A narrow view shows one part at a time: else the events were below all else.
+type Part = 'now' | 'events';
+const parts: Array<{ value: Part; label: string }> = [
+  { value: 'now', label: 'Now' },
+  { value: 'events', label: 'Events' },
+];
+
 function Content({ view, now, connection }: { view: View; now: number; connection: Connection }) {
   const styles = useStyles2(getStyles);
   const [filter, setFilter] = useState(everything);
+  const [part, setPart] = useState<Part>('now');
   const { events, state } = view;
   if (!state) {
     return (
@@ -86,30 +94,41 @@ function Content({ view, now, connection }: { view: View; now: number; connectio
   // current state is not known. By the database's clock.
   const stale = view.badge === 'offline' || view.settings.manualRefreshOnly;
   const serverNow = (stale ? (view.updatedAt ?? now) : now) + view.skew;
+  const showEvents = (filter: Filter) => {
+    setFilter(filter);
+    setPart('events');
+  };
   return (
     <>
-      <Summary
-        state={state}
-        now={serverNow}
-        asOf={view.badge === 'offline' ? view.updatedAt : null}
-        filter={filter}
-        setFilter={setFilter}
-        connection={connection}
-      />
-      <Boundary what="The timeline" retry={view}>
-        <Timeline events={events} state={state} now={serverNow} setFilter={setFilter} />
-      </Boundary>
-      <Boundary what="The list of events" retry={view}>
-        {/* In another history, an id means another event. */}
-        <EventList
-          key={view.history}
-          events={events}
+      <div className={styles.choice}>
+        <RadioButtonGroup aria-label="Part of the view" fullWidth options={parts} value={part} onChange={setPart} />
+      </div>
+      <div className={cx(styles.part, part !== 'now' && styles.hidden)}>
+        <Summary
           state={state}
           now={serverNow}
+          asOf={view.badge === 'offline' ? view.updatedAt : null}
           filter={filter}
-          setFilter={setFilter}
+          setFilter={showEvents}
+          connection={connection}
         />
-      </Boundary>
+        <Boundary what="The timeline" retry={view}>
+          <Timeline events={events} state={state} now={serverNow} setFilter={showEvents} />
+        </Boundary>
+      </div>
+      <div className={cx(styles.part, styles.rest, part !== 'events' && styles.hidden)}>
+        <Boundary what="The list of events" retry={view}>
+          {/* In another history, an id means another event. */}
+          <EventList
+            key={view.history}
+            events={events}
+            state={state}
+            now={serverNow}
+            filter={filter}
+            setFilter={setFilter}
+          />
+        </Boundary>
+      </div>
     </>
   );
 }
@@ -125,16 +144,20 @@ function useNow(): number {
 }
 
 function getStyles(theme: GrafanaTheme2) {
+  const narrow = '@container specwatch (max-width: 560px)';
+  const column = { display: 'flex', flexDirection: 'column', gap: theme.spacing(2) } as const;
   return {
     frame: css({ containerType: 'inline-size', containerName: 'specwatch', height: '100%', overflow: 'auto' }),
     body: css({
-      display: 'flex',
-      flexDirection: 'column',
-      gap: theme.spacing(2),
+      ...column,
       minHeight: '100%',
       padding: theme.spacing(1),
       '& > *': { flexShrink: 0 },
     }),
+    choice: css({ display: 'none', [narrow]: { display: 'block' } }),
+    part: css({ ...column, minWidth: 0 }),
+    rest: css({ flexGrow: 1 }),
+    hidden: css({ [narrow]: { display: 'none' } }),
     wait: css({
       display: 'grid',
       placeItems: 'center',
