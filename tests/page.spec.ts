@@ -4,7 +4,7 @@ import type { Page } from '@playwright/test';
 
 import { complaints } from './axe';
 import { openTabs } from './background';
-import { refuseStreams } from './frontends';
+import { part, refuseStreams } from './frontends';
 import { expect, test } from './fixtures';
 import { Gateway, executable } from './gateway';
 import { startProxy } from './proxy';
@@ -420,13 +420,9 @@ test('a running command asks, is answered on the page, goes on, and shows why it
   await expect(page).toHaveTitle('1 failed - Specwatch');
 });
 
-test('title, icon and notifications tell what calls for the person, once', async ({
-  page,
-  gateway,
-  table,
-  context,
-}) => {
-  await context.grantPermissions(['notifications']);
+// recorded permits notifications and returns a function that lists their titles.
+async function recorded(page: Page): Promise<() => Promise<string[]>> {
+  await page.context().grantPermissions(['notifications']);
   await page.addInitScript(() => {
     const told = ((window as unknown as { told: string[] }).told = [] as string[]);
     const Real = window.Notification;
@@ -437,7 +433,11 @@ test('title, icon and notifications tell what calls for the person, once', async
       }
     };
   });
-  const told = () => page.evaluate(() => (window as unknown as { told: string[] }).told);
+  return () => page.evaluate(() => (window as unknown as { told: string[] }).told);
+}
+
+test('title, icon and notifications tell of each matter once', async ({ page, gateway, table }) => {
+  const told = await recorded(page);
   await table.insert('timeout_triggered', 'night', 'before');
   await page.goto(gateway.url);
   await expect(badge(page)).toHaveAttribute('data-status', 'live');
@@ -457,7 +457,7 @@ test('title, icon and notifications tell what calls for the person, once', async
   await expect(page).toHaveTitle('1 waiting, 2 failed - Specwatch');
   await table.insert('timeout_triggered', 'noon', 'search');
   await expect.poll(told).toEqual(['Timed out: search']);
-  // What came about while the page was closed is told when it is opened.
+  // What happened while the page was closed is told when it is opened.
   await page.goto('about:blank');
   await table.insert('intervention_request', 'night', 'ports', { question: 'Which port?' });
   await page.goto(gateway.url);
@@ -469,6 +469,24 @@ const started = (table: Table, session: string, spec: string, minutes: number) =
   table.read(
     `INSERT INTO events (kind, session, spec, at) VALUES ('spec_started', '${session}', '${spec}', now() - interval '${minutes} minutes')`
   );
+
+test('a hung agent, failures in a row and silence are notified, once each', async ({ page, gateway, table }) => {
+  const told = await recorded(page);
+  await page.goto(gateway.url);
+  await expect(badge(page)).toHaveAttribute('data-status', 'live');
+  await started(table, 'night', 'docs', 25);
+  await table.insert('session_heartbeat', 'night', 'docs', { silentSeconds: 725 });
+  await expect.poll(told).toEqual(['No output: docs']);
+  for (const spec of ['one', 'two', 'three', 'four']) {
+    await table.insert('spec_failed', 'night', spec, { exitCode: 1 });
+  }
+  await expect.poll(told).toEqual(['No output: docs', 'Failures in a row: night']);
+  await started(table, 'noon', 'search', 30);
+  await expect.poll(told).toEqual(['No output: docs', 'Failures in a row: night', 'Silent: noon']);
+  await table.insert('spec_completed', 'night', 'five');
+  await expect(rows(page).filter({ hasText: 'five' })).toBeVisible();
+  expect(await told()).toHaveLength(3);
+});
 
 test('of the specs that run, the one that hangs is named', async ({ page, gateway, table }) => {
   await started(table, 'night', 'login', 30);
@@ -627,10 +645,18 @@ for (const [name, width, height] of [
       );
       await page.goto(gateway.url);
       await expect(badge(page)).toHaveAttribute('data-status', 'live');
+      const beside = () =>
+        page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      if (name === 'phone') {
+        expect(await beside()).toBe(0);
+        expect(await complaints(page, 'main')).toEqual([]);
+        await expect(page.getByRole('region', { name: 'List of events' })).toBeHidden();
+        await part(page, 'Events');
+        // The list is in sight without scrolling.
+        await expect(page.getByRole('region', { name: 'List of events' })).toBeInViewport({ ratio: 1 });
+      }
       await expect(rows(page)).toHaveCount(2);
-      expect(
-        await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
-      ).toBe(0);
+      expect(await beside()).toBe(0);
       await rows(page).first().getByRole('button').first().click();
       expect(await complaints(page, 'main')).toEqual([]);
       await page.getByRole('button', { name: 'Settings' }).click();
