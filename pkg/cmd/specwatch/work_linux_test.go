@@ -120,7 +120,7 @@ func TestOutputGoesWithTheEnd(t *testing.T) {
 	}
 }
 
-// What the command says of its own end is the end.
+// An end that the command reports itself is the end of the spec.
 func TestOutcomeIsNotTheExitCodeAlone(t *testing.T) {
 	t.Parallel()
 	a := migrated(t)
@@ -242,8 +242,8 @@ func TestTimeoutReachesOtherSessions(t *testing.T) {
 	}
 }
 
-// Nobody reads what the runner says, and the database is away: the command is
-// not hurt, and everything is kept.
+// Nobody reads standard error, and the database is away: the command is not ended,
+// and all of its events are kept.
 func TestNobodyReadsStandardError(t *testing.T) {
 	t.Parallel()
 	a := place(t, nowhere)
@@ -293,29 +293,35 @@ func TestNobodyReadsStandardOutput(t *testing.T) {
 // Killed in the middle of an outage, a run has lost nothing that happened.
 func TestKilledInAnOutage(t *testing.T) {
 	t.Parallel()
-	a := place(t, nowhere)
-	dir := t.TempDir()
-	p := a.start(t, nil, "run", "--spec", "s", "--session", "s", "--heartbeat", "50ms", "--", "sh", "-c", `echo $PPID > "$0/guard"; sleep 600`, dir)
-	guard := pidIn(t, filepath.Join(dir, "guard"))
-	kept := func(what string) func() bool {
-		return func() bool {
-			files := a.kept()
-			if len(files) != 1 {
-				return false
+	noGateway := place(t, "")
+	noGateway.env = []string{envGateway + "=http://127.0.0.1:1", envWriteToken + "=secret"}
+	for name, a := range map[string]at{"of the database": place(t, nowhere), "of the gateway": noGateway} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			p := a.start(t, nil, "run", "--spec", "s", "--session", "s", "--heartbeat", "50ms", "--", "sh", "-c", `echo $PPID > "$0/guard"; sleep 600`, dir)
+			guard := pidIn(t, filepath.Join(dir, "guard"))
+			kept := func(what string) func() bool {
+				return func() bool {
+					files := a.kept()
+					if len(files) != 1 {
+						return false
+					}
+					text, _ := os.ReadFile(files[0])
+					return strings.Contains(string(text), what)
+				}
 			}
-			text, _ := os.ReadFile(files[0])
-			return strings.Contains(string(text), what)
-		}
+			until(t, "what happens is on disk", kept("session_heartbeat"))
+			if !kept("spec_started")() {
+				t.Error("the start is not on disk")
+			}
+			if err := p.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "the end is on disk", kept("spec_failed"))
+			until(t, "the guard is gone", func() bool { return !alive(guard) })
+		})
 	}
-	until(t, "what happens is on disk", kept("session_heartbeat"))
-	if !kept("spec_started")() {
-		t.Error("the start is not on disk")
-	}
-	if err := p.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "the end is on disk", kept("spec_failed"))
-	until(t, "the guard is gone", func() bool { return !alive(guard) })
 }
 
 // The loop around the command keeps its list.
