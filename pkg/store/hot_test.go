@@ -92,16 +92,26 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 		}
 	}
 	read("a reader of one page")
+	// stay keeps the session of the reader from being idle for idleSession.
+	stay := func() {
+		t.Helper()
+		if _, _, err := reader.Unchanged(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 
 	exec(`ALTER TABLE events DISABLE TRIGGER USER`)
 	for i := range 20 {
 		exec(hotRows, i*10_000, (i+1)*10_000-1)
+		stay()
 	}
 	exec(`ALTER TABLE events ENABLE TRIGGER USER`)
 	exec(`SELECT specwatch_roll_up(1000000)`)
+	stay()
 	for i := range 50 {
 		if i == 25 {
 			exec(`SELECT specwatch_roll_up(1000000)`)
+			stay()
 		}
 		exec(`INSERT INTO events (kind, session, spec) SELECT 'session_heartbeat', 'last', 'spec' FROM generate_series(1, 10)`)
 	}
