@@ -63,8 +63,8 @@ func foreground(program string, env []string, args ...string) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	// Mage passes SIGTERM on to nobody: it ends, and leaves this process
-	// behind with another parent.
+	// Mage does not forward SIGTERM. It ends, and this process gets another
+	// parent.
 	parent := os.Getppid()
 	look := time.NewTicker(orphanEvery)
 	defer look.Stop()
@@ -105,8 +105,8 @@ func dependencies() error {
 
 func frontend() error {
 	mg.Deps(dependencies)
-	// Webpack leaves files alone that would not change, so their times tell
-	// nothing; a file of our own tells when it last ran.
+	// Webpack does not write files that would not change, so their times do not
+	// show when it last ran. The time of a separate file does.
 	built := filepath.Join(work, "frontend-built")
 	newer, err := target.Dir(built, "src", "plugin.json", "package-lock.json", "CHANGELOG.md", "LICENSE", ".config/webpack/webpack.config.ts")
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 
 const vulnerabilities = "https://vuln.go.dev"
 
-// Audit looks up known faults of what this repository depends on: Go's
+// Audit looks up known vulnerabilities of the dependencies: Go's
 // vulnerability database for the code that is called, and npm's advisories for
 // the packages that ship. Where one cannot be reached, it says so and goes on.
 func Audit(ctx context.Context) error {
@@ -41,7 +41,7 @@ func auditGo(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		fmt.Printf("NOT CHECKED: known faults of Go modules, because %s cannot be reached (%v)\n", vulnerabilities, err)
+		fmt.Printf("NOT CHECKED: known vulnerabilities of Go modules, because %s cannot be reached (%v)\n", vulnerabilities, err)
 		return nil
 	}
 	checking, cancel := context.WithTimeout(ctx, 10*time.Minute)
@@ -72,7 +72,7 @@ func auditNpm(ctx context.Context) error {
 		if why == "" {
 			why = fmt.Sprint(failed)
 		}
-		fmt.Printf("NOT CHECKED: known faults of npm packages, because the registry does not answer npm audit (%s)\n", why)
+		fmt.Printf("NOT CHECKED: known vulnerabilities of npm packages, because the registry does not answer npm audit (%s)\n", why)
 		return nil
 	}
 	found := report.Metadata.Vulnerabilities

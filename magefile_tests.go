@@ -59,7 +59,7 @@ func Test(ctx context.Context) error {
 			failures = append(failures, fmt.Errorf("%s: %w", name, err))
 		}
 	}
-	run("known faults of dependencies", func() (tally, error) { return tally{}, Audit(ctx) })
+	run("known vulnerabilities of dependencies", func() (tally, error) { return tally{}, Audit(ctx) })
 	run("TypeScript (vitest)", func() (tally, error) { return vitest(reports) })
 	err := withPostgreSQL(ctx, func(url string) error {
 		run("Go (race detector on)", func() (tally, error) { return goTests(reports, url) })
@@ -121,8 +121,8 @@ func Chaos() error {
 	return foreground(program, nil, args...)
 }
 
-// withPostgreSQL lends a server for tests. fsync is off: a test's data need
-// not survive the machine.
+// withPostgreSQL runs f with the URL of a server for tests. fsync is off: the data
+// of a test need not survive a crash of the machine.
 func withPostgreSQL(ctx context.Context, f func(url string) error) error {
 	if url := os.Getenv(testDatabase); url != "" && os.Getenv(version) == "" {
 		return f(url)

@@ -44,7 +44,7 @@ test.describe('alerts', () => {
   });
   test.afterAll(() => receiver?.close());
 
-  test('a timeout wakes once, by name, and resolves when the spec completes', async ({ page, request }) => {
+  test('a timeout sends one message and resolves when the spec completes', async ({ page, request }) => {
     const session = `night & day ${Date.now()}`;
     const spec = 'specs/log in.md';
     const rules = async () => {

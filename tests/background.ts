@@ -1,6 +1,5 @@
-// A browser as a person has it: Playwright's own keeps every tab awake. Here a
-// tab behind another one has its timers slowed down, after seconds instead of
-// minutes.
+// A browser with the throttling that Playwright switches off: the timers of a tab
+// behind another one are slowed down, here after seconds instead of minutes.
 import { type Page, chromium } from '@playwright/test';
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';

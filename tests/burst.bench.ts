@@ -1,4 +1,4 @@
-// How the page bears a burst: 10,000 events written at once while it is Live.
+// The page during a burst: 10,000 events written at once while it is Live.
 // The reference, in the same run and the same page, is the burst of 100.
 import { expect, test } from './fixtures';
 

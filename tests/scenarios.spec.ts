@@ -1,4 +1,4 @@
-// The four ways in which people live with the connection. Each ends by
+// Four ways of using the connection. Each ends by
 // comparing what the page shows with what the table holds.
 import type { Page } from '@playwright/test';
 

@@ -16,7 +16,7 @@ test.describe('two data sources', () => {
   test.setTimeout(300_000);
 
   for (const renderer of ['', '&scenes']) {
-    test(`the default one is open, All is all, and the other is a choice away${renderer && ', scenes'}`, async ({
+    test(`the default one is open, All is all, and the other can be chosen${renderer && ', scenes'}`, async ({
       page,
       request,
       gateway,

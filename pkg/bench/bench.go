@@ -2,7 +2,7 @@
 
 // Package bench measures what Specwatch promises of its speed, each figure
 // against a reference in the same run: the real executable over a real
-// PostgreSQL, beside a bare program that does the least that could work, the
+// PostgreSQL, beside a bare program (see Floor), the
 // SQL that Grafana's PostgreSQL data source would send, and, where there is
 // one, Centrifugo's consumer of an outbox table.
 package bench

@@ -17,8 +17,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// client is one WebSocket that takes all it is sent. What a message holds is
-// found by bytes, so that the client costs little beside what is measured.
+// client is one WebSocket that reads every message. It searches the bytes of a
+// message and does not decode it, so that it uses little of the CPU.
 type client struct {
 	ws   *websocket.Conn
 	took func(text []byte, at time.Time)
@@ -30,7 +30,7 @@ type client struct {
 	done   chan struct{}
 }
 
-// dial opens a WebSocket and returns once it has been greeted.
+// dial opens a WebSocket and returns after its first message.
 func dial(ctx context.Context, address string, took func(text []byte, at time.Time), say ...string) (*client, error) {
 	dialer := websocket.Dialer{HandshakeTimeout: patience, ReadBufferSize: 16 << 10, WriteBufferSize: 512}
 	ws, _, err := dialer.DialContext(ctx, "ws"+strings.TrimPrefix(address, "http"), nil)

@@ -43,7 +43,7 @@ func readBare(ctx context.Context, conn *pgx.Conn, sql string, args ...any) ([]b
 }
 
 // Floor is the least that could work: it listens, reads what is above the last
-// id, and writes that to one socket. It keeps none of Specwatch's promises.
+// id, and writes that to one socket. It has none of Specwatch's guarantees.
 // It prints its address and serves until ctx ends.
 func Floor(ctx context.Context, database string, print func(string)) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

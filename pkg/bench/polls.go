@@ -18,11 +18,11 @@ import (
 
 const pollers = 8
 
-// standing is a poll that has nothing new to learn.
-type standing struct{ path, tag string }
+// idlePoll is a poll whose answer has nothing new.
+type idlePoll struct{ path, tag string }
 
 // settled polls until an answer repeats itself: nothing is new.
-func (p *process) settled(ctx context.Context) (s standing, err error) {
+func (p *process) settled(ctx context.Context) (s idlePoll, err error) {
 	cursor, err := p.here(ctx)
 	if err != nil {
 		return s, err
@@ -31,11 +31,11 @@ func (p *process) settled(ctx context.Context) (s standing, err error) {
 	if err != nil {
 		return s, err
 	}
-	return standing{"/api/status?limit=5000&since=" + url.QueryEscape(cursor), header.Get("ETag")}, nil
+	return idlePoll{"/api/status?limit=5000&since=" + url.QueryEscape(cursor), header.Get("ETag")}, nil
 }
 
 // wire asks once and returns how many bytes the answer has, headers too.
-func (p *process) wire(s standing) (n int, status string, err error) {
+func (p *process) wire(s idlePoll) (n int, status string, err error) {
 	conn, err := net.Dial("tcp", strings.TrimPrefix(p.base, "http://"))
 	if err != nil {
 		return 0, "", err

@@ -41,7 +41,7 @@ type world struct {
 	processes []*process
 }
 
-// say tells how the run goes on.
+// say prints the progress of the run.
 func (w *world) say(format string, args ...any) {
 	fmt.Fprintf(w.Log, "%6.1f s  "+format+"\n", append([]any{time.Since(w.began).Seconds()}, args...)...)
 }

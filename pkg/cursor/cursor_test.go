@@ -27,7 +27,7 @@ func randomSnapshot(r *rand.Rand) Snapshot {
 
 func at(epoch uint64, seen Snapshot) Cursor { return Cursor{Epoch: epoch, From: seen, To: seen} }
 
-// A token that version 0.2 gave out is no nonsense: its holder starts afresh.
+// A token of version 0.2 is not refused as invalid: its reader starts again.
 func TestParseKnowsOutdatedTokens(t *testing.T) {
 	for _, token := range []string{"AQAAAAAAAAAHBQQCAAI", "AgAAAAAAAAAHBQQCAAIFBAIAAg"} {
 		if c, err := Parse(token); err != nil || !c.Equal(Outdated) {

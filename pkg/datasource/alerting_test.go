@@ -65,9 +65,9 @@ func numbers(t testing.TB, frame *data.Frame) string {
 }
 
 // Each rule's queries, read from the file that is provisioned, give the exact
-// numbers that its expressions want: none while all is well, one for each
-// session and spec in trouble, and the alert's condition holds for just those
-// that a person should be woken for.
+// numbers that its expressions need: none while nothing is wrong, one for each
+// session and spec in the condition; and the condition of the alert holds for
+// those above the threshold only.
 func TestProvisionedAlertRules(t *testing.T) {
 	t.Parallel()
 	rules := alertRules(t)
@@ -208,7 +208,7 @@ func TestProvisionedAlertRules(t *testing.T) {
 			if got := strings.Join(fires, " "); got != want.fires {
 				t.Errorf("fires for %q, want %q", got, want.fires)
 			}
-			// What cannot be read is an error, and not the calm of no rows.
+			// A failed read is an error, and not a frame without rows.
 			row(t, conn, "DROP TABLE events")
 			if answers, failures := ask(); len(answers) > 0 || len(failures) != len(trouble) || !strings.Contains(failures[0], "specwatch migrate") {
 				t.Errorf("without the table: %v, %q", answers, failures)

@@ -1,5 +1,5 @@
-// Package datasource is the Grafana door: queries as frames, the live stream,
-// resources and the health check over one store.
+// Package datasource is the backend of the Grafana data source: queries,
+// resources, the live stream and the health check, over one store.
 package datasource
 
 import (
@@ -35,9 +35,9 @@ type Datasource struct {
 
 	shared shared
 
-	metrics   *Metrics             // tell of this instance …
+	metrics   *Metrics             // to which the instance is added …
 	name      name                 // … under this name …
-	collector prometheus.Collector // … by this
+	collector prometheus.Collector // … with this collector
 
 	mu     sync.Mutex
 	stream cursor.Cursor // what the viewers of the live stream have been given
@@ -51,14 +51,14 @@ var (
 	_ instancemgmt.InstanceDisposer = (*Datasource)(nil)
 )
 
-// New reads the settings. It does not connect: the database may be down, and
-// the health check is where a person learns about it.
+// New reads the settings. It does not connect: the database may be down, which
+// the health check reports.
 func (m *Metrics) New(ctx context.Context, settings backend.DataSourceInstanceSettings) (instancemgmt.Instance, error) {
 	config, err := readSettings(settings)
 	if err != nil {
 		return nil, backend.DownstreamError(err)
 	}
-	// The context of this call ends with it; the pool lives on.
+	// Not the context of this call: it ends before the pool does.
 	running, stop := context.WithCancel(context.Background())
 	s, err := store.Open(running, config)
 	if err != nil {

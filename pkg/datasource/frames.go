@@ -31,7 +31,7 @@ func dataOf(e event.Event) json.RawMessage {
 }
 
 // eventFrame has the fields time, kind, session, spec, data (JSON) and id.
-// Stream frames are the same, so one reader does for both.
+// Stream frames have the same fields.
 func eventFrame(events []event.Event) *data.Frame {
 	n := len(events)
 	at, kind, session, spec := make([]time.Time, n), make([]string, n), make([]string, n), make([]string, n)
@@ -43,7 +43,7 @@ func eventFrame(events []event.Event) *data.Frame {
 		data.NewField("time", nil, at), data.NewField("kind", nil, kind), data.NewField("session", nil, session),
 		data.NewField("spec", nil, spec), data.NewField("data", nil, texts), data.NewField("id", nil, id),
 	), data.FrameTypeTable, 0, data.VisTypeTable)
-	// Ids are numbers and nothing to draw.
+	// Ids are numbers, and Grafana would draw them as values.
 	frame.Fields[5].Config = &data.FieldConfig{Custom: map[string]any{"hideFrom": map[string]bool{"viz": true, "legend": true, "tooltip": true}}}
 	return frame
 }
@@ -351,7 +351,7 @@ func overviewFrame(st state.State) *data.Frame {
 	return frame
 }
 
-// noteCut says on a frame that it has not all rows.
+// noteCut adds a notice to a frame that does not have all rows.
 func noteCut(frame *data.Frame, shown int, total int64, which, what string) {
 	if int64(shown) < total {
 		frame.AppendNotices(data.Notice{
@@ -393,9 +393,9 @@ var (
 )
 
 // conditionFrame has the fields session, spec and the number. Grafana's
-// expressions make of each row a number with the labels session and spec. A
-// frame without rows says that all is well; it has no time in it and is no
-// series with a gap.
+// expressions read each row as a number with the labels session and spec. No
+// rows means that the condition does not hold anywhere. It has no time field, so
+// Grafana does not take it for a time series without values.
 func conditionFrame(name contract.QueryType, n number, found []store.Condition) *data.Frame {
 	session, spec, value := make([]string, len(found)), make([]string, len(found)), make([]float64, len(found))
 	for i, c := range found {

@@ -9,12 +9,12 @@ import (
 	"github.com/specwatch/specwatch/pkg/metrics"
 )
 
-// Metrics makes the data sources of this process and tells Prometheus of
+// Metrics makes the data sources of this process and collects the metrics of
 // those whose feed runs, with the labels org_id and datasource_uid. A scrape
-// starts no feed: it names no data source, so those that nobody has used
-// since Grafana started would be missing all the same, and each of the others
-// would hold a connection for nobody. Who wants to be woken by Prometheus
-// scrapes the gateway, whose feed always runs. The zero value is ready.
+// does not start a feed: Grafana makes a data source at its first use, so the
+// unused ones would be missing anyway, and each of the others would hold a
+// connection for the scrape alone. Alerts use the gateway, whose feed always
+// runs. The zero value is ready.
 type Metrics struct {
 	mu      sync.Mutex
 	sources map[name]*Datasource
@@ -24,7 +24,7 @@ type Metrics struct {
 type name struct{ org, uid string }
 
 // add takes the place of an older instance: after a change of settings both
-// are alive for a while.
+// exist for a while.
 func (m *Metrics) add(d *Datasource, org int64, uid string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -45,7 +45,7 @@ func (m *Metrics) remove(d *Datasource) {
 	}
 }
 
-// Describe promises nothing: data sources come and go.
+// Describe sends nothing, because data sources are added and removed.
 func (m *Metrics) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.

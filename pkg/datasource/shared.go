@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	sharedFor   = 5 * time.Second // what an answer says of ages is as old as that at most
+	sharedFor   = 5 * time.Second // ages in an answer are at most this old
 	sharedCount = 500             // answers that are held
 	sharedCells = 1_000_000       // values that all of them hold
 )
@@ -54,7 +54,7 @@ func (s *shared) ask(ctx context.Context, question string, at place, ask func(co
 	if ok && held.place == at && time.Since(held.at) < sharedFor {
 		return held.frames, nil
 	}
-	// The question goes on when the first of those who wait gives up.
+	// The query continues when the caller that began it gives up.
 	found := s.asking.DoChan(fmt.Sprint(question, at), func() (any, error) {
 		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
@@ -83,8 +83,8 @@ func cellsOf(frames data.Frames) (n int) {
 	return n
 }
 
-// hold keeps an answer, and lets those go that are too old, or all others
-// where they are too many.
+// hold stores an answer. It drops those that are too old, or all others if
+// there are too many.
 func (s *shared) hold(question string, a heldAnswer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,9 +114,9 @@ func (s *shared) drop(question string) {
 // unshared are the queries that are answered from memory.
 var unshared = []contract.QueryType{contract.QueryDelivery, contract.QueryPromises, contract.QuerySessions, contract.QueryOverview}
 
-// asked answers a query, from what others asked for where the feed runs: a
-// data source whose feed nobody needs keeps no connection for this. Alert rules
-// compare ages and ask for themselves. The frames are shared.
+// asked answers a query, from a stored answer if the feed runs: the feed is not
+// started for this. Queries of alert rules compare ages and are not answered from
+// stored answers. The frames are shared.
 func (d *Datasource) asked(ctx context.Context, q backend.DataQuery, alert bool) (data.Frames, error) {
 	ask := func(ctx context.Context) (data.Frames, error) {
 		frames, err := d.query(ctx, q, alert)

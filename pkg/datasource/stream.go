@@ -33,12 +33,12 @@ type frameMeta struct {
 	Interrupted string `json:"interrupted,omitempty"`
 }
 
-// watchEvery is how often a stream looks whether the database is still there.
+// watchEvery is how often a stream checks whether the feed can read the database.
 const watchEvery = 250 * time.Millisecond
 
 // queryRoles are the roles that Grafana lets query a data source. It checks
 // queries and resources itself and streams not at all, so streams are checked
-// here. A user without a role ("None") is not among them, nor is nobody.
+// here. The role None is not among them; neither is a request without a user.
 var queryRoles = []string{"Viewer", "Editor", "Admin"}
 
 func mayQuery(user *backend.User) bool {
@@ -86,8 +86,8 @@ func (d *Datasource) position(ctx context.Context) (cursor.Cursor, error) {
 	return here, err
 }
 
-// setPosition notes what the viewers of the stream have; the zero cursor lets
-// the next viewer set it.
+// setPosition sets the cursor that the viewers of the stream have; after the
+// zero cursor, the next viewer sets it.
 func (d *Datasource) setPosition(c cursor.Cursor) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -100,8 +100,8 @@ func (d *Datasource) PublishStream(context.Context, *backend.PublishStreamReques
 }
 
 // RunStream sends what the feed brings until the last viewer has left.
-// Grafana runs it once for all viewers. It knows nothing of what they hold;
-// the cursors let each of them find out.
+// Grafana runs it once for all viewers. It does not know which events a viewer
+// has: each viewer compares its cursor with From.
 func (d *Datasource) RunStream(ctx context.Context, req *backend.RunStreamRequest, sender *backend.StreamSender) error {
 	if req.Path != StreamPath {
 		return nil
@@ -172,7 +172,7 @@ func (d *Datasource) forward(ctx context.Context, sender *backend.StreamSender) 
 	}
 }
 
-// watch tells the viewers when the database goes away. They come back by
+// watch tells the viewers when the database cannot be read. They reconnect by
 // themselves, and cannot subscribe before the feed is connected again.
 func (d *Datasource) watch(ctx context.Context, l *line) {
 	look := time.NewTicker(watchEvery)
@@ -185,7 +185,7 @@ func (d *Datasource) watch(ctx context.Context, l *line) {
 		}
 		was := connected
 		if connected = d.live().Feed.Stats().Connected; was && !connected {
-			l.interrupt() //nolint:errcheck // the next batch finds out
+			l.interrupt() //nolint:errcheck // sending the next batch fails, too
 		}
 	}
 }

@@ -151,13 +151,13 @@ func killTree(pid int) error {
 	}
 	for _, process := range children {
 		for living(process) {
-			time.Sleep(time.Millisecond) // nobody tells of another's child
+			time.Sleep(time.Millisecond) // there is no signal for the child of another process
 		}
 	}
 	return err
 }
 
-// killGroup ends a process of ours and those that it started.
+// killGroup ends a child process and those that it started.
 func killGroup(process *os.Process) error {
 	err := syscall.Kill(-process.Pid, syscall.SIGKILL)
 	if errors.Is(err, syscall.ESRCH) {

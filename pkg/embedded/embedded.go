@@ -425,8 +425,8 @@ func (s *Server) accepts(ctx context.Context) error {
 	}
 }
 
-// attemptTimeout bounds one attempt to connect: whatever else listens on the
-// port may take a connection and never say a word.
+// attemptTimeout bounds one attempt to connect: another program that listens on
+// the port may accept a connection and never answer.
 const attemptTimeout = 5 * time.Second
 
 // attempt connects, unless the server ends before.

@@ -254,7 +254,7 @@ func copyForAccount(home string) (string, error) {
 	if err := os.Chmod(partial, 0o755); err != nil {
 		return "", fmt.Errorf("cannot open the copy of PostgreSQL's programs: %w", err)
 	}
-	// Whoever comes first wins; both copies are the same.
+	// Another process may have made the same copy meanwhile; then that one is used.
 	if err := os.Rename(partial, target); err != nil && !hasPrograms(target) {
 		return "", fmt.Errorf("cannot put the copy of PostgreSQL's programs in its place: %w", err)
 	}

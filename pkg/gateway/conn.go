@@ -53,9 +53,9 @@ type conn struct {
 
 	mu      sync.Mutex
 	until   time.Time // deadline of writing that a user of the connection has set
-	final   time.Time // deadline of reading and writing that nobody can move
+	final   time.Time // deadline of reading and writing that is not extended
 	stall   time.Duration
-	slow    time.Duration   // 0: nobody wants to know
+	slow    time.Duration   // 0: it is not reported
 	part    func(slow bool) // after each full part, and when one takes longer than slow
 	written int64
 }

@@ -92,7 +92,7 @@ func New(s *store.Store, o Options) *Gateway {
 	g.cutOff = make(chan struct{})
 	g.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 10 * time.Second,
-		ReadBufferSize:   256, // a client says little, and an idle one holds it
+		ReadBufferSize:   256, // clients send little, and an idle client keeps the buffer
 		WriteBufferSize:  4 << 10,
 		WriteBufferPool:  &sync.Pool{}, // an idle client holds no write buffer
 		CheckOrigin:      g.originAllowed,

@@ -544,7 +544,7 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-// One client that does not read costs the others nothing and is let go.
+// A client that does not read delays no other client, and is disconnected.
 func TestSlowClient(t *testing.T) {
 	t.Parallel()
 	d := start(t, gateway.Options{})
@@ -739,8 +739,8 @@ func FuzzSocketInput(f *testing.F) {
 	})
 }
 
-// While the database cannot be read, no client is left to believe that nothing
-// happens: not one that is connected, nor one that connects meanwhile.
+// While the database cannot be read, clients are told so: those that are connected
+// and those that connect meanwhile.
 func TestOutageIsTold(t *testing.T) {
 	t.Parallel()
 	d := start(t, gateway.Options{})

@@ -284,7 +284,7 @@ func TestNoOldErrorAfterARepair(t *testing.T) {
 
 // One event that nests deeply is delivered as a note; the others come as they
 // are, by polls and sockets.
-func TestADeepEventStopsNobody(t *testing.T) {
+func TestADeepEventIsDeliveredAsANote(t *testing.T) {
 	t.Parallel()
 	d := start(t, gateway.Options{})
 	conn, hello := d.socket("")

@@ -179,7 +179,7 @@ func TestReadyAsksRarely(t *testing.T) {
 		}
 		return n == 1
 	})
-	// Health is another question.
+	// /healthz does not depend on the database.
 	if status, _, _ := d.do("GET", "/healthz", ""); status != http.StatusOK {
 		t.Errorf("healthz: %d", status)
 	}
@@ -189,7 +189,7 @@ func TestReadyAsksRarely(t *testing.T) {
 	if refused.Load() > 0 {
 		t.Errorf("%d were told that it is not ready; the log says %s", refused.Load(), &log)
 	}
-	// What is wrong is told within moments, and that it is mended as well.
+	// A fault shows in the answer within moments, and so does its repair.
 	exec(t, db, "ALTER TABLE specwatch_migrations RENAME TO elsewhere")
 	until(t, "it is not ready", patience, func() bool {
 		status, a, _ := d.do("GET", "/readyz", "")

@@ -69,7 +69,7 @@ func TestOtherSites(t *testing.T) {
 			conn.Close()
 		}
 	}
-	// A form of another site, whose types need no leave of this one.
+	// A form of another site: its content types need no preflight request.
 	for _, kind := range []string{"text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"} {
 		for _, path := range []string{"/api/events", "/api/login", "/api/logout"} {
 			if status, _, _ := d.do("POST", path, one, "Content-Type", kind, "Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"); status != http.StatusForbidden {
@@ -77,7 +77,7 @@ func TestOtherSites(t *testing.T) {
 			}
 		}
 	}
-	// What another site's script may not read: no answer gives it leave.
+	// A script of another site cannot read answers: none has a CORS header.
 	for _, path := range []string{"/api/status", "/metrics", "/readyz", "/"} {
 		for _, origin := range []string{"https://evil.example", "https://grafana.example"} {
 			_, _, h := d.do("GET", path, "", "Origin", origin)
@@ -146,7 +146,7 @@ func TestRefusalsAreLogged(t *testing.T) {
 			t.Errorf("no %q in %s", says, log.String())
 		}
 	}
-	// Anybody can cause lines, so they are few and short.
+	// Anybody can cause such lines, so their number and length are limited.
 	before := len(log.String())
 	for i := range 500 {
 		d.do("GET", "/healthz", "", "Host", fmt.Sprint(strings.Repeat("x", 2_000), i, ".example"))

@@ -203,7 +203,7 @@ func (c *client) live(s *session) {
 	c.ws.Close()
 }
 
-// part hears of each part of a message that was written.
+// part is called after each part of a message that was written.
 func (c *client) part(slow bool) {
 	if slow {
 		c.slow.Store(true)
@@ -360,7 +360,8 @@ const errSignedOut = badMessage("signed out; sign in again")
 var (
 	errGone = errors.New("the client has gone")
 	errSlow = errors.New("the client does not take its messages")
-	// errOutage is for clients that would take silence for "nothing happens".
+	// errOutage tells clients of an outage, which looks to them like a time
+	// without events.
 	errOutage = errors.New("the database cannot be read")
 )
 

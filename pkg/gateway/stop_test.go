@@ -106,8 +106,8 @@ func endCode(conn *websocket.Conn) int {
 	}
 }
 
-// A client that does not keep up is let go. When it reads on, it finds whole
-// messages and then the reason, and resumes without a loss.
+// A client that does not keep up is disconnected. When it reads on, it gets whole
+// messages and then the close code, and resumes by cursor without a loss.
 func TestSlowClientIsTold(t *testing.T) {
 	t.Parallel()
 	const each = 4 << 20 // bytes, beyond what the kernel keeps for a client

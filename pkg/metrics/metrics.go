@@ -1,5 +1,5 @@
-// Package metrics tells Prometheus what a feed and its overview know. docs/metrics.md lists
-// it all.
+// Package metrics has the Prometheus metrics of a feed and its overview, which
+// docs/metrics.md lists.
 package metrics
 
 import (
@@ -19,8 +19,8 @@ type collector struct {
 	overview *overview.Overview
 }
 
-// New returns the collector of one feed and its overview. A scrape takes what
-// they hold: it asks the database nothing and waits for nothing. Counters of events
+// New returns the collector of one feed and its overview. A scrape reads
+// what they have in memory: it does not query the database and does not wait. Counters of events
 // count the rows of the database, those that were pruned too, so neither a
 // restart nor prune resets them. The number of series is bounded by the
 // number of kinds and by the 100 sessions, and 100 requests for a person,
@@ -79,7 +79,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	send := func(d *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
 		// The error is a session's name that is not UTF-8, which a database
-		// with another encoding can hold. No series can tell of it.
+		// with another encoding can hold. A label cannot have it.
 		if m, err := prometheus.NewConstMetric(d, kind, value, labels...); err == nil {
 			ch <- m
 		}

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 )
 
-// Alone does something that no other process does to the same path meanwhile.
-// A file beside it is the lock; without it, it is done all the same.
+// Alone runs do while no other process runs Alone for the same path. A file
+// beside it is the lock. If that cannot be opened, do runs without the lock.
 func Alone(path string, do func()) {
 	if file, err := waitLock(path + ".lock"); err == nil {
 		defer file.Close()

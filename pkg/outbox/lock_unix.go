@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock reports whether the file is this process's now, until it is closed. A
-// file system without locks lets everybody have it.
+// lock reports whether the file is this process's now, until it is closed. On a
+// file system without locks it always is.
 func lock(file *os.File) bool {
 	return !errors.Is(unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
 }

@@ -43,7 +43,8 @@ func heartbeat(key string) event.Event {
 
 func silent(string) {}
 
-// The queue of a night without a database stays small, and only heartbeats pay.
+// During a night without a database the queue stays bounded, and only heartbeats
+// are dropped.
 func TestQueueIsBounded(t *testing.T) {
 	box := Open(t.TempDir(), "d")
 	q := NewQueue(&ledger{down: errDown}, Box{}, box.File(), silent)

@@ -17,7 +17,7 @@ import (
 const (
 	// QueueBound is how many events wait while the destination is away.
 	QueueBound     = 1_000
-	attemptTimeout = 15 * time.Second // a network that swallows packets must not stop the retries
+	attemptTimeout = 15 * time.Second // a network that drops packets must not stop the retries
 )
 
 // Queue keeps events in order until they are stored. Add never waits for the
@@ -128,8 +128,8 @@ func (q *Queue) Run(ctx context.Context) {
 				return
 			}
 		case closed:
-			// What others left meanwhile, such as hooks; what cannot be
-			// written is not this queue's to wait for.
+			// Events that other processes, such as hooks, kept meanwhile.
+			// The queue does not wait for those that cannot be written.
 			_ = kept()
 			return
 		default:
@@ -157,7 +157,7 @@ func (q *Queue) insist(ctx context.Context, attempt func() error) error {
 	delay.MaxInterval = 5 * time.Second
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := attempt()
-		// That it was told to give up is no news about the destination.
+		// An attempt that ctx ended says nothing about the destination.
 		if err != nil && ctx.Err() == nil && q.failed(err) {
 			q.say(fmt.Sprintf("events cannot be written now (%s); they are kept and written once the database is back", err))
 		}
@@ -257,10 +257,10 @@ func (q *Queue) failed(err error) bool {
 	return first
 }
 
-// refused answers a batch in which something can never be written. From then
-// on events are written one by one, so that only the one at fault suffers.
-// When that is for its time (this machine's clock is far off), it gives up its
-// time, for an event with the database's time is worth more than none.
+// refused handles a batch with an event that can never be written. From then on
+// events are written one by one, so that the others are written. If the event is
+// refused for its time, because the clock of this machine is wrong, it is written
+// with the database's time, and its own goes into the field writerClock.
 func (q *Queue) refused(batch []event.Event, why *event.FieldError) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -270,7 +270,7 @@ func (q *Queue) refused(batch []event.Event, why *event.FieldError) {
 	}
 	i := slices.IndexFunc(q.events, func(e event.Event) bool { return e.Key == batch[0].Key })
 	if i < 0 {
-		return // a heartbeat that was let go meanwhile
+		return // a heartbeat that was dropped meanwhile
 	}
 	e := &q.events[i]
 	var data map[string]any

@@ -482,8 +482,8 @@ func TestNoPlaceToKeepEvents(t *testing.T) {
 	}
 }
 
-// A clock that is far off costs the events their time, not their existence;
-// one event that is refused for anything else does not hold up the others.
+// With a clock that is far off, events are stored with the database's time. An
+// event that is refused for another reason does not prevent the others.
 func TestRefusedEvents(t *testing.T) {
 	cfg, told := shell(t, "exit 0")
 	db := ledger{refuse: func(e event.Event) error {

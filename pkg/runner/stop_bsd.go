@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopSelf stops this process, and asks its process group to stop where group
-// says so. It returns when somebody lets it go on, or at once where no shell
-// looks after this job.
+// stopSelf stops this process and, if group is set, asks its process group to
+// stop. It returns when the process is continued, or at once if no shell controls
+// this job.
 func stopSelf(group bool) {
 	session, err := unix.Getsid(0)
 	parents, errParents := unix.Getsid(os.Getppid())
@@ -19,7 +19,7 @@ func stopSelf(group bool) {
 		return
 	}
 	if group {
-		_ = syscall.Kill(0, syscall.SIGTSTP) // which this process hears of and does not obey
+		_ = syscall.Kill(0, syscall.SIGTSTP) // this process handles the signal and does not stop
 	}
 	_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 }

@@ -15,12 +15,12 @@ type sigaction struct {
 	mask                     uint64
 }
 
-// stopSelf stops this process as Ctrl-Z would, and with it, where group says
-// so, all of its process group. It returns when somebody lets it go on, or at
-// once where nobody could: the kernel stops no job that no shell looks after.
+// stopSelf stops this process as Ctrl-Z would and, if group is set, all of its
+// process group. It returns when the process is continued, or at once if no shell
+// controls this job: the kernel does not stop an orphaned process group.
 func stopSelf(group bool) {
-	// Of a signal that was ever asked for, os/signal keeps the handler, and
-	// with a handler it stops nothing.
+	// os/signal keeps a handler for each signal that was ever requested, and a
+	// signal with a handler does not stop the process.
 	var usual sigaction
 	set := func(to, old *sigaction) {
 		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(syscall.SIGTSTP), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(old)), unsafe.Sizeof(usual.mask), 0, 0)

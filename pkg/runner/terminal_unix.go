@@ -351,8 +351,8 @@ func (t *terminal) Write(text []byte) (int, error) {
 	return n, nil
 }
 
-// mirror has a terminal that others print to, too, treat \n as the command's
-// own terminal does: a program that draws a screen switches that off.
+// mirror sets how a terminal that other processes print to, too, converts \n: as
+// the command's own terminal does. A program that draws a screen switches that off.
 func (t *terminal) mirror() {
 	inner, err := getTermios(t.master)
 	if err != nil || inner.Oflag&unix.OPOST != 0 == t.opost.Load() {

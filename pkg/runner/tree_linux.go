@@ -76,7 +76,7 @@ func parseStat(text []byte) (p process, ok bool) {
 	return p, ok
 }
 
-// below returns the living and dead below root.
+// below returns all processes below root, those that have ended included.
 func below(root int, all map[int]process) []int {
 	children := make(map[int][]int, len(all))
 	for pid, p := range all {

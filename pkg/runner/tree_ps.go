@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// adoptOrphans does nothing: only Linux lets a process adopt. What leaves both
-// the command's process group and its family is out of sight here.
+// adoptOrphans does nothing: only Linux has subreapers. A process that has left
+// the command's process group, and whose parent has ended, is not found here.
 func adoptOrphans() {}
 
 func dieWith(*syscall.SysProcAttr) {}

@@ -237,7 +237,7 @@ func TestLastWorkOfASession(t *testing.T) {
 
 // An answer comes from elsewhere: it keeps no session awake, and its clock is
 // not the session's.
-func TestAnswersAreNoSignOfLife(t *testing.T) {
+func TestAnswersAreNoActivity(t *testing.T) {
 	s := NewSummary(nil)
 	s.Add(at(0, 1, event.SpecStarted, "s", "p"))
 	s.Add(told(1, 2, event.InterventionRequest, "p", `{}`))

@@ -294,7 +294,7 @@ func pauseReplay(t *testing.T, there *pgx.Conn) {
 
 // A page that began on the primary goes on at a standby only once that has
 // replayed what the page's target holds.
-func TestPagesGoOnWhereTheServerHasGotThere(t *testing.T) {
+func TestPagesContinueOnceTheStandbyHasReplayed(t *testing.T) {
 	t.Parallel()
 	onPrimary, onStandby, conn, there := replicated(t)
 	exec(t, conn, insert, "first")
@@ -584,7 +584,7 @@ func TestNoMoreMeansNothingIsMissing(t *testing.T) {
 	}
 }
 
-// A session that holds the advisory lock for itself stops nobody.
+// A session that holds the advisory lock exclusively stops no reader and no writer.
 func TestALockThatIsHeldStopsNobody(t *testing.T) {
 	t.Parallel()
 	s, conn, config := fresh(t)
@@ -871,7 +871,7 @@ func TestAnEndedReadIsMadeAgain(t *testing.T) {
 }
 
 // Writers that wait for a lock hold up no reader, and not each other for ever.
-func TestWaitingWritersHoldUpNobody(t *testing.T) {
+func TestWaitingWritersDelayNoReader(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := fresh(t)
 	exec(t, conn, "BEGIN")
@@ -1023,7 +1023,7 @@ func TestAReaderGetsAConnectionOfThePools(t *testing.T) {
 // Writes that wait for a key which another transaction holds leave connections
 // to reads and to writes that can be done, and are done once the transaction
 // has ended: also where both share a few connections.
-func TestWaitingWritesHoldUpNobody(t *testing.T) {
+func TestWaitingWritesHoldNoConnection(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Cluster(t, nil)
 	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {

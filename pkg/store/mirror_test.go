@@ -366,9 +366,9 @@ func TestFillBesideWritersIsResumed(t *testing.T) {
 	}
 }
 
-// While a transaction keeps the table, others write into it: the mirror waits
-// for short, again and again.
-func TestMirrorHoldsNobodyUp(t *testing.T) {
+// While a transaction has locked the table, others write into it: the mirror
+// waits for a short time, and tries again.
+func TestMirrorDelaysNoWriter(t *testing.T) {
 	t.Parallel()
 	s, conn, config := watched(t, `CREATE TABLE journal (id bigserial PRIMARY KEY, kind text, at timestamptz DEFAULT now(), session text)`)
 	tx, err := conn.Begin(t.Context())

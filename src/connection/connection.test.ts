@@ -275,8 +275,8 @@ describe('polling', () => {
   });
 });
 
-describe('doubt', () => {
-  it('takes a link for dead on which the database does not answer twice', async () => {
+describe('a connection that may be dead', () => {
+  it('counts as lost after two polls without an answer', async () => {
     start({ autoFallback: false });
     script.line.opened({ cursor: '0', complete: true, events: [], state });
     await settle();
@@ -287,7 +287,7 @@ describe('doubt', () => {
     expect(connection.snapshot()).toMatchObject({ badge: 'offline', error: 'The live connection went silent.' });
   });
 
-  it('finds by asking what a stream did not tell', async () => {
+  it('polls for what the stream did not deliver', async () => {
     start();
     script.line.opened({ cursor: '0', complete: true, events: [], state });
     await settle();
@@ -382,7 +382,7 @@ describe('doubt', () => {
       expect(connection.snapshot()).toMatchObject({ badge: 'live', restarted: true });
     });
 
-    it('hears no more of the stream of the old one', async () => {
+    it('ignores the stream of the old one', async () => {
       start();
       script.log = [event(1), event(2)];
       script.line.opened({ cursor: '2', complete: true, events: script.log, state });
@@ -478,7 +478,7 @@ describe('doubt', () => {
     expect(connection.snapshot().badge).toBe('offline');
   });
 
-  it('takes no freeze between question and answer for a wrong clock', async () => {
+  it('does not take a freeze between request and answer for a wrong clock', async () => {
     start({ preferredMode: 'polling', pollingInterval: 5 });
     await settle();
     script.takes = 600_000; // answered at once, and read when the page runs again
@@ -486,7 +486,7 @@ describe('doubt', () => {
     expect(Math.abs(connection.snapshot().skew)).toBeLessThan(1_000);
   });
 
-  it('goes on when what listens to it fails', async () => {
+  it('goes on when a listener throws', async () => {
     const complain = vi.spyOn(console, 'error').mockImplementation(() => undefined);
     start();
     const leave = connection.subscribe(() => {

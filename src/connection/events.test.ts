@@ -27,7 +27,7 @@ describe('the store', () => {
     ]);
     expect(ids(store)).toEqual([9, 7]);
   });
-  it('counts no heartbeats as news, and holds them', () => {
+  it('holds heartbeats, and does not count them as new', () => {
     const store = new EventStore();
     expect(store.add([event(1), event(2, {}, 'session_heartbeat')])).toBe(1);
     expect(ids(store)).toEqual([2, 1]);
@@ -46,7 +46,7 @@ describe('the store', () => {
     store.add([event(5, 'x'.repeat(5_000))]);
     expect(ids(store)).toEqual([5]);
   });
-  it('stays bounded while nobody looks', () => {
+  it('stays bounded while the list is not read', () => {
     const store = new EventStore(10);
     for (let id = 1; id <= 1_000; id++) {
       store.add([event(id)]);

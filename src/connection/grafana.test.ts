@@ -113,7 +113,7 @@ it('says why it was refused', async () => {
   expect(reason()).toBe('permission denied');
 });
 
-it('ends when the connection is lost, and is silent once it was left', async () => {
+it('ends when the connection is lost, and calls no handler after it was left', async () => {
   const end = await live();
   status(LiveChannelConnectionState.Connected, frame({ cursor: 'a' }));
   status(LiveChannelConnectionState.Disconnected);

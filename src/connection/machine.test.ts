@@ -311,7 +311,7 @@ describe('the facts', () => {
   it.each(ways)('%s', (_, from, inputs, expected) => {
     expect(after(from, ...inputs)).toMatchObject(expected);
   });
-  it('never leave the person’s choice to anything but the person', () => {
+  it('keep the chosen mode, whatever happens to the connection', () => {
     const others: Input[] = [
       closed(),
       failed,
@@ -328,7 +328,7 @@ describe('the facts', () => {
       }
     }
   });
-  it('tell a fallback from a choice', () => {
+  it('name a fallback, which is not a chosen mode', () => {
     expect([fellBack(facts({ phase: 'fallback' })), modeOf(facts({ phase: 'fallback' }))]).toEqual([true, 'polling']);
     expect([fellBack(facts({ phase: 'polling', mode: 'polling' })), modeOf(facts({ phase: 'lost' }))]).toEqual([
       false,

@@ -66,7 +66,7 @@ export function ConfigEditor({
             onChange={(e) => json({ database: e.currentTarget.value })}
           />
         </InlineField>
-        <InlineField label="Schema" labelWidth={label} tooltip="Empty: the user’s own, usually public">
+        <InlineField label="Schema" labelWidth={label} tooltip="Empty: found by the user’s search_path">
           <Input
             id="specwatch-schema"
             width={width}
@@ -79,7 +79,7 @@ export function ConfigEditor({
           label="User"
           labelWidth={label}
           required
-          tooltip="Needs the role specwatch_reader; with specwatch_writer as well, Editors can answer requests"
+          tooltip="Needs the role specwatch_reader; with specwatch_writer as well, Editors can answer requests. After specwatch migrate --roles NAME these are NAME_reader and NAME_writer"
         >
           <Input
             id="specwatch-user"

@@ -138,7 +138,7 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
     );
   }
 
-  // plan tells when to ask again; none: whoever asks does.
+  // plan returns what makes a query run again; undefined: Grafana runs it.
   private plan(request: DataQueryRequest<Query>): { hints: Observable<unknown>; state: LoadingState } | undefined {
     if (request.liveStreaming) {
       // Explore's own button
@@ -189,8 +189,8 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
   }
 }
 
-// inZone tells a query for nights which noon they begin with: that of the
-// dashboard's time zone.
+// inZone adds the time zone of the dashboard to a query for nights, which begin at
+// noon there.
 function inZone(request: DataQueryRequest<Query>): DataQueryRequest<Query> {
   const zone =
     request.timezone === 'browser' || !request.timezone
@@ -209,8 +209,9 @@ const dashboardApps: readonly string[] = [CoreApp.Dashboard, CoreApp.PanelEditor
 
 const onDashboard = ({ app }: DataQueryRequest<Query>): boolean => dashboardApps.includes(app);
 
-// What is of now, whatever the range, and what an end or an answer after the
-// range still changes. Hardly any comes later than a day.
+// `always` are the query types that show the present, whatever the range. Answers of
+// `afterwards` may change after the range, with the end of an attempt or an answer
+// to a request; few come later than a day.
 const always: readonly QueryType[] = ['sessions', 'overview', 'delivery', 'promises'];
 const afterwards: readonly QueryType[] = ['durations', 'specs', 'requests', 'nights', 'timeline'];
 const aDay = 86_400_000; // ms
@@ -229,9 +230,9 @@ function hasEnded({ range, targets }: DataQueryRequest<Query>): boolean {
 const overlaps = (span: Span, range: TimeRange): boolean =>
   span.to >= range.from.valueOf() && span.from <= range.to.valueOf();
 
-// atNow moves a relative range along with the clock, in whole seconds: those
-// who look at the same dashboard ask the same, and share the answer. A day
-// begins where the dashboard's time zone has it begin.
+// atNow moves a relative range along with the clock, in whole seconds, so that
+// viewers of the same dashboard send the same query and share the answer. A day
+// begins at midnight of the dashboard's time zone.
 function atNow(request: DataQueryRequest<Query>): DataQueryRequest<Query> {
   const { raw } = request.range;
   const from = dateMath.parse(raw.from, false, request.timezone);

@@ -1,4 +1,4 @@
-// Ad-hoc filters: what a person narrows a whole dashboard to.
+// Ad-hoc filters of a dashboard.
 import { kinds } from '../contract.gen';
 import type { Query } from './types';
 
@@ -17,9 +17,9 @@ const isKey = (key: string): key is Key => filterKeys.includes(key as Key);
 
 const nobody = ['']; // no session has this name
 
-// narrowed is the query for what all filters let through, of the lists that its
-// type has: a table of sessions has no kinds. What cannot be said to the server
-// is an error: an answer that leaves a filter out would be wrong.
+// narrowed applies all filters to the lists that the query's type has: a table of
+// sessions has no kinds. A filter that the backend does not support is an error,
+// because an answer without it would be wrong.
 export function narrowed(query: Query, has: readonly string[], filters: readonly AdHocFilter[] = []): Query {
   const made = { ...query };
   for (const { key, operator, value, values } of filters) {

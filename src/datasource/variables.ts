@@ -14,8 +14,8 @@ const reference = /\$(\w+)|\[\[(\w+?)(?::\w+)?\]\]|\$\{(\w+)(?:\.[^:}]+)?(?::[^}
 
 // expand replaces the variables in a list of names; one with several values
 // makes several names of one. An empty list means all, and that is what "All"
-// becomes: never the names in the menu, which ends somewhere and was filled
-// before the newest session began.
+// becomes: never the names in the menu, which is limited in length and may have
+// been filled before the newest session began.
 export function expand(templates: Templates, names: readonly string[] | undefined, scoped: ScopedVars = {}): string[] {
   const filled: string[] = [];
   for (const name of names ?? []) {
@@ -61,9 +61,8 @@ function valuesOf(templates: Templates, text: string, variable: string, scoped: 
     return 'all';
   }
   values ??= [replaced];
-  // An empty text box asks for nothing in particular. A menu from which
-  // nothing was chosen (there may be nothing in it) means no name at all, and
-  // not every one.
+  // An empty text box means all. A menu from which nothing was chosen, because
+  // it may be empty, means no name.
   if (values.every((value) => value === '')) {
     return type === 'textbox' ? 'all' : [''];
   }

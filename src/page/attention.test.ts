@@ -37,7 +37,7 @@ const timeout: SpecEvent = {
 const request = { id: 8, session: 'night', spec: 'docs', at: at(-1), data: { question: 'Publish?' } };
 const titles = (events: SpecEvent[], s: State) => mattersIn(events, s, now).map((m) => m.title);
 
-describe('what calls for the person', () => {
+describe('a matter to notify of', () => {
   it.each<[string, SpecEvent[], State, string[]]>([
     ['nothing', [], state({ sessions: [session({})] }), []],
     ['a timeout', [timeout], state(), ['Timed out: login']],
@@ -102,7 +102,7 @@ describe('what calls for the person', () => {
 
   const forgetful: Memory = { read: () => null, write: () => undefined };
 
-  it('is told once, and not what was there when a browser first saw it', () => {
+  it('is told once, and not if it was there when a browser first read the events', () => {
     const news = new News(forgetful);
     const told = (events: SpecEvent[], s: State) => news.of(mattersIn(events, s, now)).map((m) => m.title);
     expect(told([timeout], state())).toEqual([]);
@@ -117,7 +117,7 @@ describe('what calls for the person', () => {
     expect(told([], failing)).toEqual(['Failures in a row: night']); // a new streak
   });
 
-  it('is told on the next visit where it came about while the page was closed, and in one tab', () => {
+  it('is told at the next visit if it began while the page was closed, and in one tab', () => {
     let kept: string | null = null;
     const memory: Memory = { read: () => kept, write: (text) => (kept = text) };
     const told = (news: News, s: State, events: SpecEvent[] = []) =>
@@ -136,7 +136,7 @@ describe('what calls for the person', () => {
     expect(told(one, failing)).toEqual([]);
   });
 
-  it('is told together where it is much', () => {
+  it('is told together with others if there are many', () => {
     const matters = mattersIn(
       [1, 2, 3, 4].map((id) => ({ ...timeout, id })),
       state(),

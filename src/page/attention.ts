@@ -1,13 +1,13 @@
-// What calls for the person while the page is open: it is counted in the title
-// and the icon, and told once by a notification.
+// What the user is told of while the page is open: by a number in the title and on
+// the icon, and by one notification each.
 import type { SessionState, SpecEvent, State } from '../connection/model';
 import { askOf } from '../view/ask';
 import { said, span } from '../view/format';
 import { idleIn } from '../view/glance';
 import { brief, nameOf } from '../view/text';
 
-// Matter is one thing that calls for the person. Its key stays the same for as
-// long as it is the same thing, over reconnects and reloads.
+// Matter is one thing to notify of. Its key stays the same while it is the same
+// thing, over reconnects and reloads.
 export interface Matter {
   key: string;
   title: string;
@@ -36,7 +36,7 @@ export function mattersIn(events: readonly SpecEvent[], state: State, now: numbe
   }
   for (const s of state.sessions) {
     const name = nameOf(s.session);
-    // The database's word, and not the age of the last answer.
+    // By the status in the state, not by the age of the last answer.
     if (s.status === 'sleeping' && s.specs.open + (s.specs.silent ?? 0) > 0) {
       add(
         ['silent', s.session, s.lastSeen],
@@ -85,9 +85,9 @@ export interface Memory {
   write(text: string): void;
 }
 
-// News tells each matter once in a browser, whatever came about while no page
-// was open among them. What is there when a browser first sees the events is in
-// sight and not news.
+// News returns each matter once per browser, those that began while no page was
+// open included. Those that exist when a browser first reads the events are not
+// returned: the page shows them.
 export class News {
   private told: Set<string> | null = null;
   private text: string | null = null; // of told
@@ -114,7 +114,7 @@ export class News {
         this.told = new Set((JSON.parse(text) as unknown[]).map(String));
         this.text = text;
       } catch {
-        // nobody's list of keys
+        // the stored text is not a list of keys
       }
     }
     return this.told;

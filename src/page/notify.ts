@@ -1,4 +1,4 @@
-// The browser's own ways to reach the person: title, icon and notifications.
+// Title, icon and notifications of the browser.
 import type { Connection } from '../connection/connection';
 import type { State } from '../connection/model';
 import { type Matter, type Memory, News, mattersIn, titleOf, together } from './attention';
@@ -15,19 +15,19 @@ export function announce(connection: Connection): void {
       document.title = title;
       showIcon(state);
     }
-    // What is offline does not change: nobody knows what became of it.
+    // While disconnected the current state is not known, so nothing is new.
     if (state && updatedAt !== null && badge !== 'offline' && badge !== 'connecting') {
       together(news.of(mattersIn(events, state, Date.now() + skew))).forEach(notify);
     }
   };
   connection.subscribe(look);
-  setInterval(look, 15_000); // silence comes without an event
+  setInterval(look, 15_000); // a session becomes silent without an event
   look();
 }
 
 const told = 'specwatch.told';
 
-// A browser that forbids storage tells what is new since the page was opened.
+// Without storage, notifications are of what is new since the page was opened.
 const memory: Memory = {
   read: () => {
     try {
@@ -45,8 +45,8 @@ const memory: Memory = {
   },
 };
 
-// showIcon puts a dot on the icon: yellow while somebody is waited for, red
-// when something failed.
+// showIcon puts a dot on the icon: yellow while a request waits for an answer, red
+// when a spec failed.
 function showIcon(state: State | null): void {
   const waiting = state?.waitingTotal ?? 0;
   const color = waiting > 0 ? '#f2cc0c' : state && state.specs.failed + state.specs.timedOut > 0 ? '#e02f44' : '';

@@ -22,8 +22,8 @@ export interface Options extends Settings {
 
 const pluginId = 'specwatch-events-datasource';
 
-// The events come by the connection module and not by the panel's query: a
-// panel's own buffer is cut and cleared by Grafana. The query says from which
+// The events come from the connection module and not from the panel's query,
+// because Grafana cuts and clears the buffer of a panel. The query only names the
 // data source.
 export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
   const source = data.request?.targets.find((target) => target.datasource?.type === pluginId)?.datasource;
@@ -60,9 +60,9 @@ export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
   );
 }
 
-// useDashboard keeps the dashboard's variable and the panel's toggle in step:
-// whichever the person moves, the other follows. A fallback is no choice and
-// moves nothing: the built-in panels' own connection falls back by itself.
+// useDashboard keeps the dashboard's variable and the panel's toggle the same: when
+// the user changes one, it sets the other. A fallback changes neither: the
+// connection of the built-in panels falls back by itself.
 function useDashboard(connection: Connection | null, drive: boolean, scene: SceneNode | undefined): void {
   const around = useRef(scene);
   useLayoutEffect(() => {

@@ -6,7 +6,7 @@ import { nameOf } from './text';
 
 const longestName = 120; // characters of a name in a sentence
 
-// statusAt lets a status grow old between two answers of the database.
+// statusAt returns the status of a session at a time after the last answer.
 export function statusAt(s: SessionState, now: number): SessionStatus {
   if (now - Date.parse(s.lastSeen) <= limits.awakeSeconds * 1_000) {
     return 'running';
@@ -30,7 +30,7 @@ export interface Idle {
   for: number; // ms
 }
 
-// idleIn lists the specs that idleFor tells of, the longest first.
+// idleIn lists the specs for which idleFor is not null, the longest first.
 export function idleIn({ sessions, running }: State, now: number): Idle[] {
   const found: Idle[] = [];
   for (const s of sessions) {

@@ -147,7 +147,7 @@ func (a at) run(t *testing.T, args ...string) (code int, out, errs string) {
 // onBusyMachine is what a run says when the database takes two seconds.
 const onBusyMachine = "specwatch: the command has ended; waiting for the database; interrupt to leave its events for later\n"
 
-// mustRun runs what has to succeed without a word on standard error.
+// mustRun runs a command that must succeed and print nothing on standard error.
 func (a at) mustRun(t *testing.T, args ...string) string {
 	t.Helper()
 	code, out, errs := a.run(t, args...)
@@ -539,8 +539,8 @@ func restart(t *testing.T, server *embedded.Server) {
 	}
 }
 
-// The database goes away while commands run: they notice nothing, and what
-// happened is there afterwards, once, with its own time and in its order.
+// The database goes away while commands run: the commands are not disturbed, and
+// their events are stored afterwards, each once, with its own time and in order.
 func TestOutages(t *testing.T) {
 	server := postgrestest.Cluster(t, nil)
 	a := place(t, server.URL())

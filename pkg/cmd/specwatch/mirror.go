@@ -142,7 +142,7 @@ func printPreview(w io.Writer, table string, p store.Preview) error {
 	for _, r := range p.Reasons {
 		unfit += r.Rows
 	}
-	fmt.Fprintf(w, "%d rows of %s: %d fit, %d do not\n", p.Rows, table, p.Rows-unfit, unfit)
+	fmt.Fprintf(w, "%d rows of %s: %d can be mapped, %d cannot\n", p.Rows, table, p.Rows-unfit, unfit)
 	printReasons(w, p.Reasons)
 	return nil
 }
@@ -162,12 +162,12 @@ func printMirrors(w io.Writer, mirrors []store.Mirror) {
 		fmt.Fprintln(w, "no table is mirrored")
 	}
 	for _, m := range mirrors {
-		state := "not filled with the rows that were there before"
+		state := "the rows that were there before are not copied"
 		switch {
 		case !m.Active:
 			state = "its trigger is gone; mirror it again, or --remove it"
 		case m.Filled != nil:
-			state = "filled " + m.Filled.UTC().Format(time.RFC3339)
+			state = "its rows were copied " + m.Filled.UTC().Format(time.RFC3339)
 		}
 		fmt.Fprintf(w, "%s: %s, %d rows not mapped\n", m.Source, state, m.Unmapped)
 		printReasons(w, m.Reasons)

@@ -48,8 +48,9 @@ func serveProfiles(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// ownNames refuses requests by other names than this machine's: a page of
-// another site can make a name of its own lead here.
+// ownNames refuses requests by other names than localhost and addresses of
+// loopback: a page of another site can make its own host name resolve to this
+// machine (DNS rebinding).
 func ownNames(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.Host)

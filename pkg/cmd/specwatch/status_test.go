@@ -46,7 +46,7 @@ func TestStatus(t *testing.T) {
 }
 
 // It tells which spec hangs and which is at its usage limit.
-func TestStatusOfAlive(t *testing.T) {
+func TestStatusOfIdleAndLimitedSpecs(t *testing.T) {
 	t.Parallel()
 	a := migrated(t)
 	begun := time.Now().Add(-20 * time.Minute).Format(time.RFC3339Nano)

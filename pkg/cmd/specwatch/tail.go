@@ -31,7 +31,7 @@ error the cursor with which the next tail continues.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&since, "since", "", "`cursor` or RFC 3339 time to start after (default: five minutes ago)")
-	cmd.Flags().DurationVar(&interval, "interval", 500*time.Millisecond, "`duration` between two reads")
+	cmd.Flags().DurationVar(&interval, "interval", 500*time.Millisecond, "`duration` between two reads; with it, new events are not pushed")
 	cmd.RunE = does(func(cmd *cobra.Command, _ []string) error {
 		if interval <= 0 {
 			return wrongUsef("--interval must be more than 0, not %s", interval)

@@ -47,7 +47,7 @@ CREATE FUNCTION @.specwatch_finite(at timestamptz) RETURNS timestamptz LANGUAGE 
     $$ SELECT least(greatest(at, '0001-01-01 00:00:01+00'::timestamptz), '9999-12-31 23:59:59.999999+00'::timestamptz) $$;
 
 -- Adds up to `most` events (more, where one transaction wrote more) to the
--- rollups, and returns how many; NULL: somebody else is at it.
+-- rollups, and returns how many; NULL: another session does it now.
 CREATE FUNCTION @.specwatch_roll_up(most integer) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     old     pg_snapshot;
