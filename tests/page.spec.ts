@@ -474,8 +474,8 @@ test('a hung agent, failures in a row and silence are notified, once each', asyn
   const told = await recorded(page);
   await page.goto(gateway.url);
   await expect(badge(page)).toHaveAttribute('data-status', 'live');
-  await started(table, 'night', 'docs', 25);
   await table.insert('session_heartbeat', 'night', 'docs', { silentSeconds: 725 });
+  await started(table, 'night', 'docs', 25);
   await expect.poll(told).toEqual(['No output: docs']);
   for (const spec of ['one', 'two', 'three', 'four']) {
     await table.insert('spec_failed', 'night', spec, { exitCode: 1 });
