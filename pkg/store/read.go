@@ -147,40 +147,49 @@ WITH head AS MATERIALIZED (
 // more.
 const tailSQL = `
 , sized AS (
-    SELECT *, row_number() OVER w AS n, count(*) OVER () AS found, sum(octet_length(data)) OVER w - octet_length(data) AS before
-    FROM page WINDOW w AS (ORDER BY place, id)
+    SELECT *, row_number() OVER w AS n, lead(true, 1, false) OVER w AS more, sum(octet_length(data)) OVER w - octet_length(data) AS before
+    FROM page WINDOW w AS (ORDER BY place, id ROWS UNBOUNDED PRECEDING)
 )
 SELECT 0 AS n, h.current::text, h.target::text, h.standby, h.started, h.clock, h.epoch, h.system_identifier, h.pruned, h.database, h.relation, h.timeline, h.lsn, h.inserted, h.age, h.known,
-       NULL::bigint AS found, t.xid, t.id, NULL::text AS kind, t.at, NULL::text AS session, NULL::text AS spec, NULL::text AS data, t.async_commit, NULL::timestamptz AS stored
+       NULL::boolean AS more, t.xid, t.id, NULL::text AS kind, t.at, NULL::text AS session, NULL::text AS spec, NULL::text AS data, t.async_commit, NULL::timestamptz AS stored
 FROM head h LEFT JOIN top t ON true
 UNION ALL
-SELECT n, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, found, xid, id, kind, at, session, spec, data, async_commit, stored
+SELECT n, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, more, xid, id, kind, at, session, spec, data, async_commit, stored
 FROM sized WHERE n <= $2 AND before < $5
 ORDER BY n`
 
-// sinceSQL reads in the order (xid, id) after ($6, $7): the rows of
-// transactions that were open in the cursor's snapshot ($8), and the rows after
-// its end ($9, $10). Each open transaction is looked up in the index. Otherwise
-// one long transaction would make every read scan all rows written since it
-// began.
+// sinceSQL reads in the order (xid, id) the rows after the end of the cursor
+// ($6, $7).
+const sinceSQL = headSQL + `
+, page AS (` + afterSQL + `)` + tailSQL
+
+const afterSQL = `
+    SELECT e.xid AS place, e.xid::text::bigint AS xid, ` + columnSQL + `
+    FROM @.events e
+    WHERE e.xid IS NOT NULL AND (e.xid, e.id) > ($6::text::xid8, $7::bigint)
+      AND e.xid < (SELECT pg_snapshot_xmax(target) FROM head) AND pg_visible_in_snapshot(e.xid, (SELECT target FROM head))
+    ORDER BY e.xid, e.id LIMIT $2 + 1
+`
+
+// openSQL also reads the rows, after ($8, $9), of transactions that were open in
+// the cursor's snapshot ($10). It is a statement of its own because these are
+// rare, and PostgreSQL takes most of the time of a small read to set up its
+// plan. Each open transaction is looked up in the index. Otherwise one long
+// transaction would make every read scan all rows written since it began.
 // The two comparisons with an open xid stand for "=", with which the rows of a
 // small table would be read by the index of id, which has their order, too.
-const sinceSQL = headSQL + `
+const openSQL = headSQL + `
 , page AS (
-    (SELECT e.xid::text::bigint AS place, e.xid::text::bigint AS xid, ` + columnSQL + `
-     FROM unnest($8::text[]) AS open (xid), LATERAL (
+    (SELECT e.xid AS place, e.xid::text::bigint AS xid, ` + columnSQL + `
+     FROM unnest($10::text[]) AS open (xid), LATERAL (
          SELECT * FROM @.events e
-         WHERE e.xid >= open.xid::xid8 AND e.xid <= open.xid::xid8 AND e.xid IS NOT NULL AND (e.xid, e.id) > ($6::text::xid8, $7::bigint)
+         WHERE e.xid >= open.xid::xid8 AND e.xid <= open.xid::xid8 AND e.xid IS NOT NULL AND (e.xid, e.id) > ($8::text::xid8, $9::bigint)
          ORDER BY e.xid, e.id LIMIT $2 + 1
      ) e
      WHERE pg_visible_in_snapshot(open.xid::xid8, (SELECT target FROM head))
      ORDER BY 1, 3 LIMIT $2 + 1)
     UNION ALL
-    (SELECT e.xid::text::bigint, e.xid::text::bigint, ` + columnSQL + `
-     FROM @.events e
-     WHERE e.xid IS NOT NULL AND (e.xid, e.id) > ($9::text::xid8, $10::bigint)
-       AND e.xid < (SELECT pg_snapshot_xmax(target) FROM head) AND pg_visible_in_snapshot(e.xid, (SELECT target FROM head))
-     ORDER BY e.xid, e.id LIMIT $2 + 1)
+    (` + afterSQL + `)
     ORDER BY 1, 3 LIMIT $2 + 1
 )` + tailSQL
 
@@ -361,7 +370,11 @@ func (s *Store) ask(ctx context.Context, conn *pgx.Conn, q query) (answer, error
 		if c.After.Xid >= c.From.Xmax {
 			lower = c.After
 		}
-		args = append(args, strconv.FormatUint(c.After.Xid, 10), c.After.ID, open, strconv.FormatUint(lower.Xid, 10), lower.ID)
+		args = append(args, strconv.FormatUint(lower.Xid, 10), lower.ID)
+		if len(open) > 0 {
+			sql = s.openSQL
+			args = append(args, strconv.FormatUint(c.After.Xid, 10), c.After.ID, open)
+		}
 	}
 	rows, err := conn.Query(ctx, sql, args...)
 	if err != nil {
@@ -373,18 +386,17 @@ func (s *Store) ask(ctx context.Context, conn *pgx.Conn, q query) (answer, error
 func scan(rows pgx.Rows) (a answer, err error) {
 	defer rows.Close()
 	seen := false
-	var found int64
 	for rows.Next() {
 		var n int64
 		var current, target, epoch *string
-		var standby, known, async *bool
+		var standby, known, more, async *bool
 		var started, clock, at, stored *time.Time
-		var system, removed, database, relation, lsn, inserted, rowFound, xid, id *int64
+		var system, removed, database, relation, lsn, inserted, xid, id *int64
 		var timeline *int32
 		var age *float64
 		var kind, session, spec, data *string
 		if err = rows.Scan(&n, &current, &target, &standby, &started, &clock, &epoch, &system, &removed, &database, &relation, &timeline, &lsn, &inserted, &age, &known,
-			&rowFound, &xid, &id, &kind, &at, &session, &spec, &data, &async, &stored); err != nil {
+			&more, &xid, &id, &kind, &at, &session, &spec, &data, &async, &stored); err != nil {
 			return
 		}
 		var r row
@@ -398,7 +410,7 @@ func scan(rows pgx.Rows) (a answer, err error) {
 			r.Stored = stored.UTC()
 		}
 		if n > 0 {
-			found = *rowFound
+			a.more = *more
 			r.Kind, r.Session, r.Spec, r.Data = event.Kind(*kind), *session, *spec, event.Readable(*data)
 			a.rows = append(a.rows, r)
 			continue
@@ -425,7 +437,6 @@ func scan(rows pgx.Rows) (a answer, err error) {
 			return
 		}
 	}
-	a.more = int64(len(a.rows)) < found
 	if err = rows.Err(); err == nil && !seen {
 		err = problem(NoTable, nil, "specwatch_meta is empty; run: specwatch migrate")
 	}

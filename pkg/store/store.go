@@ -107,7 +107,7 @@ type Store struct {
 	turns   *semaphore.Weighted // of writes that wait for another transaction
 
 	// The statements of every read, with the schema written out.
-	sinceSQL, historySQL string
+	sinceSQL, openSQL, historySQL string
 
 	mu      sync.Mutex
 	checked origin  // the server and table that sound checked last
@@ -122,7 +122,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{schema: c.Schema, config: config, turns: semaphore.NewWeighted(1)}
-	s.sinceSQL, s.historySQL = s.sql(sinceSQL), s.sql(historySQL)
+	s.sinceSQL, s.openSQL, s.historySQL = s.sql(sinceSQL), s.sql(openSQL), s.sql(historySQL)
 	// When ctx ends, the statement is cancelled on the server, too: otherwise
 	// one that waits for a lock would go on waiting there.
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
