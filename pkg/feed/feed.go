@@ -57,8 +57,8 @@ const (
 	safetyPause  = 5 * time.Second        // between reads while notifications are waited for
 	heldPause    = time.Second            // between two attempts to take the advisory lock
 	denseSpan    = 100 * time.Millisecond // span in which notifications and transactions are counted
-	denseNotes   = 300                    // so many notifications in denseSpan delay the writers
-	sparseXacts  = 200                    // up to so many transactions in denseSpan, notifications are used
+	denseNotes   = 200                    // so many notifications in denseSpan delay the writers
+	sparseXacts  = 100                    // up to so many transactions in denseSpan, notifications are used
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
 	freshAnswer  = time.Second // how long a caller waits for another attempt to connect
