@@ -26,17 +26,13 @@ type block struct {
 
 var fence = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
 
-func blocksOf(t *testing.T, page string) []block {
+func blocksOf(t *testing.T, page string) (all []block) {
 	t.Helper()
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return blocksIn(string(text))
-}
-
-func blocksIn(text string) (all []block) {
-	for _, found := range fence.FindAllStringSubmatch(text, -1) {
+	for _, found := range fence.FindAllStringSubmatch(string(text), -1) {
 		all = append(all, block{found[1], found[2]})
 	}
 	return all
@@ -71,8 +67,11 @@ func pages(t *testing.T) []string {
 	return all
 }
 
+// operating are the pages that share a database, in the order of the index.
+var operating = []string{"roles.md", "database-tls.md", "poolers.md", "backup.md", "upgrade.md", "retention.md", "size.md"}
+
 // run are the pages whose commands a test of this package runs.
-var run = []string{"../README.md", "../AGENTS.md", "running.md", "http.md", "mirror.md", "operating.md", "ways-in.md"}
+var run = append([]string{"../README.md", "../AGENTS.md", "running.md", "http.md", "mirror.md", "ways-in.md"}, operating...)
 
 // notRun are the blocks of commands that no test of this package runs, by their
 // first lines, and why.
@@ -121,33 +120,9 @@ func TestEveryCommandIsRun(t *testing.T) {
 }
 
 // commandsOf are the commands of a page that are run, in one script.
-func commandsOf(t *testing.T, page string) string {
+func commandsOf(t *testing.T, page string) (script string) {
 	t.Helper()
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return commandsIn(t, page, string(text))
-}
-
-// commandsUnder are those of one section of a page.
-func commandsUnder(t *testing.T, page, heading string) string {
-	t.Helper()
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, found := strings.Cut(string(text), "\n"+heading+"\n")
-	if !found {
-		t.Fatalf("%s has no section %s", page, heading)
-	}
-	section, _, _ = strings.Cut(section, "\n## ")
-	return commandsIn(t, page, section+"\n")
-}
-
-func commandsIn(t *testing.T, page, text string) (script string) {
-	t.Helper()
-	for _, b := range blocksIn(text) {
+	for _, b := range blocksOf(t, page) {
 		if line, _, _ := strings.Cut(b.text, "\n"); b.language == "sh" && notRun[line] == "" {
 			script += b.text
 		}
@@ -310,30 +285,31 @@ func (o operator) run(t *testing.T, script string, more ...string) string {
 	return string(out)
 }
 
-// The commands of these pages are run as they stand, each page in a database of
-// its own.
+// The commands of these pages are run as they stand, each group of pages in a
+// database of its own.
 func TestCommandsForOperators(t *testing.T) {
 	o := newOperator(t)
-	for _, page := range []struct {
-		file string
-		says []string // of what the commands print
+	for _, group := range []struct {
+		pages []string
+		says  []string // of what the commands print
 	}{
-		{"mirror.md", []string{`"kind":"spec_started"`, "3 rows of jobs: 2 can be mapped, 1 cannot", "4 rows read: 1 became events now, 3 were events already", "restored \n----------\n        4", "jobs is not mirrored any more"}},
-		{"operating.md", []string{"schema specwatch has version", "spec_started | night   | login", "0 events removed", "t   | TLSv1.3", "schema team has version"}},
-		{"ways-in.md", nil},
+		{[]string{"mirror.md"}, []string{`"kind":"spec_started"`, "3 rows of jobs: 2 can be mapped, 1 cannot", "4 rows read: 1 became events now, 3 were events already", "restored \n----------\n        4", "jobs is not mirrored any more"}},
+		{operating, []string{"schema specwatch has version", "spec_started | night   | login", "0 events removed", "t   | TLSv1.3", "schema team has version"}},
+		{[]string{"ways-in.md"}, nil},
 	} {
-		t.Run(page.file, func(t *testing.T) {
-			database := strings.TrimSuffix(page.file, ".md")
+		t.Run(group.pages[0], func(t *testing.T) {
+			database := strings.TrimSuffix(group.pages[0], ".md")
 			address := o.database(t, database)
-			if page.file == "operating.md" {
-				// Some providers do this.
+			script := ""
+			for _, page := range group.pages {
+				script += commandsOf(t, page)
+			}
+			if strings.Contains(script, "localhost:6432") {
+				// Some providers close these functions.
 				closed := `REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() FROM PUBLIC`
 				if _, err := postgrestest.Connect(t, address).Exec(t.Context(), closed); err != nil {
 					t.Fatal(err)
 				}
-			}
-			script := commandsOf(t, page.file)
-			if strings.Contains(script, "localhost:6432") {
 				pooler, err := url.Parse(postgrestest.Pgbouncer(t, address, "transaction", 2))
 				if err != nil {
 					t.Fatal(err)
@@ -342,7 +318,7 @@ func TestCommandsForOperators(t *testing.T) {
 			}
 			script = strings.ReplaceAll(script, "/etc/specwatch/ca.pem", o.files.CA)
 			out := o.run(t, script, "PGDATABASE="+database, "SPECWATCH_DATABASE_URL=postgres:///"+database)
-			for _, says := range page.says {
+			for _, says := range group.says {
 				if !strings.Contains(out, says) {
 					t.Errorf("the commands do not say %q:\n%s", says, out)
 				}
@@ -384,7 +360,7 @@ func TestUpgradeFollowsThePage(t *testing.T) {
 		}
 		return got
 	}
-	there, back, found := strings.Cut(commandsUnder(t, "operating.md", "## Upgrade"), "psql -c 'DROP SCHEMA")
+	there, back, found := strings.Cut(commandsOf(t, "upgrade.md"), "psql -c 'DROP SCHEMA")
 	if !found {
 		t.Fatal("the section has no way back")
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 )
 
-// sick is a place where the symptoms of operating.md are caused.
+// sick is a place where the symptoms of troubleshooting.md are caused.
 type sick struct {
 	place
 	server *url.URL // of PostgreSQL
@@ -101,7 +101,7 @@ func (s *sick) serves(t *testing.T, database, path string, header http.Header, w
 	return text
 }
 
-// Each symptom in the table of operating.md is caused with the real program, and
+// Each symptom in the table of troubleshooting.md is caused with the real program, and
 // its text is what that prints.
 func TestSymptoms(t *testing.T) {
 	server := postgrestest.Cluster(t, nil)
@@ -216,8 +216,7 @@ func TestSymptoms(t *testing.T) {
 		})
 		caused[symptom] = true
 	}
-	_, table, _ := strings.Cut(read(t, "operating.md"), "\n## Troubleshooting\n")
-	for line := range strings.SplitSeq(table, "\n") {
+	for line := range strings.SplitSeq(read(t, "troubleshooting.md"), "\n") {
 		if cells := strings.Split(line, "|"); len(cells) > 1 {
 			for _, quoted := range regexp.MustCompile(`"([^"]+)"`).FindAllStringSubmatch(cells[1], -1) {
 				if !caused[quoted[1]] {
