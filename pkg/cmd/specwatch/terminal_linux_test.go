@@ -244,6 +244,28 @@ func TestTerminalKeys(t *testing.T) {
 	}
 }
 
+// The program script records a run as it records any command.
+func TestScript(t *testing.T) {
+	t.Parallel()
+	requires(t, "script")
+	a := migrated(t)
+	a.env = append(a.env, "SW="+executable)
+	recorded := filepath.Join(t.TempDir(), "typescript")
+	s := a.onTerminal(t, "script", "-qec", `"$SW" run --spec recorded -- sh -c 'echo ready; read line; echo "got $line"; exit 7'`, recorded)
+	s.shows(t, "ready")
+	s.press(t, "hello\r")
+	s.shows(t, "got hello")
+	if code := s.ends(t); code != 7 {
+		t.Errorf("exit code %d", code)
+	}
+	if text, err := os.ReadFile(recorded); err != nil || !strings.Contains(string(text), "got hello") {
+		t.Errorf("script recorded %q, %v", text, err)
+	}
+	if last := a.lastOf(t, "recorded"); last.Kind != "spec_failed" {
+		t.Errorf("last: %+v", last)
+	}
+}
+
 func TestFullScreenPrograms(t *testing.T) {
 	t.Parallel()
 	requires(t, "vim", "less", "top")
