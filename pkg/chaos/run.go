@@ -299,7 +299,7 @@ stats_period = 3600
 // disk is a small file system of the run's own, which can be filled.
 type disk struct{ path string }
 
-const diskSize = 2 << 30
+const diskSize uint64 = 2 << 30
 
 // newDisk returns nil where file systems may not be mounted.
 func (r *run) newDisk() *disk {

@@ -28,7 +28,7 @@ var grantsSQL string
 
 // migrationLock is the key of the advisory lock that one migration of a
 // database at a time holds.
-const migrationLock = 0x5350454357 // "SPECW"
+const migrationLock int64 = 0x5350454357 // "SPECW"
 
 // MigrateReport says what was done.
 type MigrateReport struct {
