@@ -226,3 +226,28 @@ export const state: fc.Arbitrary<State> = fc.record({
   }),
   waitingTotal: fc.nat(200),
 });
+
+// Usual ones, to compare with.
+export const empty = (): State => ({
+  at: new Date().toISOString(),
+  totals: {},
+  specs: { open: 0, completed: 0, failed: 0, timedOut: 0 },
+  sessions: [],
+  running: [],
+  waiting: [],
+  waitingTotal: 0,
+});
+
+export const told = (id: number, part: Partial<SpecEvent> = {}): SpecEvent => ({
+  id,
+  kind: 'spec_failed',
+  at: new Date().toISOString(),
+  session: 'night',
+  spec: `spec ${id}`,
+  data: {},
+  ...part,
+});
+
+// Sorts before every time, and what is no time, that an event may have: a list
+// shows the rows that fit, and one that is unfolded fills it.
+export const topmost = '~';

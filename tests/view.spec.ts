@@ -11,21 +11,11 @@ import * as strange from './strange';
 const rows = (page: Page) => page.getByTestId('event-row');
 const failed = (page: Page) => page.getByTestId('failed');
 
-export const empty = (): State => ({
-  at: new Date().toISOString(),
-  totals: {},
-  specs: { open: 0, completed: 0, failed: 0, timedOut: 0 },
-  sessions: [],
-  running: [],
-  waiting: [],
-  waitingTotal: 0,
-});
-
 // Script takes the gateway's place behind its page.
 class Script {
   private socket?: WebSocketRoute;
   private cursor = 0;
-  state = empty();
+  state = strange.empty();
 
   async attach(page: Page): Promise<void> {
     await page.routeWebSocket(/\/ws/, (socket) => {
@@ -69,20 +59,6 @@ async function openScript(page: Page, url: string): Promise<Script> {
   return script;
 }
 
-const told = (id: number, part: Partial<SpecEvent> = {}): SpecEvent => ({
-  id,
-  kind: 'spec_failed',
-  at: new Date().toISOString(),
-  session: 'night',
-  spec: `spec ${id}`,
-  data: {},
-  ...part,
-});
-
-// Sorts before every time, and what is no time, that an event may have: a list
-// shows the rows that fit, and one that is unfolded fills it.
-const topmost = '~';
-
 test('no event blanks the page, whatever it holds', async ({ page, gateway }) => {
   test.setTimeout(240_000);
   const faults: string[] = [];
@@ -92,7 +68,10 @@ test('no event blanks the page, whatever it holds', async ({ page, gateway }) =>
   await fc.assert(
     fc.asyncProperty(fc.array(strange.event, { minLength: 1, maxLength: 8 }), strange.state, async (events, state) => {
       const marker = `marker ${++id}`;
-      script.push([...events.map((e) => ({ ...e, id: ++id })), told(++id, { spec: marker, at: topmost })], state);
+      script.push(
+        [...events.map((e) => ({ ...e, id: ++id })), strange.told(++id, { spec: marker, at: strange.topmost })],
+        state
+      );
       await expect(rows(page).filter({ hasText: marker })).toHaveCount(1);
       const list = page.getByRole('region', { name: 'List of events' });
       await list.evaluate((element) => (element.scrollTop = Math.random() * element.scrollHeight));
@@ -127,13 +106,13 @@ test('a view that fails says so, the rest works, and it comes back with the next
     });
   });
   const script = await openScript(page, gateway.url);
-  script.push([told(1), told(2, { at: '2001-01-01T00:00:00Z' })]);
+  script.push([strange.told(1), strange.told(2, { at: '2001-01-01T00:00:00Z' })]);
   await expect(rows(page)).toHaveCount(2);
   await expect(rows(page).filter({ hasText: 'spec 1' })).toBeVisible();
   await expect(rows(page).nth(1)).toContainText('Event 2 cannot be shown');
   script.push([
-    told(3, { kind: 'spec_started', at: '2001-01-01T00:00:00Z' }),
-    told(4, { kind: 'spec_completed', spec: 'spec 3' }),
+    strange.told(3, { kind: 'spec_started', at: '2001-01-01T00:00:00Z' }),
+    strange.told(4, { kind: 'spec_completed', spec: 'spec 3' }),
   ]);
   const timeline = page.getByTestId('failed').filter({ hasText: 'The timeline cannot be shown' });
   await expect(timeline).toContainText('a fault made for this test');
@@ -146,7 +125,11 @@ test('a view that fails says so, the rest works, and it comes back with the next
 
 test('custom kinds are shown under their own names', async ({ page, gateway }) => {
   const script = await openScript(page, gateway.url);
-  script.push([told(1, { kind: 'claude.cost', data: { usd: 0.25 } }), told(2, { kind: 'constructor' }), told(3)]);
+  script.push([
+    strange.told(1, { kind: 'claude.cost', data: { usd: 0.25 } }),
+    strange.told(2, { kind: 'constructor' }),
+    strange.told(3),
+  ]);
   await expect(rows(page)).toHaveCount(3);
   await expect(rows(page).filter({ hasText: 'claude.cost' })).toContainText('usd 0.25');
   await page.getByRole('search').getByText('claude.cost').click();
@@ -160,7 +143,7 @@ test('a database that cannot push is told, with its delay', async ({ page, gatew
   await page.goto(gateway.url);
   await expect(page.getByText('checked every 0.1 s', { exact: true })).toBeVisible();
   await expect(page.getByTestId('note')).toContainText('pooler');
-  script.push([told(1)], { ...empty(), delivery: { push: true } });
+  script.push([strange.told(1)], { ...strange.empty(), delivery: { push: true } });
   await expect(page.getByText('push on event')).toBeVisible();
   await expect(page.getByTestId('note')).toHaveCount(0);
 });

@@ -25,26 +25,16 @@ import React from 'react';
 import { of, Subject } from 'rxjs';
 import { afterEach, beforeEach, expect, it, onTestFinished, vi } from 'vitest';
 
-import type { SpecEvent, State } from '../connection/model';
+import type { SpecEvent } from '../connection/model';
 import { defaults } from '../connection/settings';
 import * as strange from '../../tests/strange';
 import { type Options, SpecwatchPanel } from './SpecwatchPanel';
-
-const empty = (): State => ({
-  at: new Date().toISOString(),
-  totals: {},
-  specs: { open: 0, completed: 0, failed: 0, timedOut: 0 },
-  sessions: [],
-  running: [],
-  waiting: [],
-  waitingTotal: 0,
-});
 
 // Script takes the place of the data source's backend and of Grafana Live.
 class Script {
   private channel = new Subject<LiveChannelEvent<unknown>>();
   private batches: SpecEvent[][] = [];
-  private state = empty();
+  private state = strange.empty();
 
   attach(): void {
     config.liveEnabled = true;
@@ -152,20 +142,6 @@ async function openPanel(): Promise<Script> {
   return script;
 }
 
-const told = (id: number, part: Partial<SpecEvent> = {}): SpecEvent => ({
-  id,
-  kind: 'spec_failed',
-  at: new Date().toISOString(),
-  session: 'night',
-  spec: `spec ${id}`,
-  data: {},
-  ...part,
-});
-
-// Sorts before every time, and what is no time, that an event may have: a list
-// shows the rows that fit.
-const topmost = '~';
-
 // Searches by role are slow in jsdom, and the loop below makes many.
 const all = (selector: string) => [...document.querySelectorAll<HTMLElement>(selector)];
 const badge = () => all('[role=status]')[0].dataset.status;
@@ -195,7 +171,7 @@ it('no event blanks the panel, whatever it holds', { timeout: 240_000 }, async (
         script.keep(events, state);
       }
       // What the stream has not told of is asked for.
-      script.keep([told(id, { spec: marker, at: topmost })], state);
+      script.keep([strange.told(id, { spec: marker, at: strange.topmost })], state);
       script.push([], state);
       await shown(marker);
       fireEvent.click(rows()[1].querySelector('button')!);
@@ -210,8 +186,8 @@ it('no event blanks the panel, whatever it holds', { timeout: 240_000 }, async (
       endOnFailure: true,
       interruptAfterTimeLimit: 20_000,
       examples: [
-        [prototype, empty()],
-        [prototype, { ...empty(), waiting: [{ ...prototype[0], id: 1 }], waitingTotal: 1 }],
+        [prototype, strange.empty()],
+        [prototype, { ...strange.empty(), waiting: [{ ...prototype[0], id: 1 }], waitingTotal: 1 }],
       ],
     }
   );
@@ -237,12 +213,12 @@ it('a part of the panel that fails says so, the rest works, and it comes back wi
     },
   });
   const script = await openPanel();
-  script.push([told(1), told(2, { at: '2001-01-01T00:00:00Z' })]);
+  script.push([strange.told(1), strange.told(2, { at: '2001-01-01T00:00:00Z' })]);
   await shown('spec 1');
   await shown('Event 2 cannot be shown');
   script.push([
-    told(3, { kind: 'spec_started', at: '2001-01-01T00:00:00Z' }),
-    told(4, { kind: 'spec_completed', spec: 'spec 3' }),
+    strange.told(3, { kind: 'spec_started', at: '2001-01-01T00:00:00Z' }),
+    strange.told(4, { kind: 'spec_completed', spec: 'spec 3' }),
   ]);
   await waitFor(() =>
     expect(failed()).toContainEqual(
@@ -251,12 +227,12 @@ it('a part of the panel that fails says so, the rest works, and it comes back wi
   );
   expect(badge()).toBe('live');
   expect(screen.getByTestId('glance')).toBeTruthy();
-  script.push([told(5)]);
+  script.push([strange.told(5)]);
   await shown('spec 5');
   fireEvent.click(screen.getByRole('button', { name: 'Connection settings' }));
   expect(await screen.findByRole('dialog')).toBeTruthy();
   broken = false;
-  script.push([told(6)]);
+  script.push([strange.told(6)]);
   await waitFor(() => expect(failed()).toEqual([]));
   expect(screen.getByTestId('timeline-row')).toBeTruthy();
 });

@@ -13,6 +13,7 @@ import { Boundary } from './Boundary';
 import { type Filter, everything, isEverything, matches, namesOf } from './filter';
 import { clock, said, usedBy } from './format';
 import { isKnown, kindName, palette, shownKind } from './kinds';
+import { narrow } from './narrow';
 import { brief, messageOf, nameOf } from './text';
 
 interface Props {
@@ -279,7 +280,6 @@ function Data({ id, event }: { id: string; event: SpecEvent }) {
 }
 
 function getStyles(theme: GrafanaTheme2) {
-  const narrow = '@container specwatch (max-width: 560px)';
   return {
     section: css({ display: 'flex', flexDirection: 'column', flex: '1 0 360px', minHeight: 360, minWidth: 0 }),
     head: css({

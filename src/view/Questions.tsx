@@ -10,6 +10,7 @@ import { TokenNeeded } from '../connection/transport';
 import { Boundary } from './Boundary';
 import { ago, span } from './format';
 import { type Ask, askOf } from './ask';
+import { narrow } from './narrow';
 import { brief, nameOf } from './text';
 
 const listed = 5;
@@ -241,7 +242,6 @@ function Reply({ request, ask, connection }: { request: Request; ask: Ask; conne
 }
 
 function getStyles(theme: GrafanaTheme2) {
-  const narrow = '@container specwatch (max-width: 560px)';
   const fingers = {
     '& button, & input': { minHeight: 44, height: 'auto' },
     '& > div, & > div > div': { height: 'auto' },

@@ -11,6 +11,7 @@ import { Boundary } from './Boundary';
 import { ConnectionBar } from './ConnectionBar';
 import { EventList } from './EventList';
 import { type Filter, everything } from './filter';
+import { container, narrow } from './narrow';
 import { Notes } from './Notes';
 import { SettingsDialog } from './SettingsDialog';
 import { SignIn } from './SignIn';
@@ -144,10 +145,9 @@ function useNow(): number {
 }
 
 function getStyles(theme: GrafanaTheme2) {
-  const narrow = '@container specwatch (max-width: 560px)';
   const column = { display: 'flex', flexDirection: 'column', gap: theme.spacing(2) } as const;
   return {
-    frame: css({ containerType: 'inline-size', containerName: 'specwatch', height: '100%', overflow: 'auto' }),
+    frame: css({ containerType: 'inline-size', containerName: container, height: '100%', overflow: 'auto' }),
     body: css({
       ...column,
       minHeight: '100%',

@@ -12,6 +12,7 @@ import { type Filter, everything } from './filter';
 import { ago, clock, lifted, span, used } from './format';
 import { type Mood, glance, idleFor, idleIn, isLimited, limitOf, statusAt } from './glance';
 import { limitKind, palette } from './kinds';
+import { narrow } from './narrow';
 import { Questions } from './Questions';
 import { brief, nameOf } from './text';
 
@@ -270,7 +271,6 @@ function getStyles(theme: GrafanaTheme2) {
     cursor: 'pointer',
     '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}`, outlineOffset: 1 },
   } as const;
-  const narrow = '@container specwatch (max-width: 560px)';
   return {
     summary: css({
       display: 'grid',
