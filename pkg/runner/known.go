@@ -26,14 +26,16 @@ func EndOfRun(e event.Event) (start time.Time, ok bool) {
 }
 
 // waits reports whether the command waits for a person. While the destination
-// does not answer, its last answer counts.
+// does not answer, what was last known counts.
 func (r *run) waits(ctx context.Context) bool {
 	if r.Waits == nil {
 		return false
 	}
 	open, err := r.Waits(ctx, r.start)
-	if err == nil {
+	// With an error, open is about requests on disk, which may be sent before the
+	// destination answers here.
+	if err == nil || open {
 		r.waited = open
 	}
-	return open || r.waited
+	return r.waited
 }

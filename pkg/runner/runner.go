@@ -143,7 +143,7 @@ type run struct {
 	count   int
 	start   time.Time
 	work    *work
-	waited  bool                    // the destination's last answer: see waits
+	waited  bool                    // what was last known: see waits
 	current atomic.Pointer[command] // while it runs
 }
 

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -396,6 +397,33 @@ func TestOutageDuringTheRun(t *testing.T) {
 	}
 	if n := strings.Count(told.String(), "cannot be written now"); n != 1 {
 		t.Errorf("told %d times of one outage:\n%s", n, told)
+	}
+}
+
+// A request that was on disk, and has been sent since, keeps the command from being
+// idle until the destination says that it is answered.
+func TestIdleOnlyWhenKnown(t *testing.T) {
+	cfg, _ := shell(t, `sleep 600`)
+	cfg.IdleTimeout = 100 * time.Millisecond
+	var asked atomic.Int64
+	var answered atomic.Bool
+	cfg.Waits = func(context.Context, time.Time) (bool, error) {
+		switch {
+		case asked.Add(1) == 1:
+			return true, errDown
+		case answered.Load():
+			return false, nil
+		}
+		return false, errDown
+	}
+	code := start(t, cfg, &ledger{})
+	until(t, "it has asked for several idle timeouts", func() bool { return asked.Load() > 20 || len(code) > 0 })
+	if len(code) > 0 {
+		t.Fatalf("ended with %d after %d questions", <-code, asked.Load())
+	}
+	answered.Store(true)
+	if got := <-code; got != ExitTimeout {
+		t.Errorf("exit code %d", got)
 	}
 }
 
