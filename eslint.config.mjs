@@ -1,7 +1,7 @@
 import grafana from '@grafana/eslint-config';
 
 export default [
-  { ignores: ['dist', 'bin', 'pkg', 'release', '.specwatch', 'src/contract.gen.ts'] },
+  { ignores: ['dist', 'bin', 'pkg', 'release', '.specwatch', 'src/**/*.gen.ts'] },
   ...grafana.map((config) => ({ ...config, files: ['**/*.{ts,tsx,mts}'] })),
   {
     files: ['**/*.{ts,tsx,mts}'],

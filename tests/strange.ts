@@ -3,6 +3,7 @@
 import fc from 'fast-check';
 
 import type { SpecEvent, State } from '../src/connection/model';
+import * as states from './states';
 
 const names = [
   '',
@@ -192,11 +193,20 @@ export const event: fc.Arbitrary<Omit<SpecEvent, 'id'>> = fc.record({
 
 const counts = fc.record({
   open: fc.nat(9),
+  silent: fc.nat(9),
   completed: fc.nat(999),
   failed: fc.nat(9),
   timedOut: fc.nat(9),
   limited: fc.nat(3),
 });
+
+const open = fc.uniqueArray(
+  fc.record(
+    { session: name, spec: name, since: at, lastWork: at, limited: fc.boolean(), limitedUntil: at },
+    { requiredKeys: ['session', 'spec', 'since'] }
+  ),
+  { maxLength: 8, selector: (r) => JSON.stringify([r.session, r.spec]) }
+);
 
 export const state: fc.Arbitrary<State> = fc.record({
   at: fc.constant(new Date(0)).map(() => new Date().toISOString()),
@@ -210,33 +220,26 @@ export const state: fc.Arbitrary<State> = fc.record({
       lastHeartbeat: fc.option(at),
       specs: counts,
       waiting: fc.nat(3),
+      clockAheadSeconds: fc.integer({ min: -9999, max: 9999 }),
       failureStreak: fc.nat(100),
       lastWork: fc.option(at),
+      limited: fc.boolean(),
       limitedUntil: fc.option(at),
     }),
     { maxLength: 8, selector: (s) => s.session }
   ),
-  running: fc.uniqueArray(
-    fc.record({ session: name, spec: name, since: at, lastWork: at }, { requiredKeys: ['session', 'spec', 'since'] }),
-    { maxLength: 8, selector: (r) => JSON.stringify([r.session, r.spec]) }
-  ),
+  running: open,
+  silent: open,
   waiting: fc.uniqueArray(fc.record({ id: fc.nat(), session: name, spec: name, at, data: json }), {
     maxLength: 6,
     selector: (w) => w.id,
   }),
   waitingTotal: fc.nat(200),
+  delivery: fc.record({ push: fc.boolean(), delaySeconds: fc.nat(9) }),
 });
 
 // Usual ones, to compare with.
-export const empty = (): State => ({
-  at: new Date().toISOString(),
-  totals: {},
-  specs: { open: 0, completed: 0, failed: 0, timedOut: 0 },
-  sessions: [],
-  running: [],
-  waiting: [],
-  waitingTotal: 0,
-});
+export const empty = (): State => states.state(new Date().toISOString());
 
 export const told = (id: number, part: Partial<SpecEvent> = {}): SpecEvent => ({
   id,

@@ -143,7 +143,7 @@ test('a database that cannot push is told, with its delay', async ({ page, gatew
   await page.goto(gateway.url);
   await expect(page.getByText('checked every 0.1 s', { exact: true })).toBeVisible();
   await expect(page.getByTestId('note')).toContainText('pooler');
-  script.push([strange.told(1)], { ...strange.empty(), delivery: { push: true } });
+  script.push([strange.told(1)], { ...strange.empty(), delivery: { push: true, delaySeconds: 0 } });
   await expect(page.getByText('push on event')).toBeVisible();
   await expect(page.getByTestId('note')).toHaveCount(0);
 });

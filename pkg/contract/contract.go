@@ -97,7 +97,11 @@ var (
 
 // Files returns the texts of all generated files, by their paths.
 func Files() map[string]string {
-	return map[string]string{"src/contract.gen.ts": TypeScript(), "docs/event.schema.json": EventSchema()}
+	return map[string]string{
+		"src/contract.gen.ts":         TypeScript(),
+		"src/connection/model.gen.ts": Model(),
+		"docs/event.schema.json":      EventSchema(),
+	}
 }
 
 // TypeScript returns the text of src/contract.gen.ts.

@@ -24,7 +24,7 @@ func EventSchema() string {
 				"type": "object", "required": []string{"kind", "session"}, "additionalProperties": false,
 				"properties": object{
 					"kind": object{"$ref": "#/$defs/kind"}, "session": name("one run of the loop", 1), "spec": name("one unit of work in the session", 0),
-					"at":   time("when it happened; default: the clock of the database. Not before 1970, not more than an hour in the future"),
+					"at":   instant("when it happened; default: the clock of the database. Not before 1970, not more than an hour in the future"),
 					"data": object{"description": "details, any JSON of at most 1,000,000 bytes and 500 levels"},
 					"key":  name("idempotency key: the same key is stored once", 0),
 				},
@@ -32,7 +32,7 @@ func EventSchema() string {
 			"read": object{
 				"type": "object", "required": []string{"id", "kind", "at", "session", "spec", "data"},
 				"properties": object{
-					"id": object{"type": "integer", "minimum": 1}, "kind": object{"type": "string"}, "at": time("when it happened, in UTC with nanoseconds"),
+					"id": object{"type": "integer", "minimum": 1}, "kind": object{"type": "string"}, "at": instant("when it happened, in UTC with nanoseconds"),
 					"session": object{"type": "string"}, "spec": object{"type": "string"}, "data": object{},
 				},
 			},
@@ -86,7 +86,7 @@ func conventions() []object {
 		}},
 		{event.SpecFailed, object{
 			"reason":   text("why; \"" + event.LimitReason + "\" means that a usage limit ended the spec"),
-			"resetsAt": time("when the usage limit is lifted"), "exitCode": number("exit code of the command"), "output": text("last lines of output"),
+			"resetsAt": instant("when the usage limit is lifted"), "exitCode": number("exit code of the command"), "output": text("last lines of output"),
 		}},
 		{event.TimeoutTriggered, object{"reason": text("time or idle")}},
 	} {
@@ -110,6 +110,6 @@ func boolean(description string) object {
 	return object{"type": "boolean", "description": description}
 }
 
-func time(description string) object {
+func instant(description string) object {
 	return object{"type": "string", "format": "date-time", "description": description}
 }

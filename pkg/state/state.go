@@ -58,6 +58,9 @@ const (
 	Done     Status = "done"     // no event within Awake, and nothing is open
 )
 
+// Statuses are all of them.
+var Statuses = []Status{Running, Sleeping, Done}
+
 // Specs counts specs by their latest outcome.
 type Specs struct {
 	Open      int `json:"open"`   // started and not ended, and heard of
@@ -348,6 +351,35 @@ type session struct {
 	streak                  streak
 }
 
+// see notes that an event of the session was written, and returns when that
+// was: its own time, or when it was stored, whichever is earlier.
+func (s *session) see(e event.Event) time.Time {
+	seen := e.At
+	if !e.Stored.IsZero() {
+		if e.Stored.Before(seen) {
+			seen = e.Stored
+		}
+		s.compareClocks(e.At.Sub(e.Stored))
+	}
+	if seen.After(s.lastSeen) {
+		s.lastSeen = seen
+	}
+	return seen
+}
+
+// heartbeat notes a heartbeat; stored is zero if it is not known.
+func (s *session) heartbeat(seen, stored time.Time) {
+	if seen.After(s.lastHeartbeat) {
+		s.lastHeartbeat = seen
+	}
+	if !stored.IsZero() && (s.firstStored.IsZero() || stored.Before(s.firstStored)) {
+		s.firstStored = stored
+	}
+	if stored.After(s.lastStored) {
+		s.lastStored = stored
+	}
+}
+
 func (s *session) compareClocks(ahead time.Duration) {
 	if s.ahead == nil || ahead.Abs() < s.ahead.Abs() || ahead.Abs() == s.ahead.Abs() && ahead < *s.ahead {
 		s.ahead = &ahead
@@ -445,16 +477,7 @@ func (s *Summary) Note(e event.Event) {
 		s.fit()
 		return
 	}
-	seen := e.At
-	if !e.Stored.IsZero() {
-		if e.Stored.Before(seen) {
-			seen = e.Stored
-		}
-		held.compareClocks(e.At.Sub(e.Stored))
-	}
-	if seen.After(held.lastSeen) {
-		held.lastSeen = seen
-	}
+	seen := held.see(e)
 	switch e.Kind {
 	case event.SessionHeartbeat:
 		// A heartbeat counts for the session, whatever spec it names. The work
@@ -462,15 +485,7 @@ func (s *Summary) Note(e event.Event) {
 		if told := workIn(seen, e.Data); told != (work{}) {
 			s.spec(held, e.Spec).work.add(told)
 		}
-		if seen.After(held.lastHeartbeat) {
-			held.lastHeartbeat = seen
-		}
-		if !e.Stored.IsZero() && (held.firstStored.IsZero() || e.Stored.Before(held.firstStored)) {
-			held.firstStored = e.Stored
-		}
-		if e.Stored.After(held.lastStored) {
-			held.lastStored = e.Stored
-		}
+		held.heartbeat(seen, e.Stored)
 	case event.SpecStarted, event.SpecCompleted, event.SpecFailed, event.TimeoutTriggered:
 		limited := limitIn(e)
 		if limited == nil { // ends by a usage limit are no failures
@@ -589,88 +604,21 @@ func (s *Summary) Since(cutoff, now time.Time) State {
 		silent:   map[[2]string]bool{},
 	}
 	for name, held := range s.sessions {
-		if held.lastSeen.Before(cutoff) {
-			continue
+		if !held.lastSeen.Before(cutoff) {
+			f := fold{st: &st, held: held, cutoff: cutoff, now: now}
+			st.add(f.session(name))
 		}
-		row := Session{Session: name, LastSeen: held.heard(held.lastSeen), FailureStreak: held.streak.since(cutoff), ClockAhead: held.clockAhead().Seconds()}
-		if !held.lastHeartbeat.IsZero() && !held.lastHeartbeat.Before(cutoff) {
-			at := held.heard(held.lastHeartbeat)
-			row.LastHeartbeat = &at
-		}
-		heard := now.Sub(row.LastSeen) <= Awake
-		var used Usage
-		var last moment      // of what started or ended in the session
-		var limited int      // open specs that a usage limit stops
-		var until *time.Time // the last time at which one of these is lifted
-		for specName, spec := range held.specs {
-			counts, since := spec.outcome(cutoff)
-			asks := spec.waiting(specName, held.answers, cutoff)
-			open := Open{Session: name, Spec: specName, Since: held.happened(since), Usage: spec.used(cutoff)}
-			if open.Usage != nil {
-				used.add(*open.Usage)
-			}
-			switch {
-			case counts.Open > 0 && heard && !held.silent(specName, since, now):
-				switch limit := held.limitOf(specName, since); {
-				case limit.holds(now):
-					limited++
-					open.Limited, open.LimitedUntil = true, limit.end()
-					until = laterOf(until, open.LimitedUntil)
-				case len(asks) == 0:
-					open.LastWork = held.lastWork(specName, limit, now)
-				}
-				if open.LastWork != nil && (row.LastWork == nil || open.LastWork.Before(*row.LastWork)) {
-					row.LastWork = open.LastWork
-				}
-				st.Running = append(st.Running, open)
-			case counts.Open > 0:
-				counts = Specs{Silent: 1}
-				st.Silent = append(st.Silent, open)
-				if heard {
-					st.silent[[2]string{name, specName}] = true
-				}
-			}
-			row.Specs.add(counts)
-			if counts.Limited > 0 && spec.limit.until.After(now) {
-				row.LimitedUntil = laterOf(row.LimitedUntil, spec.limit.end())
-			}
-			for kind := range spec.marks {
-				if m := spec.mark(kind, cutoff); !m.isZero() && last.compare(m) < 0 {
-					last = m
-					row.Limited = counts.Limited > 0 && kind == event.SpecFailed && spec.limit.until.IsZero()
-				}
-			}
-			if timeout := spec.mark(event.TimeoutTriggered, cutoff); !timeout.isZero() && row.LastTimeout.Before(held.happened(timeout.at)) {
-				row.LastTimeout = held.happened(timeout.at)
-			}
-			for _, asked := range asks {
-				row.Waiting++
-				st.Waiting = append(st.Waiting, Waiting{asked.id, name, specName, held.happened(asked.at), asked.data})
-			}
-		}
-		row.Limited = row.Limited || row.LimitedUntil != nil
-		if row.Specs.Open > 0 {
-			// A session that works has found a way on.
-			if row.Limited = limited == row.Specs.Open; !row.Limited {
-				until = nil
-			}
-			row.LimitedUntil = until
-		} else if limit := held.limitOf("", last.at); limit.holds(now) {
-			row.Limited, row.LimitedUntil = true, laterOf(row.LimitedUntil, limit.end())
-		}
-		if !used.isZero() {
-			row.Usage = &used
-		}
-		switch {
-		case heard:
-			row.Status = Running
-		case row.Specs.Silent > 0 || row.Waiting > 0:
-			row.Status = Sleeping
-		default:
-			row.Status = Done
-		}
-		st.add(row)
 	}
+	st.sort()
+	st.Sessions = st.Sessions[:min(len(st.Sessions), listed)]
+	st.Running = st.Running[:min(len(st.Running), listed)]
+	st.Silent = st.Silent[:min(len(st.Silent), listed)]
+	st.Waiting = st.Waiting[:min(len(st.Waiting), listed)]
+	return st
+}
+
+// sort orders the lists.
+func (st *State) sort() {
 	slices.SortFunc(st.Sessions, func(a, b Session) int {
 		return cmp.Or(b.LastSeen.Compare(a.LastSeen), cmp.Compare(a.Session, b.Session))
 	})
@@ -682,9 +630,121 @@ func (s *Summary) Since(cutoff, now time.Time) State {
 	slices.SortFunc(st.Waiting, func(a, b Waiting) int {
 		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID))
 	})
-	st.Sessions = st.Sessions[:min(len(st.Sessions), listed)]
-	st.Running = st.Running[:min(len(st.Running), listed)]
-	st.Silent = st.Silent[:min(len(st.Silent), listed)]
-	st.Waiting = st.Waiting[:min(len(st.Waiting), listed)]
-	return st
+}
+
+// fold sums one session up. Its specs and requests go into the lists of st.
+type fold struct {
+	st          *State
+	held        *session
+	cutoff, now time.Time
+
+	row     Session
+	heard   bool // the session runs
+	used    Usage
+	last    moment     // of what started or ended in the session
+	limited int        // open specs that a usage limit stops
+	until   *time.Time // the last time at which one of these is lifted
+}
+
+func (f *fold) session(name string) Session {
+	held := f.held
+	f.row = Session{Session: name, LastSeen: held.heard(held.lastSeen), FailureStreak: held.streak.since(f.cutoff), ClockAhead: held.clockAhead().Seconds()}
+	if !held.lastHeartbeat.IsZero() && !held.lastHeartbeat.Before(f.cutoff) {
+		at := held.heard(held.lastHeartbeat)
+		f.row.LastHeartbeat = &at
+	}
+	f.heard = f.now.Sub(f.row.LastSeen) <= Awake
+	for specName, spec := range held.specs {
+		f.spec(specName, spec)
+	}
+	f.limit()
+	if !f.used.isZero() {
+		used := f.used
+		f.row.Usage = &used
+	}
+	switch {
+	case f.heard:
+		f.row.Status = Running
+	case f.row.Specs.Silent > 0 || f.row.Waiting > 0:
+		f.row.Status = Sleeping
+	default:
+		f.row.Status = Done
+	}
+	return f.row
+}
+
+func (f *fold) spec(name string, spec *spec) {
+	counts, since := spec.outcome(f.cutoff)
+	asks := spec.waiting(name, f.held.answers, f.cutoff)
+	usage := spec.used(f.cutoff)
+	if usage != nil {
+		f.used.add(*usage)
+	}
+	if counts.Open > 0 {
+		counts = f.open(Open{Session: f.row.Session, Spec: name, Since: f.held.happened(since), Usage: usage}, since, len(asks) > 0)
+	}
+	f.row.Specs.add(counts)
+	f.marks(spec, counts.Limited > 0)
+	for _, asked := range asks {
+		f.row.Waiting++
+		f.st.Waiting = append(f.st.Waiting, Waiting{asked.id, f.row.Session, name, f.held.happened(asked.at), asked.data})
+	}
+}
+
+// open lists a spec that started at that time, by its writer's clock, and has
+// not ended. It returns 1 in the count that applies: the spec runs, or it is
+// silent.
+func (f *fold) open(open Open, started time.Time, asks bool) Specs {
+	if !f.heard || f.held.silent(open.Spec, started, f.now) {
+		f.st.Silent = append(f.st.Silent, open)
+		if f.heard {
+			f.st.silent[[2]string{open.Session, open.Spec}] = true
+		}
+		return Specs{Silent: 1}
+	}
+	switch limit := f.held.limitOf(open.Spec, started); {
+	case limit.holds(f.now):
+		f.limited++
+		open.Limited, open.LimitedUntil = true, limit.end()
+		f.until = laterOf(f.until, open.LimitedUntil)
+	case !asks:
+		open.LastWork = f.held.lastWork(open.Spec, limit, f.now)
+	}
+	if open.LastWork != nil && (f.row.LastWork == nil || open.LastWork.Before(*f.row.LastWork)) {
+		f.row.LastWork = open.LastWork
+	}
+	f.st.Running = append(f.st.Running, open)
+	return Specs{Open: 1}
+}
+
+// marks takes from the latest starts and ends of a spec what the session's row
+// says of limits and timeouts. limited says that a usage limit ended the spec.
+func (f *fold) marks(spec *spec, limited bool) {
+	if limited && spec.limit.until.After(f.now) {
+		f.row.LimitedUntil = laterOf(f.row.LimitedUntil, spec.limit.end())
+	}
+	for kind := range spec.marks {
+		if m := spec.mark(kind, f.cutoff); !m.isZero() && f.last.compare(m) < 0 {
+			f.last = m
+			f.row.Limited = limited && kind == event.SpecFailed && spec.limit.until.IsZero()
+		}
+	}
+	if timeout := spec.mark(event.TimeoutTriggered, f.cutoff); !timeout.isZero() && f.row.LastTimeout.Before(f.held.happened(timeout.at)) {
+		f.row.LastTimeout = f.held.happened(timeout.at)
+	}
+}
+
+// limit says whether a usage limit stops the session, after all of its specs.
+func (f *fold) limit() {
+	row := &f.row
+	row.Limited = row.Limited || row.LimitedUntil != nil
+	if row.Specs.Open > 0 {
+		// A session that works has found a way on.
+		if row.Limited = f.limited == row.Specs.Open; !row.Limited {
+			f.until = nil
+		}
+		row.LimitedUntil = f.until
+	} else if limit := f.held.limitOf("", f.last.at); limit.holds(f.now) {
+		row.Limited, row.LimitedUntil = true, laterOf(row.LimitedUntil, limit.end())
+	}
 }

@@ -2,20 +2,13 @@
 // table is tested in machine.test.ts, the real transports are tested in a real browser, in tests/.
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
+import * as states from '../../tests/states';
 import { Connection } from './connection';
-import type { Batch, SpecEvent, State, Status } from './model';
+import type { Batch, SpecEvent, Status } from './model';
 import { complete, type Settings } from './settings';
 import { Expired, type LiveHandlers, Refusal, SignInNeeded, type Transport } from './transport';
 
-const state = {
-  at: '2026-01-01T00:00:00Z',
-  sessions: [],
-  running: [],
-  waiting: [],
-  waitingTotal: 0,
-  totals: {},
-  specs: { open: 0, completed: 0, failed: 0, timedOut: 0 },
-} as State;
+const state = states.state('2026-01-01T00:00:00Z');
 
 function event(id: number): SpecEvent {
   return {

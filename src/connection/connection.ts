@@ -20,7 +20,7 @@ import {
   phases,
   reduce,
 } from './machine';
-import type { Answer, Batch, Request, SpecEvent, State, Status } from './model';
+import type { Answer, Batch, SpecEvent, State, Status, Waiting } from './model';
 import { type Mode, type Settings, startMode } from './settings';
 import { Aborted, Expired, type Opened, Refusal, SignInNeeded, type Transport, isBehind } from './transport';
 
@@ -142,7 +142,7 @@ export class Connection {
 
   // answer writes the user's answer to a request. The user interface asks for
   // the token if the transport rejects with TokenNeeded.
-  async answer(request: Request, answer: Answer, token?: string): Promise<void> {
+  async answer(request: Waiting, answer: Answer, token?: string): Promise<void> {
     await this.transport.answer!(request, answer, token);
     if (this.polls) {
       this.pollIn(0);

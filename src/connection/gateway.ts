@@ -1,6 +1,6 @@
 // Transport of the gateway: fetch and a WebSocket. Paths are relative to the
 // page, so that the gateway can be served below a path prefix.
-import type { Answer, Request, Status } from './model';
+import type { Answer, Status, Waiting } from './model';
 import { Pulse, patience } from './patience';
 import {
   Aborted,
@@ -161,7 +161,7 @@ export class GatewayTransport implements Transport {
 
   // answer needs no key: a repeated answer has no effect. With a token it signs
   // in first, so that later answers need none.
-  async answer(request: Request, answer: Answer, token: string | undefined): Promise<void> {
+  async answer(request: Waiting, answer: Answer, token: string | undefined): Promise<void> {
     if (token !== undefined) {
       await signIn(token, this.base).catch((error: Error) => {
         throw new TokenNeeded(error.message);

@@ -11,7 +11,7 @@ import {
 import { config, getBackendSrv, getGrafanaLiveSrv } from '@grafana/runtime';
 import { type Unsubscribable, lastValueFrom } from 'rxjs';
 
-import type { Answer, Request, SpecEvent, State, Status } from './model';
+import type { Answer, SpecEvent, State, Status, Waiting } from './model';
 import { patience } from './patience';
 import { Expired, type LiveHandlers, Refusal, type Transport, answerEvent, limited, pollQuery } from './transport';
 
@@ -73,7 +73,7 @@ export class GrafanaTransport implements Transport {
     }
   }
 
-  async answer(request: Request, answer: Answer): Promise<void> {
+  async answer(request: Waiting, answer: Answer): Promise<void> {
     try {
       await lastValueFrom(
         getBackendSrv().fetch({

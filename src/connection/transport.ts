@@ -1,5 +1,5 @@
 import { limits } from '../contract.gen';
-import type { Answer, Batch, Request, SpecEvent, State, Status } from './model';
+import type { Answer, Batch, SpecEvent, State, Status, Waiting } from './model';
 import { patience } from './patience';
 
 // Opened is the first message of a live connection. With `complete`, its events
@@ -29,13 +29,13 @@ export interface Transport {
   live(since: string | undefined, handlers: LiveHandlers): () => void;
   // answer writes an answer to a request. It rejects with TokenNeeded if writing
   // needs a token. A transport without it cannot answer.
-  answer?(request: Request, answer: Answer, token: string | undefined): Promise<void>;
+  answer?(request: Waiting, answer: Answer, token: string | undefined): Promise<void>;
   // readOnly says why the user cannot answer; undefined: they can.
   readOnly?(): Promise<string | undefined>;
 }
 
 // answerEvent returns the event for an answer.
-export const answerEvent = ({ id, session, spec }: Request, answer: Answer) => ({
+export const answerEvent = ({ id, session, spec }: Waiting, answer: Answer) => ({
   kind: 'intervention_answered',
   session,
   spec,

@@ -1,31 +1,15 @@
 import { describe, expect, it } from 'vitest';
 
-import type { SessionState, SpecEvent, State } from '../connection/model';
+import * as states from '../../tests/states';
+import type { Session, SpecEvent, State } from '../connection/model';
 import { type Memory, News, mattersIn, titleOf, together } from './attention';
 
 const now = Date.parse('2026-01-01T01:00:00Z');
 const at = (minutes: number) => new Date(now + minutes * 60_000).toISOString();
-const specs = { open: 1, silent: 0, completed: 0, failed: 0, timedOut: 0 };
-const session = (part: Partial<SessionState>): SessionState => ({
-  session: 'night',
-  status: 'running',
-  lastSeen: at(0),
-  lastHeartbeat: at(0),
-  waiting: 0,
-  failureStreak: 0,
-  specs,
-  ...part,
-});
-const state = (part: Partial<State> = {}): State => ({
-  at: at(0),
-  totals: {},
-  specs,
-  sessions: [],
-  running: [],
-  waiting: [],
-  waitingTotal: 0,
-  ...part,
-});
+const specs = states.specs({ open: 1 });
+const session = (part: Partial<Session>) =>
+  states.session('night', at(0), { status: 'running', lastHeartbeat: at(0), specs, ...part });
+const state = (part: Partial<State> = {}) => states.state(at(0), { specs, ...part });
 const timeout: SpecEvent = {
   id: 7,
   kind: 'timeout_triggered',

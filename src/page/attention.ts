@@ -1,6 +1,6 @@
 // What the user is told of while the page is open: by a number in the title and on
 // the icon, and by one notification each.
-import type { SessionState, SpecEvent, State } from '../connection/model';
+import type { Session, SpecEvent, State } from '../connection/model';
 import { askOf } from '../view/ask';
 import { said, span } from '../view/format';
 import { idleIn } from '../view/glance';
@@ -37,7 +37,7 @@ export function mattersIn(events: readonly SpecEvent[], state: State, now: numbe
   for (const s of state.sessions) {
     const name = nameOf(s.session);
     // By the status in the state, not by the age of the last answer.
-    if (s.status === 'sleeping' && s.specs.open + (s.specs.silent ?? 0) > 0) {
+    if (s.status === 'sleeping' && s.specs.open + s.specs.silent > 0) {
       add(
         ['silent', s.session, s.lastSeen],
         `Silent: ${name}`,
@@ -72,8 +72,8 @@ export function mattersIn(events: readonly SpecEvent[], state: State, now: numbe
 }
 
 // silentIn lists the silent specs of a session that runs. The state may not list all.
-function silentIn(state: State, { session, specs }: SessionState): Array<{ spec: string; since: string }> {
-  const found = (state.silent ?? []).filter((open) => open.session === session);
+function silentIn(state: State, { session, specs }: Session): Array<{ spec: string; since: string }> {
+  const found = state.silent.filter((open) => open.session === session);
   return found.length > 0 || !specs.silent ? found : [{ spec: '', since: '' }];
 }
 

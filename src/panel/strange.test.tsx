@@ -19,7 +19,7 @@ import {
   setTemplateSrv,
   type TemplateSrv,
 } from '@grafana/runtime';
-import { cleanup, fireEvent, render, screen, waitFor } from '@testing-library/react';
+import { cleanup, configure, fireEvent, render, screen, waitFor } from '@testing-library/react';
 import fc from 'fast-check';
 import React from 'react';
 import { of, Subject } from 'rxjs';
@@ -29,6 +29,8 @@ import type { SpecEvent } from '../connection/model';
 import { defaults } from '../connection/settings';
 import * as strange from '../../tests/strange';
 import { type Options, SpecwatchPanel } from './SpecwatchPanel';
+
+configure({ asyncUtilTimeout: 20_000 }); // a busy machine takes long to draw the largest events
 
 // Script takes the place of the data source's backend and of Grafana Live.
 class Script {

@@ -68,7 +68,7 @@ function frequency({ settings, mode, state }: View): string {
   if (mode === 'polling') {
     return `every ${settings.pollingInterval} s`;
   }
-  return state?.delivery?.push === false ? checked(state.delivery) : 'push on event';
+  return state?.delivery.push === false ? checked(state.delivery) : 'push on event';
 }
 
 const words: Record<Badge, string> = {

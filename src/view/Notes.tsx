@@ -68,7 +68,7 @@ export function Notes({ view, connection }: { view: View; connection: Connection
           </Button>
         </Note>
       )}
-      {state?.delivery?.push === false && (
+      {state?.delivery.push === false && (
         <Note
           icon="info-circle"
           tone="info"

@@ -5,7 +5,7 @@ import { Button, Input, useStyles2 } from '@grafana/ui';
 import React, { useEffect, useId, useState } from 'react';
 
 import type { Connection } from '../connection/connection';
-import type { Answer, Request, State } from '../connection/model';
+import type { Answer, State, Waiting } from '../connection/model';
 import { TokenNeeded } from '../connection/transport';
 import { Boundary } from './Boundary';
 import { ago, span } from './format';
@@ -69,7 +69,7 @@ function Question({
   why,
   connection,
   showEvents,
-}: Omit<Props, 'state'> & { request: Request; why: string | null }) {
+}: Omit<Props, 'state'> & { request: Waiting; why: string | null }) {
   const styles = useStyles2(getStyles);
   const ask = askOf(request.data);
   const from = `${request.spec === '' ? '' : `${nameOf(request.spec)}, `}${nameOf(request.session)}`;
@@ -118,7 +118,7 @@ function deadline({ timeout, fallback }: Ask, at: number, now: number): string {
 
 const offered = 12; // options shown as buttons; others can be typed
 
-function Reply({ request, ask, connection }: { request: Request; ask: Ask; connection: Connection }) {
+function Reply({ request, ask, connection }: { request: Waiting; ask: Ask; connection: Connection }) {
   const styles = useStyles2(getStyles);
   const id = useId();
   const [text, setText] = useState('');

@@ -6,7 +6,7 @@ import { Icon, type IconName, useStyles2, useTheme2 } from '@grafana/ui';
 import React from 'react';
 
 import type { Connection } from '../connection/connection';
-import type { OpenSpec, SessionState, SessionStatus, State } from '../connection/model';
+import type { Open, Session, SessionStatus, State } from '../connection/model';
 import { Boundary } from './Boundary';
 import { type Filter, everything } from './filter';
 import { ago, clock, lifted, span, used } from './format';
@@ -90,7 +90,7 @@ function Glance({ state, now, asOf }: { state: State; now: number; asOf: number 
 function Figures({ state, filter, setFilter }: Omit<Props, 'now'>) {
   const styles = useStyles2(getStyles);
   const color = palette(useTheme2()).kind;
-  const { open, completed, failed, timedOut, limited = 0 } = state.specs;
+  const { open, completed, failed, timedOut, limited } = state.specs;
   const figures: Array<{ n: number; label: string; kind: string }> = [
     { n: open, label: 'running', kind: 'spec_started' },
     { n: completed, label: 'completed', kind: 'spec_completed' },
@@ -142,14 +142,13 @@ function Figures({ state, filter, setFilter }: Omit<Props, 'now'>) {
 
 function Running({ state, now, setFilter }: Pick<Props, 'state' | 'now' | 'setFilter'>) {
   const styles = useStyles2(getStyles);
-  const silent = state.silent ?? [];
   const running = state.running.slice(0, listed);
-  const rest = silent.slice(0, listed - running.length);
+  const rest = state.silent.slice(0, listed - running.length);
   const idle = new Map(idleIn(state, now).map((i) => [JSON.stringify([i.session, i.spec]), i.for]));
-  const tagOf = (open: OpenSpec) =>
+  const tagOf = (open: Open) =>
     idle.has(keyOf(open)) ? 'no output' : isLimited(open, now) ? 'usage limit' : undefined;
-  const more = state.specs.open + (state.specs.silent ?? 0) - running.length - rest.length;
-  const line = (open: OpenSpec, key: string, tag?: string) => (
+  const more = state.specs.open + state.specs.silent - running.length - rest.length;
+  const line = (open: Open, key: string, tag?: string) => (
     <Line
       key={key}
       testid="running-row"
@@ -179,11 +178,11 @@ function Running({ state, now, setFilter }: Pick<Props, 'state' | 'now' | 'setFi
   );
 }
 
-const keyOf = ({ session, spec }: OpenSpec): string => JSON.stringify([session, spec]);
+const keyOf = ({ session, spec }: Open): string => JSON.stringify([session, spec]);
 
 // several: with several sessions, the name of the spec is not enough.
 const several = (state: State): boolean =>
-  new Set([...state.running, ...(state.silent ?? [])].map((open) => open.session)).size > 1;
+  new Set([...state.running, ...state.silent].map((open) => open.session)).size > 1;
 
 const statusWords: Record<SessionStatus, string> = { running: 'awake', sleeping: 'asleep', done: 'done' };
 
@@ -230,7 +229,7 @@ function Sessions({ state, now, filter, setFilter }: Props) {
 }
 
 // clockOff says that a writer's clock is wrong, and so its times.
-function clockOff({ clockAheadSeconds = 0 }: SessionState): string {
+function clockOff({ clockAheadSeconds }: Session): string {
   return Math.abs(clockAheadSeconds) < 60
     ? ''
     : `its clock is ${span(Math.abs(clockAheadSeconds) * 1_000)} ${clockAheadSeconds > 0 ? 'ahead' : 'behind'}`;

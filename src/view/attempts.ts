@@ -56,7 +56,7 @@ export function tracksOf(events: readonly SpecEvent[], state: State): Track[] {
     }
   }
   // An open spec may have started before the oldest event that is held.
-  for (const open of [...state.running, ...(state.silent ?? [])]) {
+  for (const open of [...state.running, ...state.silent]) {
     const t = track(open.session, open.spec);
     const from = Date.parse(open.since);
     if (!Number.isNaN(from) && !t.attempts.some((a) => a.from >= from)) {

@@ -1,5 +1,5 @@
 // The state of all sessions in one sentence.
-import type { OpenSpec, SessionState, SessionStatus, State } from '../connection/model';
+import type { Open, Session, SessionStatus, State } from '../connection/model';
 import { limits } from '../contract.gen';
 import { ago, lifted, span } from './format';
 import { nameOf } from './text';
@@ -7,18 +7,18 @@ import { nameOf } from './text';
 const longestName = 120; // characters of a name in a sentence
 
 // statusAt returns the status of a session at a time after the last answer.
-export function statusAt(s: SessionState, now: number): SessionStatus {
+export function statusAt(s: Session, now: number): SessionStatus {
   if (now - Date.parse(s.lastSeen) <= limits.awakeSeconds * 1_000) {
     return 'running';
   }
   return openIn(s) > 0 || s.waiting > 0 ? 'sleeping' : 'done';
 }
 
-const openIn = ({ specs }: SessionState): number => specs.open + (specs.silent ?? 0);
+const openIn = ({ specs }: Session): number => specs.open + specs.silent;
 
 // idleFor is for how long a spec of a session whose heartbeats go on has shown no
 // sign of work; null: all of them work, or nothing is known of it.
-export function idleFor(s: SessionState, now: number): number | null {
+export function idleFor(s: Session, now: number): number | null {
   const idle = s.lastWork ? now - Date.parse(s.lastWork) : NaN;
   return statusAt(s, now) === 'running' && s.specs.open > 0 && idle >= limits.idleSeconds * 1_000 ? idle : null;
 }
@@ -56,14 +56,14 @@ export function idleIn({ sessions, running }: State, now: number): Idle[] {
 // since 1970, and Infinity if that is not known; null: it does not wait. The
 // agent of an open spec may stay open at its limit. If such a session is no
 // longer heard, that is the news.
-export function limitOf(s: SessionState, now: number): number | null {
+export function limitOf(s: Session, now: number): number | null {
   const until = s.limitedUntil ? Date.parse(s.limitedUntil) : s.limited ? Infinity : NaN;
   const silent = openIn(s) > 0 && statusAt(s, now) !== 'running';
   return until > now && !silent ? until : null;
 }
 
 // isLimited is whether a usage limit stops an open spec.
-export function isLimited(open: OpenSpec, now: number): boolean {
+export function isLimited(open: Open, now: number): boolean {
   return open.limited === true && !(open.limitedUntil && Date.parse(open.limitedUntil) <= now);
 }
 

@@ -4,8 +4,9 @@ import { cleanup, render, screen } from '@testing-library/react';
 import React from 'react';
 import { afterEach, describe, expect, it } from 'vitest';
 
+import * as states from '../../tests/states';
 import type { Connection } from '../connection/connection';
-import type { SessionState, SpecEvent, State } from '../connection/model';
+import type { Session, SpecEvent, State } from '../connection/model';
 import { firstEvents } from '../connection/transport';
 import { EventList } from './EventList';
 import { everything } from './filter';
@@ -16,17 +17,7 @@ afterEach(cleanup);
 
 const now = Date.parse('2026-01-01T01:00:00Z');
 const at = (minutes: number) => new Date(now + minutes * 60_000).toISOString();
-const specs = { open: 0, completed: 0, failed: 0, timedOut: 0 };
-const state = (part: Partial<State> = {}): State => ({
-  at: at(0),
-  totals: {},
-  specs,
-  sessions: [],
-  running: [],
-  waiting: [],
-  waitingTotal: 0,
-  ...part,
-});
+const state = (part: Partial<State> = {}) => states.state(at(0), part);
 const event = (id: number, session: string, part: Partial<SpecEvent> = {}): SpecEvent => ({
   id,
   kind: 'spec_started',
@@ -58,16 +49,8 @@ describe('the timeline', () => {
 
 describe('what is cut', () => {
   it('the list of sessions', () => {
-    const sessions = Array.from({ length: 100 }, (_, i): SessionState => ({
-      session: `s${i}`,
-      status: 'done',
-      lastSeen: at(-5),
-      lastHeartbeat: null,
-      waiting: 0,
-      failureStreak: 0,
-      specs,
-    }));
-    const draw = (part: SessionState[]) => (
+    const sessions = Array.from({ length: 100 }, (_, i) => states.session(`s${i}`, at(-5)));
+    const draw = (part: Session[]) => (
       <Summary
         state={state({ sessions: part })}
         now={now}

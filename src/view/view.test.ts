@@ -2,8 +2,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
+import * as states from '../../tests/states';
 import * as strange from '../../tests/strange';
-import type { OpenSpec, SessionState, SpecEvent, State } from '../connection/model';
+import type { Open, Session, SpecEvent, State } from '../connection/model';
 import { tracksOf } from './attempts';
 import { everything, matches, namesOf } from './filter';
 import { askOf } from './ask';
@@ -25,29 +26,8 @@ function told(...lines: string[]): SpecEvent[] {
     .reverse();
 }
 
-const session = (name: string, part: Partial<SessionState>): SessionState => ({
-  session: name,
-  status: 'done',
-  lastSeen: at(0),
-  lastHeartbeat: null,
-  waiting: 0,
-  failureStreak: 0,
-  specs: { open: 0, completed: 0, failed: 0, timedOut: 0 },
-  ...part,
-});
-
-function state(part: Partial<State> = {}): State {
-  return {
-    at: at(0),
-    totals: {},
-    specs: { open: 0, completed: 0, failed: 0, timedOut: 0 },
-    sessions: [],
-    running: [],
-    waiting: [],
-    waitingTotal: 0,
-    ...part,
-  };
-}
+const session = (name: string, part: Partial<Session>) => states.session(name, at(0), part);
+const state = (part: Partial<State> = {}) => states.state(at(0), part);
 
 describe('filter', () => {
   const events = told(
@@ -76,7 +56,7 @@ describe('filter', () => {
   it('takes what runs and what waits from the state', () => {
     const latest = (kind: string, part: Partial<State>) =>
       matches(events, { ...everything, kinds: [kind], latest: true }, state(part)).map((e) => e.id);
-    const one = { open: 1, completed: 0, failed: 0, timedOut: 0 };
+    const one = states.specs({ open: 1 });
     expect(latest('spec_started', { specs: one, running: [{ session: 's', spec: 'docs', since: at(5) }] })).toEqual([
       6,
     ]);
@@ -148,7 +128,7 @@ describe('timeline', () => {
       attempts(
         events,
         state({
-          specs: { open: 1, completed: 0, failed: 0, timedOut: 0 },
+          specs: states.specs({ open: 1 }),
           running: [{ session: 's', spec: 'a', since: at(0) }],
         })
       )
@@ -164,7 +144,7 @@ describe('timeline', () => {
       ['b', '1- running'],
       ['a', '-90- silent'],
     ]);
-    expect(attempts(events, state({ specs: { open: 1, completed: 0, failed: 0, timedOut: 0 } }))).toEqual([
+    expect(attempts(events, state({ specs: states.specs({ open: 1 }) }))).toEqual([
       ['b', '1- running'],
       ['a', '-90- running'],
     ]);
@@ -176,7 +156,7 @@ describe('timeline', () => {
   });
 });
 
-it.each<[string, Partial<OpenSpec>, boolean]>([
+it.each<[string, Partial<Open>, boolean]>([
   ['works', {}, false],
   ['is at its limit', { limited: true, limitedUntil: at(60) }, true],
   ['is at a limit whose end is not known', { limited: true }, true],
@@ -186,7 +166,7 @@ it.each<[string, Partial<OpenSpec>, boolean]>([
 });
 
 describe('glance', () => {
-  const open = { open: 1, completed: 0, failed: 0, timedOut: 0 };
+  const open = states.specs({ open: 1 });
   const running = [{ session: 's', spec: 'login', since: at(-12) }];
   const told = (s: State, minutes = 0) => {
     const { headline, detail } = glance(s, start + minutes * 60_000);
@@ -371,7 +351,7 @@ describe('format', () => {
     [0.1, 'checked every 0.1 s'],
     [0.1000001, 'checked every 0.1 s'],
     [2, 'checked every 2 s'],
-    [undefined, 'checked at intervals'],
+    [0, 'checked at intervals'],
   ])('says that a database is %s', (delaySeconds, expected) => {
     expect(checked({ push: false, delaySeconds })).toBe(expected);
   });
