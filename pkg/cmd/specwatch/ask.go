@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,70 +45,12 @@ ask".`,
 			return nil
 		},
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&q.session, "session", "", "`name` of the session, one run of the loop (default: $"+runner.EnvSession+", else one for this shell and folder)")
-	flags.StringVar(&q.spec, "spec", "", "`name` of the spec, one unit of work (default: $"+runner.EnvSpec+")")
-	flags.StringArrayVar(&q.options, "option", nil, "an `answer` to choose from; may be repeated")
-	flags.DurationVar(&q.timeout, "timeout", 0, "how long to wait for an answer, a `duration` such as 2h (default: without limit)")
-	completeNames(db, cmd)
-	flags.StringVar(&q.otherwise, "default", "", "`answer` to print when nobody answers within --timeout")
+	q.addFlags(cmd, db)
 	cmd.RunE = does(func(cmd *cobra.Command, args []string) error {
-		q.text, q.hasDefault = args[0], flags.Changed("default")
-		q.session = cmp.Or(q.session, variable(runner.EnvSession))
-		if q.session == "" {
-			q.session = sessionOfLoop(time.Now()).name
-		}
-		if !flags.Changed("spec") && !flags.Changed("session") {
-			q.spec = variable(runner.EnvSpec)
-		}
-		switch {
-		case q.timeout < 0 || flags.Changed("timeout") && q.timeout == 0:
-			return wrongUsef("--timeout must be more than 0, not %s", q.timeout)
-		case q.hasDefault && q.timeout == 0:
-			return wrongUsef("--default needs --timeout: it is printed when nobody answers in time")
-		}
-		request := q.event()
-		if err := validate(request); err != nil {
+		if err := q.complete(cmd, args[0]); err != nil {
 			return err
 		}
-		if q.timeout == 0 {
-			advise(cmd.ErrOrStderr(), "waiting for an answer without limit; --timeout limits it")
-		}
-		ctx, cancel := untilSignal(cmd.Context())
-		defer cancel()
-		if q.timeout > 0 {
-			var over context.CancelFunc
-			ctx, over = context.WithTimeoutCause(ctx, q.timeout, errNobody)
-			defer over()
-		}
-		to, err := db.destination(ctx, cmd.ErrOrStderr())
-		if err != nil {
-			return err
-		}
-		defer to.close()
-		tell := func(text string) { say(cmd.ErrOrStderr(), text) }
-		answer, err := q.ask(ctx, to, request, tell)
-		late := err != nil && errors.Is(context.Cause(ctx), errNobody)
-		nobody := fmt.Sprintf("nobody answered within %s", q.timeout)
-		switch {
-		case err == nil || errors.Is(err, errDismissed):
-		case late:
-			q.withdraw(to, nobody, tell)
-		default:
-			q.withdraw(to, "the command that asked was stopped", tell)
-		}
-		if late {
-			if !q.hasDefault {
-				return errors.New(nobody)
-			}
-			tell(nobody + "; printing the default")
-			answer, err = q.otherwise, nil
-		}
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(cmd.OutOrStdout(), answer)
-		return nil
+		return q.put(cmd, db)
 	})
 	return cmd
 }
@@ -123,7 +66,90 @@ type question struct {
 	options                        []string
 	timeout                        time.Duration
 	hasDefault                     bool
-	id                             int64 // of the request; 0: it is not written
+	id                             int64        // of the request; 0: it is not known to be written
+	unsure                         *event.Event // a request that may be written: the attempt was cut off
+}
+
+func (q *question) addFlags(cmd *cobra.Command, db *database) {
+	flags := cmd.Flags()
+	flags.StringVar(&q.session, "session", "", "`name` of the session, one run of the loop (default: $"+runner.EnvSession+", else one for this shell and folder)")
+	flags.StringVar(&q.spec, "spec", "", "`name` of the spec, one unit of work (default: $"+runner.EnvSpec+")")
+	flags.StringArrayVar(&q.options, "option", nil, "an `answer` to choose from; may be repeated")
+	flags.DurationVar(&q.timeout, "timeout", 0, "how long to wait for an answer, a `duration` such as 2h (default: without limit)")
+	completeNames(db, cmd)
+	flags.StringVar(&q.otherwise, "default", "", "`answer` to print when nobody answers within --timeout")
+}
+
+// complete adds the text, and from the environment what the flags do not name, and
+// checks the question.
+func (q *question) complete(cmd *cobra.Command, text string) error {
+	flags := cmd.Flags()
+	q.text, q.hasDefault = text, flags.Changed("default")
+	q.session = cmp.Or(q.session, variable(runner.EnvSession))
+	if q.session == "" {
+		q.session = sessionOfLoop(time.Now()).name
+	}
+	if !flags.Changed("spec") && !flags.Changed("session") {
+		q.spec = variable(runner.EnvSpec)
+	}
+	switch {
+	case q.timeout < 0 || flags.Changed("timeout") && q.timeout == 0:
+		return wrongUsef("--timeout must be more than 0, not %s", q.timeout)
+	case q.hasDefault && q.timeout == 0:
+		return wrongUsef("--default needs --timeout: it is printed when nobody answers in time")
+	}
+	return validate(q.event())
+}
+
+// put asks the question and prints the answer.
+func (q *question) put(cmd *cobra.Command, db *database) error {
+	if q.timeout == 0 {
+		advise(cmd.ErrOrStderr(), "waiting for an answer without limit; --timeout limits it")
+	}
+	ctx, cancel := untilSignal(cmd.Context())
+	defer cancel()
+	if q.timeout > 0 {
+		var over context.CancelFunc
+		ctx, over = context.WithTimeoutCause(ctx, q.timeout, errNobody)
+		defer over()
+	}
+	to, err := db.destination(ctx, cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	defer to.close()
+	answer, err := q.answer(ctx, to, func(text string) { say(cmd.ErrOrStderr(), text) })
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), answer)
+	return nil
+}
+
+// answer returns the answer or, if nobody answers in time, the default. It dismisses
+// a question for whose answer it does not wait any more.
+func (q *question) answer(ctx context.Context, to *destination, tell func(string)) (string, error) {
+	answer, err := q.ask(ctx, to, tell)
+	if err == nil {
+		return answer, nil
+	}
+	late := errors.Is(context.Cause(ctx), errNobody)
+	nobody := fmt.Sprintf("nobody answered within %s", q.timeout)
+	switch {
+	case errors.Is(err, errDismissed):
+	case late:
+		q.withdraw(to, nobody, tell)
+	default:
+		q.withdraw(to, "the command that asked was stopped", tell)
+	}
+	switch {
+	case !late:
+		return "", err
+	case !q.hasDefault:
+		return "", errors.New(nobody)
+	}
+	tell(nobody + "; printing the default")
+	return q.otherwise, nil
 }
 
 func (q *question) event() event.Event {
@@ -143,7 +169,7 @@ func (q *question) event() event.Event {
 // ask writes the request and waits for its answer. It subscribes before it writes,
 // so that it cannot miss the answer. If it cannot subscribe, it writes anyway, and
 // the request is kept on disk.
-func (q *question) ask(ctx context.Context, to *destination, request event.Event, tell func(string)) (answer string, err error) {
+func (q *question) ask(ctx context.Context, to *destination, tell func(string)) (answer string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	l := listener{to: to, tell: tell, tried: make(chan struct{}), answers: make(chan event.Event), failed: make(chan error, 1)}
 	ended := make(chan struct{})
@@ -162,7 +188,7 @@ func (q *question) ask(ctx context.Context, to *destination, request event.Event
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	if q.id, err = insist(ctx, to, request, tell); err != nil {
+	if err = q.insist(ctx, to, tell); err != nil {
 		return "", err
 	}
 	tick := time.NewTicker(time.Second)
@@ -188,46 +214,66 @@ func (q *question) ask(ctx context.Context, to *destination, request event.Event
 // withdrawTimeout bounds a dismissal, which is kept on disk if it takes longer.
 const withdrawTimeout = 5 * time.Second
 
-// withdraw dismisses the request: nobody waits for its answer any more.
+// withdraw dismisses the request: nobody waits for its answer any more. A request that
+// may be written is sent again before, by its key, because the answer needs its id.
 func (q *question) withdraw(to *destination, reason string, tell func(string)) {
-	if q.id == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), withdrawTimeout)
-	defer cancel()
-	data := map[string]any{"request": q.id, "dismissed": true, "reason": reason}
+	data := map[string]any{"dismissed": true, "reason": reason}
 	if q.hasDefault {
 		data["default"] = q.otherwise
 	}
-	_, kept, err := to.put(ctx, []event.Event{{Kind: event.InterventionAnswered, Session: q.session, Spec: q.spec, Data: outbox.Data(data)}}, tell)
-	if err = cmp.Or(err, kept); err != nil {
-		tell(fmt.Sprintf("the question stays open for now: %s", err))
+	var events []event.Event
+	switch {
+	case q.id != 0:
+		data["request"] = q.id
+	case q.unsure != nil:
+		data[outbox.RequestKey] = q.unsure.Key
+		events = append(events, *q.unsure)
+	default:
+		return
+	}
+	events = append(events, event.Event{
+		Kind: event.InterventionAnswered, Session: q.session, Spec: q.spec, Data: outbox.Data(data), Key: "emit-" + rand.Text(),
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), withdrawTimeout)
+	defer cancel()
+	file := to.box.File()
+	defer file.Close()
+	queue := outbox.NewQueue(to, to.box, file, func(string) {})
+	queue.Add(stamped(events)...)
+	queue.Close()
+	queue.Run(ctx)
+	if rest, why := queue.Rest(); len(rest) > 0 {
+		tell(fmt.Sprintf("the question stays open for now: %s", cmp.Or(why, context.Cause(ctx))))
 	}
 }
 
 // insist retries until the request is written. If ctx ends before, the request is
 // dropped: nobody would wait for its answer.
-func insist(ctx context.Context, to *destination, request event.Event, tell func(string)) (int64, error) {
-	p := to.keep([]event.Event{request})
+func (q *question) insist(ctx context.Context, to *destination, tell func(string)) error {
+	p := to.keep([]event.Event{q.event()})
 	defer p.file.Remove()
 	told := false
 	for {
 		receipt, kept, err := p.send(ctx, tell)
 		switch {
 		case err != nil:
-			return 0, err
+			return err
 		case kept == nil:
-			return receipt.IDs[0], nil
+			q.id = receipt.IDs[0]
+			return nil
+		case ctx.Err() != nil:
+			q.unsure = &p.events[0]
+			return ctx.Err()
 		case !away(kept):
-			return 0, kept
-		case !told && ctx.Err() == nil:
+			return kept
+		case !told:
 			told = true
 			tell(fmt.Sprintf("%s; the question is kept until then", kept))
 		}
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
-			return 0, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
