@@ -54,42 +54,20 @@ func (e *startError) Error() string { return e.text }
 // anything of it is on the terminal. The error is a *startError when it is the
 // command's own.
 func begin(cfg *Config, work *work, words *lastWords, attach func(*command)) (*command, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	ours, theirs, err := controlPair()
 	if err != nil {
 		return nil, err
 	}
-	unix.CloseOnExec(pair[0])
-	unix.CloseOnExec(pair[1])
-	theirs := os.NewFile(uintptr(pair[1]), "control")
 	defer theirs.Close()
-	_ = unix.SetNonblock(pair[0], true)
-	c := &command{changes: make(chan change, 16), jobs: make(chan os.Signal, 4), control: os.NewFile(uintptr(pair[0]), "control")}
+	c := &command{changes: make(chan change, 16), jobs: make(chan os.Signal, 4), control: ours}
 	c.orders = json.NewEncoder(c.control)
 	c.guard = exec.Command(cfg.Guard[0], cfg.Guard[1:]...)
 	c.guard.Env = cfg.Env
 	c.guard.ExtraFiles = []*os.File{theirs}
 	first := order{Do: doStart, Argv: cfg.Command, Grace: cfg.Grace, LastWords: words}
-	c.terminal = findTerminal(cfg)
-	without := false
+	c.openTerminal(cfg, work)
 	if c.terminal != nil {
-		if err := c.terminal.open(work); err != nil {
-			c.terminal.outer.Close()
-			c.terminal, without = nil, true
-			cfg.Say(fmt.Sprintf("the command runs without a terminal and with an empty standard input, because none can be opened for it: %s", err))
-		}
-	}
-	switch {
-	case c.terminal != nil:
 		first.Terminal, first.Foreground = true, c.terminal.wanted
-		c.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: terminalFD}
-		c.guard.ExtraFiles = append(c.guard.ExtraFiles, c.terminal.inner)
-	case without:
-		// In this process's session the command would be stopped as soon as it
-		// reads or sets the terminal.
-		c.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	default:
-		// A signal to the runner's process group must not reach the guard.
-		c.guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	}
 	if c.streams, err = connect(cfg, c.guard, c.terminal, work); err != nil {
 		c.close()
@@ -106,6 +84,51 @@ func begin(cfg *Config, work *work, words *lastWords, attach func(*command)) (*c
 		return nil, err
 	}
 	reports := json.NewDecoder(c.control)
+	if err := c.startUnderGuard(first, reports); err != nil {
+		return nil, err
+	}
+	c.relay()
+	go c.follow(reports)
+	return c, nil
+}
+
+// controlPair returns both ends of a socket between the runner and its guard.
+func controlPair() (ours, theirs *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	unix.CloseOnExec(pair[0])
+	unix.CloseOnExec(pair[1])
+	_ = unix.SetNonblock(pair[0], true)
+	return os.NewFile(uintptr(pair[0]), "control"), os.NewFile(uintptr(pair[1]), "control"), nil
+}
+
+// openTerminal opens the command's terminal, if it is to have one, and sets the
+// session or process group of the guard.
+func (c *command) openTerminal(cfg *Config, work *work) {
+	c.terminal = findTerminal(cfg)
+	if c.terminal == nil {
+		// A signal to the runner's process group must not reach the guard.
+		c.guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		return
+	}
+	if err := c.terminal.open(work); err != nil {
+		c.terminal.outer.Close()
+		c.terminal = nil
+		cfg.Say(fmt.Sprintf("the command runs without a terminal and with an empty standard input, because none can be opened for it: %s", err))
+		// In this process's session the command would be stopped as soon as it
+		// reads or sets the terminal.
+		c.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		return
+	}
+	c.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: terminalFD}
+	c.guard.ExtraFiles = append(c.guard.ExtraFiles, c.terminal.inner)
+}
+
+// startUnderGuard sends the guard its first order and waits for the command's process.
+// On error nothing of either is left.
+func (c *command) startUnderGuard(first order, reports *json.Decoder) error {
 	c.order(first)
 	var r report
 	if err := reports.Decode(&r); err != nil || r.What != saysStarted {
@@ -113,26 +136,30 @@ func begin(cfg *Config, work *work, words *lastWords, attach func(*command)) (*c
 		_ = c.guard.Wait()
 		c.close()
 		if err != nil {
-			return nil, errors.New("the guard process of the command does not start")
+			return errors.New("the guard process of the command does not start")
 		}
-		return nil, &startError{r.Error, r.NotFound}
+		return &startError{r.Error, r.NotFound}
 	}
 	c.pid = r.Pid
+	return nil
+}
+
+// relay begins to pass on job control, and from the terminal of the command what it
+// prints. It also begins to notice that the outer terminal is free, or gone.
+func (c *command) relay() {
 	if !signal.Ignored(syscall.SIGTSTP) {
 		signal.Notify(c.jobs, syscall.SIGTSTP)
 	}
 	signal.Notify(c.jobs, syscall.SIGCONT)
-	if c.terminal != nil {
-		c.terminal.relay()
-		c.hungUp = c.terminal.hungUp
-		if signal.Ignored(syscall.SIGHUP) {
-			c.hungUp = nil
-		}
-		c.ticker = time.NewTicker(250 * time.Millisecond)
-		c.ticks = c.ticker.C
+	if c.terminal == nil {
+		return
 	}
-	go c.follow(reports)
-	return c, nil
+	c.terminal.relay()
+	if !signal.Ignored(syscall.SIGHUP) {
+		c.hungUp = c.terminal.hungUp
+	}
+	c.ticker = time.NewTicker(250 * time.Millisecond)
+	c.ticks = c.ticker.C
 }
 
 // follow forwards reports until the guard is gone.

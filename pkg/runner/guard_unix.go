@@ -73,6 +73,14 @@ type guard struct {
 	reports *json.Encoder
 	tty     int // the terminal whose session it leads; -1: none
 	pid     int // of the command, and of its process group
+
+	// These belong to the goroutine that watches the command.
+	words    *lastWords          // to write if the runner is gone; nil: the end of the spec is written
+	alone    bool                // the runner is gone
+	ending   bool                // the command is being ended
+	deadline <-chan time.Time    // of a command that is being ended; nil: none, or it is over
+	ended    *syscall.WaitStatus // nil: the command runs
+	reported bool                // the runner knows that it has ended
 }
 
 // Guard runs the guard; the program that Config.Guard names calls it. deliver
@@ -177,81 +185,116 @@ func (g *guard) wait(changes chan<- syscall.WaitStatus) {
 	}
 }
 
+// watch follows the command to its end, and returns the exit code of the guard.
 func (g *guard) watch(told <-chan order, changes <-chan syscall.WaitStatus, asked <-chan os.Signal, deliver func(string)) int {
-	var ended *syscall.WaitStatus
-	var deadline, look <-chan time.Time // of an end that was asked for
-	ending, alone, reported := false, false, false
-	words := g.start.LastWords
-	end := func(s syscall.Signal, grace time.Duration) {
-		ending = true
-		g.signalAll(s)
-		g.signalAll(syscall.SIGCONT) // a stopped process receives no other signal
-		deadline = time.After(grace)
-	}
+	g.words = g.start.LastWords
+	var look <-chan time.Time // for child processes that have not ended
 	for {
 		select {
 		case o, ok := <-told:
 			switch {
-			case !ok && reported:
+			case !ok && g.reported:
 				return 0
 			case !ok: // the runner is gone
-				told, alone = nil, true
-				if !ending {
-					end(syscall.SIGTERM, g.start.Grace)
-				}
+				told, g.alone = nil, true
+				g.endUnlessEnding()
 			case o.Do == doRelease:
 				g.leave()
 				return 0
-			case o.Do == doSignal:
-				g.signal(syscall.Signal(o.Signal))
-			case o.Do == doResume:
-				g.resume(o.Foreground)
-			case o.Do == doEnd:
-				if o.Told {
-					words = nil
-				}
-				end(syscall.Signal(o.Signal), o.Grace)
-			case o.Do == doKill:
-				ending, deadline = true, nil
-				killAll(g.pid)
+			default:
+				g.obey(o)
 			}
 		case s := <-asked:
 			// The guard itself was signalled. The runner handles the hangup of
 			// the terminal.
-			if s == syscall.SIGTERM && !ending {
-				end(syscall.SIGTERM, g.start.Grace)
+			if s == syscall.SIGTERM {
+				g.endUnlessEnding()
 			}
-		case <-deadline:
-			deadline = nil
+		case <-g.deadline:
+			g.deadline = nil
 			killAll(g.pid)
 		case status := <-changes:
-			switch {
-			case !status.Stopped():
-				ended = &status
-			case !ending:
-				g.say(report{What: saysStopped, Status: int(status)})
-			}
+			g.changed(status)
 		case <-look:
 		}
 		look = nil
 		switch {
-		case ended == nil || reported:
+		case g.ended == nil || g.reported:
 			continue
-		case ending && deadline != nil && len(descendants(os.Getpid())) > 0:
+		case g.childrenMayEnd():
 			// No process of this spec may continue next to the next spec.
 			look = time.After(20 * time.Millisecond)
 			continue
-		case ending:
-			killAll(g.pid)
-		default:
-			g.linger()
 		}
-		if alone {
-			words.write(deliver)
+		g.endChildren()
+		if g.alone {
+			g.words.write(deliver)
 			return 0
 		}
-		g.say(report{What: saysEnded, Status: int(*ended)})
-		reported = true
+		g.say(report{What: saysEnded, Status: int(*g.ended)})
+		g.reported = true
+	}
+}
+
+// obey carries out an order that changes the command.
+func (g *guard) obey(o order) {
+	switch o.Do {
+	case doSignal:
+		g.signal(syscall.Signal(o.Signal))
+	case doResume:
+		g.resume(o.Foreground)
+	case doEnd:
+		if o.Told {
+			g.words = nil
+		}
+		g.end(syscall.Signal(o.Signal), o.Grace)
+	case doKill:
+		g.ending, g.deadline = true, nil
+		killAll(g.pid)
+	}
+}
+
+// end ends the command and its child processes by a signal, and by SIGKILL after
+// the grace.
+func (g *guard) end(s syscall.Signal, grace time.Duration) {
+	g.ending = true
+	g.signalAll(s)
+	g.signalAll(syscall.SIGCONT) // a stopped process receives no other signal
+	g.deadline = time.After(grace)
+}
+
+// endUnlessEnding ends the command without an order of the runner, unless it is being
+// ended.
+func (g *guard) endUnlessEnding() {
+	if !g.ending {
+		g.end(syscall.SIGTERM, g.start.Grace)
+	}
+}
+
+// changed notes that the command was stopped or has ended. A command that is being
+// ended is not reported as stopped.
+func (g *guard) changed(status syscall.WaitStatus) {
+	switch {
+	case !status.Stopped():
+		g.ended = &status
+	case !g.ending:
+		g.say(report{What: saysStopped, Status: int(status)})
+	}
+}
+
+// childrenMayEnd reports whether child processes of a command that is being ended are
+// left and have time to end by themselves.
+func (g *guard) childrenMayEnd() bool {
+	return g.ending && g.deadline != nil && len(descendants(os.Getpid())) > 0
+}
+
+// endChildren is called when the command has ended. It kills the child processes that
+// are left of one that was to end, and gives those of another the time to print.
+func (g *guard) endChildren() {
+	if g.ending {
+		killAll(g.pid)
+	} else {
+		g.linger()
 	}
 }
 

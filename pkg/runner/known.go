@@ -22,7 +22,8 @@ func EndOfRun(e event.Event) (start time.Time, ok bool) {
 	if !e.Kind.EndsSpec() || !keyOfEnd.MatchString(e.Key) || e.At.IsZero() || json.Unmarshal(e.Data, &data) != nil {
 		return start, false
 	}
-	return e.At.Add(-time.Duration(data.DurationSeconds * float64(time.Second))), true
+	// The duration is rounded to milliseconds.
+	return e.At.Add(-time.Duration(data.DurationSeconds*float64(time.Second)) - time.Millisecond), true
 }
 
 // waits reports whether the command waits for a person. While the destination

@@ -158,12 +158,12 @@ func (r *run) tell(text string) {
 
 func (r *run) emit(kind event.Kind, data map[string]any) {
 	r.count++
-	r.add(kind, data, strconv.Itoa(r.count))
+	r.add(kind, time.Now(), data, strconv.Itoa(r.count))
 }
 
-func (r *run) add(kind event.Kind, data map[string]any, key string) {
+func (r *run) add(kind event.Kind, at time.Time, data map[string]any, key string) {
 	r.queue.Add(event.Event{
-		Kind: kind, At: time.Now(), Session: r.Session, Spec: r.Spec,
+		Kind: kind, At: at, Session: r.Session, Spec: r.Spec,
 		Data: outbox.Data(data), Key: r.key + key,
 	})
 }
@@ -174,11 +174,12 @@ func (r *run) end(kind event.Kind, data map[string]any) {
 	if endTold(r.notes, r.Session, r.Spec) {
 		return
 	}
-	data["durationSeconds"] = seconds(time.Since(r.start))
+	now := time.Now()
+	data["durationSeconds"] = seconds(now.Sub(r.start))
 	if lines := r.work.lines(); lines != "" {
 		data["output"] = lines
 	}
-	r.add(kind, data, "end")
+	r.add(kind, now, data, "end")
 }
 
 func seconds(d time.Duration) float64 { return math.Round(d.Seconds()*1000) / 1000 }
@@ -212,117 +213,6 @@ func (r *run) command() Result {
 		return Result{Code: code}
 	}
 	return r.watch(c)
-}
-
-// How often idleness is checked.
-const (
-	lookLeast = 50 * time.Millisecond
-	lookMost  = 10 * time.Second
-)
-
-// watch follows the started command to its end.
-func (r *run) watch(c *command) Result {
-	heartbeat := time.NewTicker(r.Heartbeat)
-	defer heartbeat.Stop()
-	var idle <-chan time.Time
-	every := min(max(r.IdleTimeout/10, lookLeast), lookMost)
-	if r.IdleTimeout > 0 {
-		look := time.NewTicker(every)
-		defer look.Stop()
-		idle = look.C
-	}
-	// The destination is asked beside the loop, which must not wait for it.
-	asking, stopAsking := context.WithCancel(context.Background())
-	defer stopAsking()
-	waits, asked, due := make(chan bool, 1), false, false
-	var timeout <-chan time.Time
-	var stopped time.Duration // in all
-	setTimeout := func() {
-		if r.Timeout > 0 {
-			timeout = time.After(r.Timeout + stopped - time.Since(r.start))
-		}
-	}
-	setTimeout()
-	alive := func() { r.emit(event.SessionHeartbeat, r.work.tell(time.Now(), c.cpu())) }
-	// The first heartbeat is sent at once: a loop with specs shorter than the
-	// interval would otherwise never send one.
-	alive()
-
-	var interrupted os.Signal
-	var signals int
-	var timedOut bool
-	timeUp := func(reason string, lines int, data map[string]any) {
-		timeout, idle = nil, nil
-		// An interrupted command that does not end is still ended, but a spec
-		// has one outcome.
-		if interrupted == nil {
-			timedOut = true
-			data["reason"], data["silentSeconds"] = reason, seconds(r.work.silent(time.Now()))
-			if limit := r.limit(r.work.openAtLimit(lines)); limit != nil {
-				r.endByLimit(limit, data)
-			} else {
-				r.end(event.TimeoutTriggered, data)
-			}
-		}
-		c.end(terminate, r.Grace, timedOut)
-	}
-	for {
-		select {
-		case <-heartbeat.C:
-			alive()
-		case <-timeout:
-			timeUp("time", limitLines, map[string]any{"timeoutSeconds": r.Timeout.Seconds()})
-		case now := <-idle:
-			isIdle := r.work.idle(now, c.cpu(), r.IdleTimeout)
-			if !asked && now.Sub(r.work.lastSign()) >= every {
-				asked, due = true, isIdle
-				go func() { waits <- r.waits(asking) }()
-			}
-		case open := <-waits:
-			asked = false
-			switch now := time.Now(); {
-			case idle == nil:
-			case open:
-				r.work.waits(now)
-			case due && r.work.idle(now, c.cpu(), r.IdleTimeout):
-				timeUp("idle", screenLines, map[string]any{"idleTimeoutSeconds": r.IdleTimeout.Seconds()})
-			}
-		case s := <-r.Signals:
-			if c.knows(s) {
-				continue
-			}
-			interrupted = s
-			switch signals++; {
-			case signals >= 3:
-				c.kill()
-			case c.hangsUp(s):
-				c.end(s, r.Grace, false)
-			default:
-				c.signal(s)
-			}
-		case <-c.hungUp: // its terminal is gone
-			c.hungUp = nil
-			interrupted = hangUp
-			c.end(hangUp, r.Grace, false)
-		case s := <-c.jobs:
-			c.jobControl(s)
-		case <-c.ticks:
-			c.tend()
-		case change := <-c.changes:
-			if !change.ended {
-				stopped += c.stopped(change, r.Say)
-				r.work.resumed(time.Now())
-				setTimeout()
-				continue
-			}
-			err := c.finish(r.Signals)
-			if timedOut {
-				return Result{Code: ExitTimeout}
-			}
-			code := r.ended(change, err, interrupted)
-			return Result{Code: code, Interrupted: change.signal == "SIGINT"}
-		}
-	}
 }
 
 // ended emits the outcome and returns the exit code to pass on.

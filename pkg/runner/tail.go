@@ -197,33 +197,43 @@ func (t *tail) control(letter rune) {
 	case 'u':
 		t.to(t.saved[0], t.saved[1])
 	case 'J':
-		switch t.number(0, 0) {
-		case 0:
-			t.erase(t.col, rowRunes)
-			t.rows = t.rows[:t.row+1]
-		case 1:
-			t.erase(0, t.col+1)
-			for i := top; i < t.row; i++ {
-				t.rows[i] = nil
-			}
-		default:
-			t.clear()
-		}
+		t.eraseScreen(top)
 	case 'K':
-		switch t.number(0, 0) {
-		case 0:
-			t.erase(t.col, rowRunes)
-		case 1:
-			t.erase(0, t.col+1)
-		default:
-			t.rows[t.row] = nil
-		}
+		t.eraseRow()
 	case 'X':
 		t.erase(t.col, t.col+n)
 	case 'P':
 		if row := t.rows[t.row]; t.col < len(row) {
 			t.rows[t.row] = slices.Delete(row, t.col, min(len(row), t.col+n))
 		}
+	}
+}
+
+// eraseScreen erases what is below the cursor, above it or both, by the parameter.
+func (t *tail) eraseScreen(top int) {
+	switch t.number(0, 0) {
+	case 0:
+		t.erase(t.col, rowRunes)
+		t.rows = t.rows[:t.row+1]
+	case 1:
+		t.erase(0, t.col+1)
+		for i := top; i < t.row; i++ {
+			t.rows[i] = nil
+		}
+	default:
+		t.clear()
+	}
+}
+
+// eraseRow erases what is right of the cursor, left of it or both, by the parameter.
+func (t *tail) eraseRow() {
+	switch t.number(0, 0) {
+	case 0:
+		t.erase(t.col, rowRunes)
+	case 1:
+		t.erase(0, t.col+1)
+	default:
+		t.rows[t.row] = nil
 	}
 }
 
