@@ -83,25 +83,9 @@ func (h ClaudeHook) Signals(now time.Time, used Usage) (all []Signal) {
 		}
 		add(question)
 	case "Stop":
-		// Versions without StopFailure end the turn with the message of a limit
-		// alone.
-		if s, isLimit := LimitIn(h.Last, now); isLimit && !strings.Contains(strings.TrimSpace(h.Last), "\n") {
-			s.Data["agent"] = claude
-			add(s)
-		} else {
-			add(doing(claude, "has ended its turn"))
-		}
+		add(h.stopped(now))
 	case "StopFailure":
-		text := strings.TrimSpace(strings.Join([]string{h.ErrorMessage, firstText(h.ErrorDetails), h.Last}, " "))
-		if text == "" {
-			text = firstText(h.ToolError)
-		}
-		if h.ErrorType == "rate_limit" || firstText(h.ToolError) == "rate_limit" {
-			text = strings.TrimSpace("rate limit: " + text)
-		} else if text == "" {
-			text = strings.ReplaceAll(h.ErrorType, "_", " ")
-		}
-		add(failure(claude, ClaudeError, text, now))
+		add(failure(claude, ClaudeError, h.stopFailure(), now))
 	case "SubagentStart":
 		add(doing(claude, "starts the agent "+h.Agent))
 	case "SubagentStop":
@@ -119,6 +103,31 @@ func (h ClaudeHook) Signals(now time.Time, used Usage) (all []Signal) {
 		add(Signal{Kind: ClaudeUsage, Data: map[string]any{"agent": claude, "usage": used.data()}})
 	}
 	return all
+}
+
+// stopped returns the signal of a turn that has ended. Versions without StopFailure
+// end the turn with the message of a limit alone.
+func (h ClaudeHook) stopped(now time.Time) Signal {
+	if s, isLimit := LimitIn(h.Last, now); isLimit && !strings.Contains(strings.TrimSpace(h.Last), "\n") {
+		s.Data["agent"] = claude
+		return s
+	}
+	return doing(claude, "has ended its turn")
+}
+
+// stopFailure returns the text of the error that ended a turn.
+func (h ClaudeHook) stopFailure() string {
+	text := strings.TrimSpace(strings.Join([]string{h.ErrorMessage, firstText(h.ErrorDetails), h.Last}, " "))
+	if text == "" {
+		text = firstText(h.ToolError)
+	}
+	switch {
+	case h.ErrorType == "rate_limit" || firstText(h.ToolError) == "rate_limit":
+		return strings.TrimSpace("rate limit: " + text)
+	case text == "":
+		return strings.ReplaceAll(h.ErrorType, "_", " ")
+	}
+	return text
 }
 
 // GoesOn reports whether the event shows that the agent no longer waits for a

@@ -8,32 +8,38 @@ import (
 
 const codex = "codex"
 
+// codexLine is a line of Codex, with the fields that are used.
+type codexLine struct {
+	Type    string          `json:"type"`
+	Error   json.RawMessage `json:"error"`
+	Message json.RawMessage `json:"message"`
+	Usage   *struct {
+		Input  int64 `json:"input_tokens"`
+		Cached int64 `json:"cached_input_tokens"`
+		Output int64 `json:"output_tokens"`
+	} `json:"usage"`
+	Item codexItem       `json:"item"`
+	Msg  json.RawMessage `json:"msg"` // earlier versions wrap their events
+}
+
+// codexItem is one step of a turn.
+type codexItem struct {
+	Type    string          `json:"type"`
+	Old     string          `json:"item_type"` // earlier versions
+	Command json.RawMessage `json:"command"`
+	Server  string          `json:"server"`
+	Tool    string          `json:"tool"`
+	Query   string          `json:"query"`
+	Message json.RawMessage `json:"message"`
+	Changes []struct {
+		Path string `json:"path"`
+	} `json:"changes"`
+}
+
 // CodexLine returns the signals of a line of `codex exec --json`, or of the argument
 // of Codex's notify program.
 func CodexLine(line []byte, now time.Time) []Signal {
-	var m struct {
-		Type    string          `json:"type"`
-		Error   json.RawMessage `json:"error"`
-		Message json.RawMessage `json:"message"`
-		Usage   *struct {
-			Input  int64 `json:"input_tokens"`
-			Cached int64 `json:"cached_input_tokens"`
-			Output int64 `json:"output_tokens"`
-		} `json:"usage"`
-		Item struct {
-			Type    string          `json:"type"`
-			Old     string          `json:"item_type"` // earlier versions
-			Command json.RawMessage `json:"command"`
-			Server  string          `json:"server"`
-			Tool    string          `json:"tool"`
-			Query   string          `json:"query"`
-			Message json.RawMessage `json:"message"`
-			Changes []struct {
-				Path string `json:"path"`
-			} `json:"changes"`
-		} `json:"item"`
-		Msg json.RawMessage `json:"msg"` // earlier versions wrap their events
-	}
+	var m codexLine
 	if json.Unmarshal(line, &m) != nil {
 		return nil
 	}
@@ -60,31 +66,7 @@ func CodexLine(line []byte, now time.Time) []Signal {
 	case m.Type == "approval-requested":
 		all = append(all, request(codex, "Codex asks for approval", nil))
 	case m.Type == "item.started", m.Type == "item.completed":
-		kind := m.Item.Type
-		if kind == "" {
-			kind = m.Item.Old
-		}
-		what := ""
-		switch kind {
-		case "command_execution":
-			what = "command: " + words(m.Item.Command)
-		case "file_change":
-			what = "changes files"
-			if len(m.Item.Changes) > 0 {
-				what = "changes " + m.Item.Changes[0].Path
-			}
-		case "mcp_tool_call":
-			what = m.Item.Server + ": " + m.Item.Tool
-		case "web_search":
-			what = "web search: " + m.Item.Query
-		case "error":
-			s := doing(codex, "goes on")
-			s.Data["error"] = brief(firstText(m.Item.Message))
-			return []Signal{s}
-		default:
-			what = strings.ReplaceAll(kind, "_", " ")
-		}
-		all = append(all, doing(codex, what))
+		all = append(all, m.Item.signal())
 	}
 	if m.Usage != nil {
 		u := Usage{Input: m.Usage.Input, CachedInput: m.Usage.Cached, Output: m.Usage.Output}
@@ -93,6 +75,32 @@ func CodexLine(line []byte, now time.Time) []Signal {
 		}
 	}
 	return all
+}
+
+// signal returns a heartbeat with what the item does.
+func (i codexItem) signal() Signal {
+	kind := i.Type
+	if kind == "" {
+		kind = i.Old
+	}
+	switch kind {
+	case "command_execution":
+		return doing(codex, "command: "+words(i.Command))
+	case "file_change":
+		if len(i.Changes) > 0 {
+			return doing(codex, "changes "+i.Changes[0].Path)
+		}
+		return doing(codex, "changes files")
+	case "mcp_tool_call":
+		return doing(codex, i.Server+": "+i.Tool)
+	case "web_search":
+		return doing(codex, "web search: "+i.Query)
+	case "error":
+		s := doing(codex, "goes on")
+		s.Data["error"] = brief(firstText(i.Message))
+		return s
+	}
+	return doing(codex, strings.ReplaceAll(kind, "_", " "))
 }
 
 // words joins the words of a command.

@@ -55,13 +55,7 @@ func Run(ctx context.Context, config Config) error {
 
 func run(ctx context.Context, config Config) (err error) {
 	d := &demo{Config: config, session: "demo-" + time.Now().Format("2006-01-02T15:04:05")}
-	if d.Dir, err = filepath.Abs(d.Dir); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(d.Dir, 0o755); err != nil {
-		return err
-	}
-	log, err := os.OpenFile(filepath.Join(d.Dir, "commands.log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	log, err := d.openFolder()
 	if err != nil {
 		return err
 	}
@@ -71,27 +65,11 @@ func run(ctx context.Context, config Config) (err error) {
 	// If one part ends, the demo ends.
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	url := d.DatabaseURL
-	if url == "" {
-		server, err := d.startPostgreSQL(ctx)
-		if err != nil {
-			return err
-		}
-		defer func() {
-			stop, cancel := context.WithTimeout(context.Background(), stopTimeout)
-			defer cancel()
-			d.tell("stopping PostgreSQL")
-			err = errors.Join(err, server.Stop(stop))
-		}()
-		go func() {
-			select {
-			case <-server.Ended():
-				end(errors.New("PostgreSQL has ended; " + filepath.Join(d.Dir, "postgres.log") + " says why"))
-			case <-ctx.Done():
-			}
-		}()
-		url = server.URL()
+	url, stop, err := d.database(ctx, end)
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, stop()) }()
 	if err := d.Migrate(ctx, url); err != nil {
 		return err
 	}
@@ -139,6 +117,43 @@ func (d *demo) tell(text string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	fmt.Fprintln(d.Out, text)
+}
+
+// openFolder creates the folder of the demo, and in it the log of the commands.
+func (d *demo) openFolder() (log *os.File, err error) {
+	if d.Dir, err = filepath.Abs(d.Dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(d.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(filepath.Join(d.Dir, "commands.log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+}
+
+// database returns the URL of the database: the one in the configuration or, if there
+// is none, that of a PostgreSQL server, which stop ends. If that server ends by itself,
+// end is called.
+func (d *demo) database(ctx context.Context, end context.CancelCauseFunc) (url string, stop func() error, err error) {
+	if d.DatabaseURL != "" {
+		return d.DatabaseURL, func() error { return nil }, nil
+	}
+	server, err := d.startPostgreSQL(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	go func() {
+		select {
+		case <-server.Ended():
+			end(errors.New("PostgreSQL has ended; " + filepath.Join(d.Dir, "postgres.log") + " says why"))
+		case <-ctx.Done():
+		}
+	}()
+	return server.URL(), func() error {
+		stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		d.tell("stopping PostgreSQL")
+		return server.Stop(stopping)
+	}, nil
 }
 
 func (d *demo) startPostgreSQL(ctx context.Context) (*embedded.Server, error) {

@@ -36,10 +36,14 @@ func TestCompletion(t *testing.T) {
 		{a, []string{"status", "--output", ""}, "text\njson\n"},
 		{place(t, nowhere), []string{"emit", "spec_started", "--session", ""}, ":4"},
 	} {
-		code, out, _ := c.from.run(t, append([]string{"__complete"}, c.args...)...)
-		if code != 0 || !strings.Contains(out, c.want) || strings.Contains(out, "lines") {
-			t.Errorf("%q: exit code %d, offers %q without %q", c.args, code, out, c.want)
-		}
+		// It does not wait long for the database, and then it offers no names.
+		until(t, fmt.Sprintf("%q offers %q", c.args, c.want), func() bool {
+			code, out, _ := c.from.run(t, append([]string{"__complete"}, c.args...)...)
+			if code != 0 || strings.Contains(out, "lines") {
+				t.Fatalf("%q: exit code %d, offers %q", c.args, code, out)
+			}
+			return strings.Contains(out, c.want)
+		})
 	}
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
 		if script := a.mustRun(t, "completion", shell); !strings.Contains(script, "specwatch") {

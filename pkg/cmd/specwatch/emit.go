@@ -25,9 +25,14 @@ import (
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
+// emitFlags are the flags of emit: an event, or the file with many.
+type emitFlags struct {
+	session, spec, data, key, at, from string
+	format                             outputFormat
+}
+
 func newEmit(db *database) *cobra.Command {
-	var session, spec, data, key, at, from string
-	var format outputFormat
+	var f emitFlags
 	cmd := &cobra.Command{
 		Use:   "emit KIND | emit --from FILE|-",
 		Short: "Write one event, or many from a file of JSON Lines",
@@ -52,87 +57,107 @@ file are left out.`,
 		Example: `  specwatch emit intervention_request --session night --spec login --data '{"question":"Which port?"}'
   specwatch emit --from events.jsonl --output json`,
 		ValidArgsFunction: completeKinds,
-		Args: func(_ *cobra.Command, args []string) error {
-			switch {
-			case len(args) == 0 && from == "":
-				return errors.New("name the kind of event, one of " + kinds() + ", or read a file with --from")
-			case len(args) > 0 && from != "":
-				return errors.New("KIND and --from exclude each other: each line of the file has its own kind")
-			case len(args) > 1:
-				return fmt.Errorf("name one KIND; these arguments are too many: %q", args[1:])
-			}
-			return nil
-		},
+		Args:              f.checkArgs,
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&session, "session", "", "`name` of the session, one run of the loop (default: $"+runner.EnvSession+", else one for this shell and folder)")
-	flags.StringVar(&spec, "spec", "", "`name` of the spec, one unit of work (default: $"+runner.EnvSpec+")")
-	flags.StringVar(&data, "data", "", "any `JSON`")
-	flags.StringVar(&key, "key", "", "idempotency `key`: events with the same key are stored once")
-	flags.StringVar(&at, "at", "", "RFC 3339 `time` of the event (default: the database's clock)")
-	flags.StringVar(&from, "from", "", "`file` of JSON Lines, or - for standard input")
-	format.addTo(cmd)
-	completeNames(db, cmd)
-	_ = cmd.MarkFlagFilename("from", "jsonl", "ndjson")
+	f.addTo(cmd, db)
 	cmd.RunE = does(func(cmd *cobra.Command, args []string) error {
-		if from != "" {
-			for _, own := range []string{"session", "spec", "data", "key", "at"} {
-				if flags.Changed(own) {
-					return wrongUsef("--%s and --from exclude each other: each line of the file has its own", own)
-				}
+		if f.from == "" {
+			return emitOne(cmd, db, f, args[0])
+		}
+		for _, own := range []string{"session", "spec", "data", "key", "at"} {
+			if cmd.Flags().Changed(own) {
+				return wrongUsef("--%s and --from exclude each other: each line of the file has its own", own)
 			}
-			return emitAll(cmd, db, from, format)
 		}
-		e := event.Event{
-			Kind: event.Kind(args[0]), Key: key, Data: json.RawMessage(data),
-			Session: cmp.Or(session, variable(runner.EnvSession)),
-		}
-		named := e.Session != ""
-		if !named {
-			e.Session = sessionOfLoop(time.Now()).name
-		}
-		// The spec of the environment is of its own session, not of one that a
-		// flag names.
-		if e.Spec = spec; !flags.Changed("spec") && !flags.Changed("session") {
-			e.Spec = variable(runner.EnvSpec)
-		}
-		if at != "" {
-			t, err := event.ParseTime(at)
-			if err != nil {
-				return wrongUsef("--at: %w", err)
-			}
-			e.At = t
-		}
-		if err := validate(e); err != nil {
-			return err
-		}
-		if e.Spec == "" && e.Kind != event.SessionHeartbeat && e.Kind.Known() {
-			advise(cmd.ErrOrStderr(), "the event belongs to no spec; name one with --spec")
-		}
-		to, ctx, done, err := toEmit(cmd, db)
-		if err != nil {
-			return err
-		}
-		defer done()
-		if !named {
-			sayLoop(cmd.ErrOrStderr(), e.Session)
-		}
-		result, err := emitFew(ctx, cmd, to, []event.Event{e})
-		if err != nil {
-			return err
-		}
-		if format == outputJSON {
-			return printJSON(cmd, result)
-		}
-		if len(result.IDs) > 0 {
-			fmt.Fprintln(cmd.OutOrStdout(), result.IDs[0])
-		}
-		if result.Known > 0 {
-			advise(cmd.ErrOrStderr(), "an event with this key was stored before; nothing was written")
-		}
-		return nil
+		return emitAll(cmd, db, f.from, f.format)
 	})
 	return cmd
+}
+
+func (f *emitFlags) addTo(cmd *cobra.Command, db *database) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.session, "session", "", "`name` of the session, one run of the loop (default: $"+runner.EnvSession+", else one for this shell and folder)")
+	flags.StringVar(&f.spec, "spec", "", "`name` of the spec, one unit of work (default: $"+runner.EnvSpec+")")
+	flags.StringVar(&f.data, "data", "", "any `JSON`")
+	flags.StringVar(&f.key, "key", "", "idempotency `key`: events with the same key are stored once")
+	flags.StringVar(&f.at, "at", "", "RFC 3339 `time` of the event (default: the database's clock)")
+	flags.StringVar(&f.from, "from", "", "`file` of JSON Lines, or - for standard input")
+	f.format.addTo(cmd)
+	completeNames(db, cmd)
+	_ = cmd.MarkFlagFilename("from", "jsonl", "ndjson")
+}
+
+func (f *emitFlags) checkArgs(_ *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0 && f.from == "":
+		return errors.New("name the kind of event, one of " + kinds() + ", or read a file with --from")
+	case len(args) > 0 && f.from != "":
+		return errors.New("KIND and --from exclude each other: each line of the file has its own kind")
+	case len(args) > 1:
+		return fmt.Errorf("name one KIND; these arguments are too many: %q", args[1:])
+	}
+	return nil
+}
+
+// event returns the event that the flags describe. named says whether they or the
+// environment name its session.
+func (f *emitFlags) event(cmd *cobra.Command, kind string) (e event.Event, named bool, err error) {
+	e = event.Event{
+		Kind: event.Kind(kind), Key: f.key, Data: json.RawMessage(f.data),
+		Session: cmp.Or(f.session, variable(runner.EnvSession)),
+	}
+	if named = e.Session != ""; !named {
+		e.Session = sessionOfLoop(time.Now()).name
+	}
+	// The spec of the environment is of its own session, not of one that a
+	// flag names.
+	if e.Spec = f.spec; !cmd.Flags().Changed("spec") && !cmd.Flags().Changed("session") {
+		e.Spec = variable(runner.EnvSpec)
+	}
+	if f.at != "" {
+		t, err := event.ParseTime(f.at)
+		if err != nil {
+			return e, named, wrongUsef("--at: %w", err)
+		}
+		e.At = t
+	}
+	return e, named, nil
+}
+
+// emitOne writes the event of the flags and prints its id.
+func emitOne(cmd *cobra.Command, db *database, f emitFlags, kind string) error {
+	e, named, err := f.event(cmd, kind)
+	if err != nil {
+		return err
+	}
+	if err := validate(e); err != nil {
+		return err
+	}
+	if e.Spec == "" && e.Kind != event.SessionHeartbeat && e.Kind.Known() {
+		advise(cmd.ErrOrStderr(), "the event belongs to no spec; name one with --spec")
+	}
+	to, ctx, done, err := toEmit(cmd, db)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if !named {
+		sayLoop(cmd.ErrOrStderr(), e.Session)
+	}
+	result, err := emitFew(ctx, cmd, to, []event.Event{e})
+	if err != nil {
+		return err
+	}
+	if f.format == outputJSON {
+		return printJSON(cmd, result)
+	}
+	if len(result.IDs) > 0 {
+		fmt.Fprintln(cmd.OutOrStdout(), result.IDs[0])
+	}
+	if result.Known > 0 {
+		advise(cmd.ErrOrStderr(), "an event with this key was stored before; nothing was written")
+	}
+	return nil
 }
 
 // validate checks an event from flags; its errors name the flags.

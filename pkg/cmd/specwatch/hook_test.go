@@ -236,6 +236,16 @@ func TestHookInAPipeline(t *testing.T) {
 			}
 			until(t, "the line is passed on", func() bool { return p.out.String() == text })
 		}
+		// At the end it does not wait long for the last events, but leaves them on disk.
+		until(t, "the events are written", func() bool {
+			n := 0
+			for _, r := range direct.rows(t) {
+				if r.Session == name {
+					n++
+				}
+			}
+			return n >= 11 || name == "away"
+		})
 		write.Close()
 		if code := p.code(t); code != 0 || p.out.String() != text || name != "away" && p.err.String() != "" {
 			t.Errorf("%s: exit code %d, %d of %d bytes, says %q", name, code, len(p.out.String()), len(text), &p.err)
@@ -266,6 +276,7 @@ func TestHookInAPipeline(t *testing.T) {
 	if _, err := io.WriteString(write, line); err != nil {
 		t.Fatal(err)
 	}
+	until(t, "its event is written", func() bool { return direct.count(t, "claude.usage") > 0 })
 	write.Close()
 	if code := p.code(t); code != 0 || p.out.String() != line || direct.count(t, "claude.usage") != 1 {
 		t.Errorf("exit code %d, prints %q, says %q", code, &p.out, &p.err)
@@ -285,9 +296,9 @@ func TestHookInsideARun(t *testing.T) {
 	t.Parallel()
 	a := migrated(t)
 	a.env = []string{"SW=" + executable, "LINE=" + agentFixture(t, "claude-hooks.jsonl")[2]}
-	code, out, errs := a.run(t, "run", "--spec", "p", "--session", "s", "--idle-timeout", "1500ms", "--",
-		"sh", "-c", `for i in 1 2 3 4 5; do sleep 0.5; printf %s "$LINE" | "$SW" hook claude-code; done`)
-	if code != 0 || out != "" || errs != "" {
+	code, out, errs := a.run(t, "run", "--spec", "p", "--session", "s", "--idle-timeout", "5s", "--",
+		"sh", "-c", `for i in 1 2 3 4 5; do sleep 1.5; printf %s "$LINE" | "$SW" hook claude-code; done`)
+	if code != 0 || out != "" || quiet(errs) != "" {
 		t.Errorf("exit code %d, prints %q, says %s", code, out, errs)
 	}
 	until(t, "everything is written", func() bool { return len(a.kept()) == 0 })

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,9 +15,14 @@ import (
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
+// mirrorFlags are the flags of mirror.
+type mirrorFlags struct {
+	mapping                   store.Mapping
+	preview, remove, backfill bool
+}
+
 func newMirror(db *database) *cobra.Command {
-	var mapping store.Mapping
-	var preview, remove, backfill bool
+	var f mirrorFlags
 	cmd := &cobra.Command{
 		Use:   "mirror [TABLE]",
 		Short: "Turn inserts into another table into events; without TABLE, list the mirrored tables",
@@ -39,25 +46,8 @@ ascending column, or --key identifies a row.`,
   specwatch mirror jobs --remove`,
 		Args: cobra.MaximumNArgs(1),
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&mapping.Kind, "kind", "", "SQL `expression` of the kind")
-	flags.StringVar(&mapping.At, "at", "", "SQL `expression` of the time")
-	flags.StringVar(&mapping.Session, "session", "", "SQL `expression` of the session")
-	flags.StringVar(&mapping.Spec, "spec", "", "SQL `expression` of the spec (default: no spec)")
-	flags.StringVar(&mapping.Data, "data", "", "SQL `expression` of the data, such as details or to_jsonb(TABLE) (default: {})")
-	flags.StringVar(&mapping.Key, "key", "", "SQL `expression` that identifies a row (default: the primary key)")
-	flags.StringVar(&mapping.Where, "where", "", "SQL `expression` that is true for the rows to turn into events (default: all)")
-	flags.StringToStringVar(&mapping.Kinds, "kinds", nil, "`list` of kinds in the table and the kinds of events they become, such as running=spec_started,done=spec_completed; may be repeated")
-	flags.StringVar(&mapping.TimeZone, "time-zone", "", "time `zone` of times that are stored without one, such as Europe/Berlin")
-	flags.BoolVar(&preview, "preview", false, "print the first rows as events, count the rows that cannot be mapped, and change nothing")
-	flags.BoolVar(&backfill, "backfill", true, "copy the rows that the table has now")
-	flags.BoolVar(&remove, "remove", false, "stop mirroring and remove the trigger; the events stay")
-	cmd.MarkFlagsMutuallyExclusive("preview", "remove")
+	f.addTo(cmd)
 	cmd.RunE = does(func(cmd *cobra.Command, args []string) error {
-		changed := false
-		for _, name := range []string{"kind", "at", "session", "spec", "data", "key", "where", "kinds", "time-zone", "preview", "backfill", "remove"} {
-			changed = changed || flags.Changed(name)
-		}
 		ctx, cancel := untilSignal(cmd.Context())
 		defer cancel()
 		st, _, err := db.open(ctx)
@@ -65,59 +55,92 @@ ascending column, or --key identifies a row.`,
 			return err
 		}
 		defer st.Close()
-		out := cmd.OutOrStdout()
-		if len(args) == 0 {
-			if changed {
-				return wrongUsef("name the table, such as: specwatch mirror jobs --preview")
-			}
+		switch {
+		case len(args) == 0 && f.changed(cmd):
+			return wrongUsef("name the table, such as: specwatch mirror jobs --preview")
+		case len(args) == 0:
 			mirrors, err := st.Mirrors(ctx)
 			if err == nil {
-				printMirrors(out, mirrors)
+				printMirrors(cmd.OutOrStdout(), mirrors)
 			}
 			return err
-		}
-		table := args[0]
-		told := func(note string) { say(cmd.ErrOrStderr(), note) }
-		switch {
-		case remove:
-			if err := st.RemoveMirror(ctx, table, told); err != nil {
-				return err
-			}
-			fmt.Fprintf(out, "%s is not mirrored any more; the events that it made stay\n", table)
-			return nil
-		case preview:
-			p, err := st.PreviewMirror(ctx, table, mapping)
+		case f.remove:
+			return removeMirror(ctx, cmd, st, args[0])
+		case f.preview:
+			p, err := st.PreviewMirror(ctx, args[0], f.mapping)
 			if err != nil {
 				return ofMapping(err)
 			}
-			return printPreview(out, table, p)
+			return printPreview(cmd.OutOrStdout(), args[0], p)
 		}
-		made, err := st.Mirror(ctx, table, mapping, told)
-		if err != nil {
-			return ofMapping(err)
-		}
-		fmt.Fprintf(out, "every insert into %s is an event from now on\n", made.Source)
-		switch {
-		case !backfill:
-			return nil
-		case made.Mapping.Key == "" && !flags.Changed("backfill"):
-			fmt.Fprintf(out, "the rows that the table has now are not copied, because no column identifies a row; name an expression that does with --key\n")
-			return nil
-		}
-		shown := newProgress(cmd.ErrOrStderr(), "rows read")
-		defer shown.end()
-		done, err := st.FillMirror(ctx, table, func(f store.Filled) { shown.show(f.Read, share(f.Read, f.Rows)) })
-		if err != nil {
-			return ofMapping(err)
-		}
-		shown.end()
-		fmt.Fprintf(out, "%d rows read: %d became events now, %d were events already, %d are older than what prune removed, %d could not be mapped\n", done.Read, done.Written, done.Known, done.Pruned, done.Unmapped)
-		if done.Unmapped > 0 {
-			fmt.Fprintln(out, "run specwatch mirror to see why")
-		}
-		return nil
+		return makeMirror(ctx, cmd, st, args[0], f)
 	})
 	return cmd
+}
+
+func (f *mirrorFlags) addTo(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.mapping.Kind, "kind", "", "SQL `expression` of the kind")
+	flags.StringVar(&f.mapping.At, "at", "", "SQL `expression` of the time")
+	flags.StringVar(&f.mapping.Session, "session", "", "SQL `expression` of the session")
+	flags.StringVar(&f.mapping.Spec, "spec", "", "SQL `expression` of the spec (default: no spec)")
+	flags.StringVar(&f.mapping.Data, "data", "", "SQL `expression` of the data, such as details or to_jsonb(TABLE) (default: {})")
+	flags.StringVar(&f.mapping.Key, "key", "", "SQL `expression` that identifies a row (default: the primary key)")
+	flags.StringVar(&f.mapping.Where, "where", "", "SQL `expression` that is true for the rows to turn into events (default: all)")
+	flags.StringToStringVar(&f.mapping.Kinds, "kinds", nil, "`list` of kinds in the table and the kinds of events they become, such as running=spec_started,done=spec_completed; may be repeated")
+	flags.StringVar(&f.mapping.TimeZone, "time-zone", "", "time `zone` of times that are stored without one, such as Europe/Berlin")
+	flags.BoolVar(&f.preview, "preview", false, "print the first rows as events, count the rows that cannot be mapped, and change nothing")
+	flags.BoolVar(&f.backfill, "backfill", true, "copy the rows that the table has now")
+	flags.BoolVar(&f.remove, "remove", false, "stop mirroring and remove the trigger; the events stay")
+	cmd.MarkFlagsMutuallyExclusive("preview", "remove")
+}
+
+// changed reports whether a flag of mirror itself was given.
+func (f *mirrorFlags) changed(cmd *cobra.Command) bool {
+	return slices.ContainsFunc([]string{"kind", "at", "session", "spec", "data", "key", "where", "kinds", "time-zone", "preview", "backfill", "remove"}, cmd.Flags().Changed)
+}
+
+func removeMirror(ctx context.Context, cmd *cobra.Command, st *store.Store, table string) error {
+	if err := st.RemoveMirror(ctx, table, func(note string) { say(cmd.ErrOrStderr(), note) }); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s is not mirrored any more; the events that it made stay\n", table)
+	return nil
+}
+
+// makeMirror mirrors the table and copies the rows that it has now.
+func makeMirror(ctx context.Context, cmd *cobra.Command, st *store.Store, table string, f mirrorFlags) error {
+	made, err := st.Mirror(ctx, table, f.mapping, func(note string) { say(cmd.ErrOrStderr(), note) })
+	if err != nil {
+		return ofMapping(err)
+	}
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "every insert into %s is an event from now on\n", made.Source)
+	switch {
+	case !f.backfill:
+		return nil
+	case made.Mapping.Key == "" && !cmd.Flags().Changed("backfill"):
+		fmt.Fprintf(out, "the rows that the table has now are not copied, because no column identifies a row; name an expression that does with --key\n")
+		return nil
+	}
+	return fillMirror(ctx, cmd, st, table)
+}
+
+// fillMirror copies the rows that the table has now.
+func fillMirror(ctx context.Context, cmd *cobra.Command, st *store.Store, table string) error {
+	shown := newProgress(cmd.ErrOrStderr(), "rows read")
+	defer shown.end()
+	done, err := st.FillMirror(ctx, table, func(f store.Filled) { shown.show(f.Read, share(f.Read, f.Rows)) })
+	if err != nil {
+		return ofMapping(err)
+	}
+	shown.end()
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "%d rows read: %d became events now, %d were events already, %d are older than what prune removed, %d could not be mapped\n", done.Read, done.Written, done.Known, done.Pruned, done.Unmapped)
+	if done.Unmapped > 0 {
+		fmt.Fprintln(out, "run specwatch mirror to see why")
+	}
+	return nil
 }
 
 // ofMapping names the flag of what is wrong with a mapping.

@@ -72,13 +72,14 @@ func TestTimeIsUpAtALimit(t *testing.T) {
 	a := migrated(t)
 	a.env = []string{"SW=" + executable, "LINE=" + limitHook(t)}
 	const screen = `printf 'working\nYou have hit your limit · resets 5pm\n\n+-----+\n| >   |\n+-----+\n  ? for shortcuts\n'; exec sleep 600`
-	for spec, c := range map[string]struct{ flag, script string }{
-		"shown, idle": {"--idle-timeout", screen},
-		"told, idle":  {"--idle-timeout", `printf %s "$LINE" | "$SW" hook claude-code; exec sleep 600`},
-		"told, time":  {"--timeout", `printf %s "$LINE" | "$SW" hook claude-code; exec sleep 600`},
-		"shown, time": {"--timeout", `while :; do echo "usage limit reached, trying again in 2 hours"; sleep 0.1; done`},
+	// The time begins with the runner: the hook must have ended before it is up.
+	for spec, c := range map[string]struct{ flag, after, script string }{
+		"shown, idle": {"--idle-timeout", "3s", screen},
+		"told, idle":  {"--idle-timeout", "4s", `printf %s "$LINE" | "$SW" hook claude-code; exec sleep 600`},
+		"told, time":  {"--timeout", "15s", `printf %s "$LINE" | "$SW" hook claude-code; exec sleep 600`},
+		"shown, time": {"--timeout", "8s", `while :; do echo "usage limit reached, trying again in 2 hours"; sleep 0.1; done`},
 	} {
-		code, _, _ := a.run(t, "run", "--spec", spec, "--session", "s", c.flag, "2s", "--", "sh", "-c", c.script)
+		code, _, _ := a.run(t, "run", "--spec", spec, "--session", "s", c.flag, c.after, "--", "sh", "-c", c.script)
 		until(t, "everything is written", func() bool { return len(a.kept()) == 0 })
 		last := a.ended(t, spec)
 		if _, known := last.Data["resetsAt"].(string); code != 124 || last.Kind != "spec_failed" || last.Data["reason"] != "usage limit" || !known || last.Data["silentSeconds"] == nil {

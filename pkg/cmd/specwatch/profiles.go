@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"sync"
 	"time"
 )
 
@@ -30,6 +32,22 @@ func listenProfiles(address string) (net.Listener, error) {
 		return nil, wrongUsef("--pprof %s leads to %s, which is not loopback", address, l.Addr())
 	}
 	return l, nil
+}
+
+// startProfiles serves the profiles until ctx ends. wait returns when they are not
+// served any more.
+func startProfiles(ctx context.Context, address string, log *slog.Logger) (wait func(), err error) {
+	l, err := listenProfiles(address)
+	if err != nil {
+		return nil, err
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := serveProfiles(ctx, l); err != nil {
+			log.Warn("profiles are not served any more", "error", err)
+		}
+	})
+	return serving.Wait, nil
 }
 
 // serveProfiles answers Go's profiling tools until ctx ends.

@@ -52,6 +52,14 @@ shell runs in one folder is one session, until an hour passes without a run.`,
 			return nil
 		},
 	}
+	addRunFlags(cmd, db, &config)
+	cmd.RunE = does(func(cmd *cobra.Command, args []string) error {
+		return runSpec(cmd, db, config, args)
+	})
+	return cmd
+}
+
+func addRunFlags(cmd *cobra.Command, db *database, config *runner.Config) {
 	flags := cmd.Flags()
 	// What follows the command's name is the command's, with or without "--".
 	flags.SetInterspersed(false)
@@ -65,84 +73,102 @@ shell runs in one folder is one session, until an hour passes without a run.`,
 	flags.DurationVar(&config.Grace, "grace", runner.DefaultGrace, "`duration` between SIGTERM and SIGKILL when the command is ended")
 	flags.DurationVar(&config.Heartbeat, "heartbeat", runner.DefaultHeartbeat, "`duration` between heartbeats")
 	flags.DurationVar(&config.FlushTimeout, "flush-timeout", runner.DefaultFlushTimeout, "how long to wait for the database after the command has ended, a `duration`")
-	cmd.RunE = does(func(cmd *cobra.Command, args []string) error {
-		config.Command = args
-		if config.Spec == "" {
-			return wrongUsef("name the spec with --spec, before the command: specwatch run --spec login -- %s", args[0])
+}
+
+// runSpec runs the command that args are as the spec that the flags name.
+func runSpec(cmd *cobra.Command, db *database, config runner.Config, args []string) error {
+	config.Command = args
+	if config.Spec == "" {
+		return wrongUsef("name the spec with --spec, before the command: specwatch run --spec login -- %s", args[0])
+	}
+	named := cmp.Or(config.Session, variable(runner.EnvSession))
+	session := loopSession{name: named}
+	if named == "" {
+		session = sessionOfLoop(time.Now())
+	}
+	config.Session = session.name
+	if err := checkRun(cmd, &config); err != nil {
+		return err
+	}
+	// No context of signals: signals go to the command.
+	to, err := db.destination(context.Background(), cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	defer to.close()
+	if err := connectRun(cmd, &config, to); err != nil {
+		return err
+	}
+	if named == "" {
+		sayLoop(cmd.ErrOrStderr(), session.name)
+		defer session.seen()
+	}
+	result, err := runner.Run(config, to)
+	if err != nil {
+		return wrongUse{err}
+	}
+	if result.Interrupted && onTerminal() {
+		// A shell only ends its loop on Ctrl-C if the process that it waits
+		// for died of SIGINT.
+		dieOfInterrupt()
+	}
+	code := result.Code
+	if code != 0 {
+		return exitCode(code)
+	}
+	return nil
+}
+
+// checkRun checks the flags and reads the number of lines from the environment.
+func checkRun(cmd *cobra.Command, config *runner.Config) error {
+	if err := config.Validate(); err != nil {
+		return wrongUse{err}
+	}
+	for name, d := range map[string]time.Duration{
+		"timeout": config.Timeout, "idle-timeout": config.IdleTimeout, "grace": config.Grace,
+		"heartbeat": config.Heartbeat, "flush-timeout": config.FlushTimeout,
+	} {
+		mayBeZero := strings.HasSuffix(name, "timeout")
+		if d < 0 || d == 0 && !mayBeZero {
+			return wrongUsef("--%s must be more than 0, not %s", name, d)
 		}
-		named := cmp.Or(config.Session, variable(runner.EnvSession))
-		session := loopSession{name: named}
-		if named == "" {
-			session = sessionOfLoop(time.Now())
-		}
-		config.Session = session.name
-		if err := config.Validate(); err != nil {
-			return wrongUse{err}
-		}
-		for name, d := range map[string]time.Duration{
-			"timeout": config.Timeout, "idle-timeout": config.IdleTimeout, "grace": config.Grace,
-			"heartbeat": config.Heartbeat, "flush-timeout": config.FlushTimeout,
-		} {
-			mayBeZero := strings.HasSuffix(name, "timeout")
-			if d < 0 || d == 0 && !mayBeZero {
-				return wrongUsef("--%s must be more than 0, not %s", name, d)
-			}
-		}
-		if text := variable(envOutputLines); text != "" && !flags.Changed("output-lines") {
-			n, err := strconv.Atoi(text)
-			if err != nil {
-				return wrongUsef("%s is a number of lines, not %q", envOutputLines, text)
-			}
-			config.OutputLines = n
-		}
-		if config.OutputLines < 0 || config.OutputLines > maxOutputLines {
-			return wrongUsef("--output-lines goes from 0 to %d, not %d", maxOutputLines, config.OutputLines)
-		}
-		// No context of signals: signals go to the command.
-		to, err := db.destination(context.Background(), cmd.ErrOrStderr())
+	}
+	if text := variable(envOutputLines); text != "" && !cmd.Flags().Changed("output-lines") {
+		n, err := strconv.Atoi(text)
 		if err != nil {
-			return err
+			return wrongUsef("%s is a number of lines, not %q", envOutputLines, text)
 		}
-		defer to.close()
-		signals := make(chan os.Signal, 8)
-		signal.Notify(signals, passedOn()...)
-		config.Signals = signals
-		config.Stdin, config.Stdout, config.Stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
-		config.Say = func(text string) { say(cmd.ErrOrStderr(), text) }
-		config.Box = to.box
-		config.Waits = func(ctx context.Context, since time.Time) (bool, error) {
-			return to.waits(ctx, config.Session, config.Spec, since)
-		}
-		if state, err := outbox.StateDir(); err == nil {
-			config.Runs = filepath.Join(state, "runs")
-		}
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		config.Guard = []string{self, "guard"}
-		// A nested emit writes to the same destination, even if flags named it.
-		config.Env = append(os.Environ(), to.env...)
-		if named == "" {
-			sayLoop(cmd.ErrOrStderr(), session.name)
-			defer session.seen()
-		}
-		result, err := runner.Run(config, to)
-		if err != nil {
-			return wrongUse{err}
-		}
-		if result.Interrupted && onTerminal() {
-			// A shell only ends its loop on Ctrl-C if the process that it waits
-			// for died of SIGINT.
-			dieOfInterrupt()
-		}
-		code := result.Code
-		if code != 0 {
-			return exitCode(code)
-		}
-		return nil
-	})
-	return cmd
+		config.OutputLines = n
+	}
+	if config.OutputLines < 0 || config.OutputLines > maxOutputLines {
+		return wrongUsef("--output-lines goes from 0 to %d, not %d", maxOutputLines, config.OutputLines)
+	}
+	return nil
+}
+
+// connectRun gives the command the streams and signals of this process, and the
+// runner the destination and its folders.
+func connectRun(cmd *cobra.Command, config *runner.Config, to *destination) error {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, passedOn()...)
+	config.Signals = signals
+	config.Stdin, config.Stdout, config.Stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
+	config.Say = func(text string) { say(cmd.ErrOrStderr(), text) }
+	config.Box = to.box
+	config.Waits = func(ctx context.Context, since time.Time) (bool, error) {
+		return to.waits(ctx, config.Session, config.Spec, since)
+	}
+	if state, err := outbox.StateDir(); err == nil {
+		config.Runs = filepath.Join(state, "runs")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	config.Guard = []string{self, "guard"}
+	// A nested emit writes to the same destination, even if flags named it.
+	config.Env = append(os.Environ(), to.env...)
+	return nil
 }
 
 const (

@@ -28,9 +28,14 @@ const serverConns = 8
 // closeTimeout bounds closing the connections when the gateway stops.
 const closeTimeout = 500 * time.Millisecond
 
+// serveFlags are the flags of serve.
+type serveFlags struct {
+	listen, certFile, keyFile, profiles string
+	options                             gateway.Options
+}
+
 func newServe(db *database) *cobra.Command {
-	var listen, certFile, keyFile, profiles string
-	var options gateway.Options
+	var f serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve the page, the HTTP API, the WebSocket and metrics",
@@ -46,56 +51,68 @@ Requests must name the gateway by an IP address, by localhost, or by a host name
 against DNS rebinding.`,
 		Args: cobra.NoArgs,
 		RunE: does(func(cmd *cobra.Command, _ []string) error {
-			config, err := db.config()
-			if err != nil {
-				return err
-			}
-			options, err := serverOptions(options).Check(listen)
-			if err != nil {
-				return wrongUse{err}
-			}
-			scheme := "http"
-			if certFile != "" || keyFile != "" {
-				if certFile == "" || keyFile == "" {
-					return wrongUsef("TLS needs both --tls-cert and --tls-key")
-				}
-				if options.TLS, err = gateway.TLS(certFile, keyFile, options.Log); err != nil {
-					return wrongUse{err}
-				}
-				scheme = "https"
-			}
-			ctx, cancel := untilSignal(cmd.Context())
-			defer cancel()
-			if profiles != "" {
-				l, err := listenProfiles(profiles)
-				if err != nil {
-					return err
-				}
-				var serving sync.WaitGroup
-				defer serving.Wait()
-				defer cancel()
-				serving.Go(func() {
-					if err := serveProfiles(ctx, l); err != nil {
-						options.Log.Warn("profiles are not served any more", "error", err)
-					}
-				})
-			}
-			at, err := net.Listen("tcp", listen)
-			if err != nil {
-				return fmt.Errorf("cannot listen on %s: %w; choose another address with --listen", listen, err)
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s://%s%s\n", scheme, at.Addr(), strings.TrimSuffix(options.BasePath+"/", "/"))
-			return serve(ctx, config, at, options)
+			return f.serve(cmd, db)
 		}),
 	}
-	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8001", "`address` to serve, host:port")
-	cmd.Flags().StringSliceVar(&options.Origins, "allow-origin", nil, "`origin` of another site whose pages may use this gateway, such as https://grafana.example; may be repeated")
-	cmd.Flags().StringSliceVar(&options.Hosts, "allow-host", nil, "host `name` by which clients reach this gateway, such as watch.example; may be repeated")
-	cmd.Flags().StringVar(&options.BasePath, "base-path", "/", "`path` below which a proxy serves this gateway, such as /watch/, whether or not the proxy strips it")
-	cmd.Flags().StringVar(&certFile, "tls-cert", "", "PEM `file` with the certificate chain, to serve HTTPS; read again when it changes")
-	cmd.Flags().StringVar(&keyFile, "tls-key", "", "PEM `file` with the private key")
-	cmd.Flags().StringVar(&profiles, "pprof", "", "`address` on loopback, such as 127.0.0.1:6060, for Go's profiles below /debug/pprof/ (default: none are served)")
+	f.addTo(cmd)
 	return cmd
+}
+
+func (f *serveFlags) addTo(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.listen, "listen", "127.0.0.1:8001", "`address` to serve, host:port")
+	flags.StringSliceVar(&f.options.Origins, "allow-origin", nil, "`origin` of another site whose pages may use this gateway, such as https://grafana.example; may be repeated")
+	flags.StringSliceVar(&f.options.Hosts, "allow-host", nil, "host `name` by which clients reach this gateway, such as watch.example; may be repeated")
+	flags.StringVar(&f.options.BasePath, "base-path", "/", "`path` below which a proxy serves this gateway, such as /watch/, whether or not the proxy strips it")
+	flags.StringVar(&f.certFile, "tls-cert", "", "PEM `file` with the certificate chain, to serve HTTPS; read again when it changes")
+	flags.StringVar(&f.keyFile, "tls-key", "", "PEM `file` with the private key")
+	flags.StringVar(&f.profiles, "pprof", "", "`address` on loopback, such as 127.0.0.1:6060, for Go's profiles below /debug/pprof/ (default: none are served)")
+}
+
+func (f *serveFlags) serve(cmd *cobra.Command, db *database) error {
+	config, err := db.config()
+	if err != nil {
+		return err
+	}
+	options, err := serverOptions(f.options).Check(f.listen)
+	if err != nil {
+		return wrongUse{err}
+	}
+	scheme, err := f.readTLS(&options)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := untilSignal(cmd.Context())
+	defer cancel()
+	if f.profiles != "" {
+		waitForProfiles, err := startProfiles(ctx, f.profiles, options.Log)
+		if err != nil {
+			return err
+		}
+		defer waitForProfiles()
+		defer cancel()
+	}
+	at, err := net.Listen("tcp", f.listen)
+	if err != nil {
+		return fmt.Errorf("cannot listen on %s: %w; choose another address with --listen", f.listen, err)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s://%s%s\n", scheme, at.Addr(), strings.TrimSuffix(options.BasePath+"/", "/"))
+	return serve(ctx, config, at, options)
+}
+
+// readTLS adds the certificate to the options, if the flags name one, and returns
+// the scheme of the gateway's URL.
+func (f *serveFlags) readTLS(options *gateway.Options) (scheme string, err error) {
+	switch {
+	case f.certFile == "" && f.keyFile == "":
+		return "http", nil
+	case f.certFile == "" || f.keyFile == "":
+		return "", wrongUsef("TLS needs both --tls-cert and --tls-key")
+	}
+	if options.TLS, err = gateway.TLS(f.certFile, f.keyFile, options.Log); err != nil {
+		return "", wrongUse{err}
+	}
+	return "https", nil
 }
 
 // serverOptions adds the options from the environment.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"regexp"
 	"strings"
@@ -49,15 +50,22 @@ func TestStatus(t *testing.T) {
 func TestStatusOfIdleAndLimitedSpecs(t *testing.T) {
 	t.Parallel()
 	a := migrated(t)
+	gateway := a.throughAGateway(t)
+	// All at once and with the gateway ready: what is shown changes with the minute.
+	var events strings.Builder
 	begun := time.Now().Add(-20 * time.Minute).Format(time.RFC3339Nano)
 	for spec, data := range map[string]string{
 		"works": `{"silentSeconds":3}`, "hangs": `{"silentSeconds":730}`,
 		"limited": `{"limited":true,"resetsInSeconds":7200}`, "long": `{"limited":true,"resetsInSeconds":90000}`, "unknown": `{"limited":true}`,
 	} {
-		a.mustRun(t, "emit", "spec_started", "--session", "night", "--spec", spec, "--at", begun)
-		a.mustRun(t, "emit", "session_heartbeat", "--session", "night", "--spec", spec, "--data", data)
+		fmt.Fprintf(&events, `{"kind":"spec_started","session":"night","spec":%q,"at":%q}`+"\n", spec, begun)
+		fmt.Fprintf(&events, `{"kind":"session_heartbeat","session":"night","spec":%q,"data":%s}`+"\n", spec, data)
 	}
-	for name, from := range map[string]at{"database": a, "gateway": a.throughAGateway(t)} {
+	p := a.start(t, strings.NewReader(events.String()), "emit", "--from", "-")
+	if code := p.code(t); code != 0 {
+		t.Fatalf("exit code %d: %s", code, &p.err)
+	}
+	for name, from := range map[string]at{"database": a, "gateway": gateway} {
 		out := from.mustRun(t, "status")
 		for spec, want := range map[string]string{
 			"works": `ago$`, "hangs": `ago +nothing has come for 12 minutes$`,
@@ -77,13 +85,14 @@ func TestStatusOfIdleAndLimitedSpecs(t *testing.T) {
 func TestStatusOfSilence(t *testing.T) {
 	t.Parallel()
 	a := migrated(t)
+	gateway := a.throughAGateway(t)
 	before := func(d time.Duration) string { return time.Now().Add(-d).Format(time.RFC3339Nano) }
 	for _, session := range []string{"night", "gone"} {
 		a.mustRun(t, "emit", "spec_started", "--session", session, "--spec", "killed", "--at", before(20*time.Minute))
 		a.mustRun(t, "emit", "session_heartbeat", "--session", session, "--spec", "killed", "--at", before(10*time.Minute), "--data", `{"silentSeconds":0}`)
 	}
 	a.mustRun(t, "emit", "session_heartbeat", "--session", "night", "--spec", "other", "--data", `{"silentSeconds":0}`)
-	for name, from := range map[string]at{"database": a, "gateway": a.throughAGateway(t)} {
+	for name, from := range map[string]at{"database": a, "gateway": gateway} {
 		out := from.mustRun(t, "status")
 		for _, line := range []string{`spec is silent +"killed" of "night" `, `session is silent +"killed" of "gone" `} {
 			if !regexp.MustCompile(`(?m)^` + line).MatchString(out) {

@@ -98,7 +98,7 @@ func (s *screen) shows(t *testing.T, text string, n ...int) {
 	if len(n) > 0 {
 		times = n[0]
 	}
-	for deadline := time.Now().Add(time.Minute); strings.Count(s.String(), text) < times; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); strings.Count(s.String(), text) < times; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: the terminal shows %q", text)
 		}
@@ -110,7 +110,7 @@ func (s *screen) ends(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-s.done:
-	case <-time.After(time.Minute):
+	case <-time.After(3 * time.Minute):
 		t.Fatalf("it does not end")
 	}
 	status := s.cmd.ProcessState.Sys().(syscall.WaitStatus)
@@ -170,9 +170,11 @@ func requires(t *testing.T, programs ...string) {
 func TestTerminalIsTheCommands(t *testing.T) {
 	t.Parallel()
 	a := migrated(t)
-	s := a.onTerminal(t, executable, "run", "--spec", "look", "--", "sh", "-c",
+	// It begins with a line, before which the terminal has its own modes.
+	s := a.onTerminal(t, "sh", "-c", `read begin; exec "$@"`, "-", executable, "run", "--spec", "look", "--", "sh", "-c",
 		`tty; stty size; ls -l --color=auto -d /; ps -o stat= -p $$; stty -a | head -c 400; trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.02; done`)
 	before := s.modes(t)
+	s.press(t, "\r")
 	s.shows(t, "ready\r\n")
 	for _, what := range []string{"/dev/pts/", "30 100\r\n", "\x1b[01;34m", "+\r\n"} {
 		s.shows(t, what)
@@ -720,18 +722,33 @@ func sshd(t *testing.T) []string {
 			t.Fatalf("ssh-keygen: %v: %s", err, out)
 		}
 	}
+	path, err := exec.LookPath("sshd") // it wants to know where it is
+	if err != nil {
+		t.Fatal(err)
+	}
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := ""
+	for port == "" {
+		port = sshdOnAPort(t, path, dir)
+	}
+	return []string{"ssh", "-F", "none", "-i", filepath.Join(dir, "key"), "-p", port, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-tt", me.Username + "@127.0.0.1"}
+}
+
+// sshdOnAPort starts sshd on a free port. It returns no port if another program was
+// given that port meanwhile.
+func sshdOnAPort(t *testing.T, path, dir string) (port string) {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	_, port, _ = net.SplitHostPort(listener.Addr().String())
 	listener.Close()
 	config := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host\nAuthorizedKeysFile %[2]s/key.pub\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n", port, dir)
 	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	path, err := exec.LookPath("sshd") // it wants to know where it is
-	if err != nil {
 		t.Fatal(err)
 	}
 	var log output
@@ -740,19 +757,31 @@ func sshd(t *testing.T) []string {
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() {
+		_ = server.Wait()
+		close(ended)
+	}()
 	t.Cleanup(func() {
 		_ = server.Process.Kill()
-		_ = server.Wait()
+		<-ended
 		if t.Failed() {
 			t.Logf("sshd says %s", &log)
 		}
 	})
-	until(t, "sshd listens", func() bool { return strings.Contains(log.String(), "Server listening") })
-	me, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return []string{"ssh", "-F", "none", "-i", filepath.Join(dir, "key"), "-p", port, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-tt", me.Username + "@127.0.0.1"}
+	until(t, "sshd listens", func() bool {
+		select {
+		case <-ended:
+			if !strings.Contains(log.String(), "already in use") {
+				t.Fatal("sshd has ended")
+			}
+			port = ""
+			return true
+		default:
+			return strings.Contains(log.String(), "Server listening")
+		}
+	})
+	return port
 }
 
 // The same over ssh; when the connection is lost the command ends.
@@ -806,7 +835,7 @@ func TestLoopOverSSH(t *testing.T) {
 echo $$ >loop.pid
 for spec in one two three; do
   "$SW" run --spec "$spec" --timeout 45m --idle-timeout 15m $2 -- sh -c 'echo $PPID >$0.guard; echo $$ >$0.pid; exec "$@"' "$spec" \
-    vim -u NONE -n -c 'set laststatus=2 statusline=%{&lines}x%{&columns}' note
+    vim -u NONE -n -c "set laststatus=2 statusline=$spec-%{&lines}x%{&columns}" note
 done
 `), 0o600); err != nil {
 				t.Fatal(err)
@@ -826,7 +855,7 @@ done
 			if text, err := os.ReadFile(filepath.Join(dir, "note")); err != nil || string(text) != "written in vim\n" {
 				t.Errorf("vim wrote %q, %v", text, err)
 			}
-			s.shows(t, "41x90", strings.Count(s.String(), "41x90")+1)
+			s.shows(t, "two-41x90")
 			if err := s.cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}

@@ -80,7 +80,7 @@ func TestServeWithTLS(t *testing.T) {
 		t.Fatalf("it prints %q", &p.out)
 	}
 	config := &tls.Config{RootCAs: roots}
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, Timeout: 30 * time.Second}
 	number := func() int64 {
 		answer, err := client.Get(page + "/healthz")
 		if err != nil {
@@ -90,7 +90,7 @@ func TestServeWithTLS(t *testing.T) {
 		return answer.TLS.PeerCertificates[0].SerialNumber.Int64()
 	}
 	until(t, "it answers", func() bool { return number() == 1 })
-	dialer := websocket.Dialer{TLSClientConfig: config, HandshakeTimeout: 10 * time.Second}
+	dialer := websocket.Dialer{TLSClientConfig: config, HandshakeTimeout: time.Minute}
 	conn, _, err := dialer.Dial(strings.Replace(page, "https:", "wss:", 1)+"/ws", nil)
 	if err != nil {
 		t.Fatal(err)
