@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -191,6 +192,21 @@ func (g *grafana) subscribe() position {
 	return at
 }
 
+// subscribesAt waits until a viewer who comes is told this cursor: the plugin notes
+// where the stream stands after it has sent a frame.
+func (g *grafana) subscribesAt(cursor string) {
+	g.t.Helper()
+	for end := time.Now().Add(patience); ; {
+		told := g.subscribe().Cursor
+		if told == cursor {
+			return
+		}
+		if time.Now().After(end) {
+			g.t.Fatalf("a viewer who comes is told %s, the stream stands at %s", told, cursor)
+		}
+	}
+}
+
 // run returns what waits for the next frame; those that carry nothing but the
 // state are left out.
 func (g *grafana) run() func() (*data.Frame, position) {
@@ -301,9 +317,7 @@ func TestLateCommit(t *testing.T) {
 		t.Fatalf("polled %q", got)
 	}
 	// A viewer who comes later is told where the stream stands now.
-	if again := g.subscribe(); again.Cursor != two.Cursor {
-		t.Fatalf("told %s, the stream stands at %s", again.Cursor, two.Cursor)
-	}
+	g.subscribesAt(two.Cursor)
 }
 
 // The same 10,000 events, written by 8 writers at once, arrive once each by
@@ -339,7 +353,7 @@ func TestEveryEventOnceInBothModes(t *testing.T) {
 		got[id] = line
 	}
 	reading.Go(func() {
-		for cursor, end := begin.Cursor, time.Now().Add(2*patience); len(polled) < writers*each && time.Now().Before(end); {
+		for cursor, end := begin.Cursor, time.Now().Add(4*patience); len(polled) < writers*each && time.Now().Before(end); {
 			status := g.poll(cursor)
 			cursor = status["cursor"].(string)
 			for _, e := range status["events"].([]any) {
@@ -457,7 +471,7 @@ func TestHealth(t *testing.T) {
 	change(func(s *pluginv2.DataSourceInstanceSettings) { s.Url = other.Addr().String() })
 	asked := time.Now()
 	expect(store.NoConnection, "no PostgreSQL server")
-	if took := time.Since(asked); took > 5*time.Second {
+	if took := time.Since(asked); took >= 10*time.Second { // after which an attempt to connect ends
 		t.Errorf("another server was noticed after %s", took)
 	}
 	conn := g.connect()
@@ -574,9 +588,16 @@ func TestPromises(t *testing.T) {
 		}
 		t.Errorf("%s: %q, want %q", name, told[name], text)
 	}
-	for name, text := range stands() {
-		if !strings.HasPrefix(text, "kept: ") {
-			t.Errorf("%s: %s", name, text)
+	// On a busy machine an answer, or the reader, may be late at times.
+	for end := time.Now().Add(patience); ; {
+		told := stands()
+		maps.DeleteFunc(told, func(_, text string) bool { return strings.HasPrefix(text, "kept: ") })
+		if len(told) == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Errorf("not kept: %q", told)
+			break
 		}
 	}
 	row(t, conn, `INSERT INTO events (kind, session, at) VALUES ('session_heartbeat', 'fast', now() + interval '20 minutes')`)
@@ -633,8 +654,8 @@ func TestQueries(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
 	conn := g.connect()
-	now := time.Now().UTC().Truncate(time.Minute)
-	from, to := now.Add(-10*time.Minute), now.Add(time.Minute)
+	now := time.Now().UTC().Truncate(time.Second)
+	from, to := now.Add(-10*time.Minute), now.Add(time.Minute) // the heartbeat comes within this minute
 	add := func(minute int, kind event.Kind, spec, text string) {
 		row(t, conn, `INSERT INTO events (kind, at, session, spec, data) VALUES ($1, $2, 'night', $3, $4)`, string(kind), now.Add(time.Duration(minute)*time.Minute), spec, text)
 	}
@@ -1079,7 +1100,7 @@ func TestStreamReconnects(t *testing.T) {
 		AND locktype = 'advisory' AND ((classid::bigint << 32) | objid::bigint) = m.bell`)
 	row(t, conn, insert, "after")
 	frame, after := next()
-	if after.Interrupted != "" { // where the stream noticed
+	for after.Interrupted != "" { // where the stream noticed
 		frame, after = next()
 	}
 	if got := fmt.Sprint(column(t, frame, "spec")); got != "[after]" || after.From != at.Cursor {
@@ -1247,7 +1268,7 @@ func TestStreamTellsOfAnOutage(t *testing.T) {
 	database.set(false)
 	begun := time.Now()
 	_, gone := next()
-	if gone.Interrupted == "" || gone.Cursor != at.Cursor || gone.From != at.Cursor || time.Since(begun) > 5*time.Second {
+	if gone.Interrupted == "" || gone.Cursor != at.Cursor || gone.From != at.Cursor || time.Since(begun) > 20*time.Second {
 		t.Fatalf("%+v after %s", gone, time.Since(begun))
 	}
 	if resp, err := g.stream.SubscribeStream(t.Context(), &pluginv2.SubscribeStreamRequest{PluginContext: g.context, Path: "events"}); err == nil {
@@ -1256,12 +1277,13 @@ func TestStreamTellsOfAnOutage(t *testing.T) {
 	row(t, conn, insert, "meanwhile")
 	database.set(true)
 	frame, back := next()
-	if got := fmt.Sprint(column(t, frame, "spec")); got != "[meanwhile]" || back.From != at.Cursor || back.Interrupted != "" {
+	for back.Interrupted != "" { // connected and lost again
+		frame, back = next()
+	}
+	if got := fmt.Sprint(column(t, frame, "spec")); got != "[meanwhile]" || back.From != at.Cursor {
 		t.Fatalf("%s: %+v", got, back)
 	}
-	if here := g.subscribe(); here.Cursor != back.Cursor {
-		t.Errorf("subscribed at %s, the stream is at %s", here.Cursor, back.Cursor)
-	}
+	g.subscribesAt(back.Cursor)
 }
 
 // metrics returns what Grafana gets when it is asked for the plugin's

@@ -74,176 +74,263 @@ func failure(err error) backend.DataResponse {
 	return r
 }
 
-func (d *Datasource) query(ctx context.Context, q backend.DataQuery, alert bool) (data.Frames, error) {
+// query is what is asked for once: the model, and the range and filters of it.
+type query struct {
+	model
+	filter  store.Filter
+	grafana backend.DataQuery // with the interval and the number of points of a time series
+}
+
+// queries are how each query type is answered, but for the conditions.
+var queries = map[contract.QueryType]func(*Datasource, context.Context, query) (data.Frames, error){
+	contract.QueryEvents:    (*Datasource).queryEvents,
+	contract.QueryLogs:      (*Datasource).queryLogs,
+	contract.QueryCounts:    (*Datasource).queryCounts,
+	contract.QueryOutcomes:  (*Datasource).queryOutcomes,
+	contract.QueryDurations: (*Datasource).queryDurations,
+	contract.QuerySessions:  (*Datasource).querySessions,
+	contract.QueryOverview:  (*Datasource).queryOverview,
+	contract.QueryTimeline:  (*Datasource).queryTimeline,
+	contract.QueryUsage:     (*Datasource).queryUsage,
+	contract.QueryUsageOver: (*Datasource).queryUsageOver,
+	contract.QueryNights:    (*Datasource).queryNights,
+	contract.QuerySpecs:     (*Datasource).querySpecs,
+	contract.QueryRequests:  (*Datasource).queryRequests,
+	contract.QueryDelivery:  (*Datasource).queryDelivery,
+	contract.QueryPromises:  (*Datasource).queryPromises,
+}
+
+func (d *Datasource) query(ctx context.Context, asked backend.DataQuery, alert bool) (data.Frames, error) {
+	m, err := readModel(asked.JSON)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.check(alert); err != nil {
+		return nil, err
+	}
+	q := query{model: m, grafana: asked, filter: store.Filter{
+		From: asked.TimeRange.From, To: asked.TimeRange.To, Kinds: m.Kinds, Sessions: m.Sessions, Specs: m.Specs, Limit: m.Limit,
+	}}
+	if answer, known := queries[m.QueryType]; known {
+		return answer(d, ctx, q)
+	}
+	if c, known := conditions[m.QueryType]; known {
+		return d.queryCondition(ctx, q, c)
+	}
+	return nil, &event.FieldError{Field: "queryType", Detail: fmt.Sprintf("%.64q is not known; it is one of %v", string(m.QueryType), contract.QueryTypes)}
+}
+
+// readModel reads a query, with the defaults of what it does not name.
+func readModel(text json.RawMessage) (model, error) {
 	m := model{QueryType: contract.QueryEvents}
-	if err := json.Unmarshal(q.JSON, &m); err != nil {
-		return nil, &event.FieldError{Field: "query", Detail: "cannot be read: " + err.Error()}
+	if err := json.Unmarshal(text, &m); err != nil {
+		return m, &event.FieldError{Field: "query", Detail: "cannot be read: " + err.Error()}
 	}
 	if m.QueryType == "" {
 		m.QueryType = contract.QueryEvents
 	}
-	for _, kind := range m.Kinds {
-		if !kind.Known() && !kind.Custom() && kind != event.Other {
-			return nil, &event.FieldError{Field: "kinds", Detail: fmt.Sprintf("%.64q is not a kind of event", string(kind))}
-		}
-	}
-	if alert && slices.Contains(contract.QueryTypes, m.QueryType) && !slices.Contains(contract.Alerting, m.QueryType) {
-		return nil, &event.FieldError{Field: "queryType", Detail: fmt.Sprintf("%q is no number that an alert rule can compare; choose one of %v", string(m.QueryType), contract.Alerting)}
-	}
 	if m.Limit == 0 {
 		m.Limit = contract.DefaultRows
 	}
+	return m, nil
+}
+
+// check refuses what no query type can answer. An unknown type is not refused here.
+func (m model) check(alert bool) error {
+	for _, kind := range m.Kinds {
+		if !kind.Known() && !kind.Custom() && kind != event.Other {
+			return &event.FieldError{Field: "kinds", Detail: fmt.Sprintf("%.64q is not a kind of event", string(kind))}
+		}
+	}
+	if alert && slices.Contains(contract.QueryTypes, m.QueryType) && !slices.Contains(contract.Alerting, m.QueryType) {
+		return &event.FieldError{Field: "queryType", Detail: fmt.Sprintf("%q is no number that an alert rule can compare; choose one of %v", string(m.QueryType), contract.Alerting)}
+	}
 	if m.Limit < 1 || m.Limit > event.MaxPage {
-		return nil, &event.FieldError{Field: "limit", Detail: fmt.Sprintf("must be a whole number from 1 to %d", event.MaxPage)}
+		return &event.FieldError{Field: "limit", Detail: fmt.Sprintf("must be a whole number from 1 to %d", event.MaxPage)}
 	}
-	f := store.Filter{From: q.TimeRange.From, To: q.TimeRange.To, Kinds: m.Kinds, Sessions: m.Sessions, Specs: m.Specs, Limit: m.Limit}
-	switch m.QueryType {
-	case contract.QueryEvents, contract.QueryLogs:
-		events, err := d.store.Range(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		frame := eventFrame(events)
-		if m.QueryType == contract.QueryLogs {
-			frame = logFrame(events)
-		}
-		return d.counted(ctx, frame, len(events), f, "newest", "events")
-	case contract.QueryCounts:
-		step, err := bucket(q)
-		if err != nil {
-			return nil, err
-		}
-		counts, err := d.store.Counts(ctx, f, step)
-		if err != nil {
-			return nil, err
-		}
-		frame := countFrame(counts, f, step)
-		if m.Levels {
-			return levelFrames(frame), nil
-		}
-		return data.Frames{frame}, nil
-	case contract.QueryOutcomes:
-		outcomes, err := d.store.Outcomes(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		return data.Frames{outcomeFrame(outcomes)}, nil
-	case contract.QueryDurations:
-		attempts, err := d.store.Durations(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		st, err := d.overview(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for i := range attempts {
-			attempts[i].Outcome = outcomeNow(st, attempts[i].Outcome, attempts[i].Session, attempts[i].Spec, attempts[i].Started)
-		}
-		f.Kinds = []event.Kind{event.SpecStarted}
-		return d.counted(ctx, durationFrame(attempts), len(attempts), f, "newest", "attempts")
-	case contract.QueryNights:
-		zone, err := time.LoadLocation(m.Zone)
-		if err != nil || m.Zone == "Local" {
-			return nil, &event.FieldError{Field: "zone", Detail: fmt.Sprintf("%.64q is no time zone such as Europe/Berlin", m.Zone)}
-		}
-		nights, total, err := d.store.Nights(ctx, f, zone)
-		if err != nil {
-			return nil, err
-		}
-		frame := nightFrame(nights)
-		noteCut(frame, len(nights), total, "latest", "nights")
-		return data.Frames{frame}, nil
-	case contract.QuerySpecs:
-		specs, total, err := d.store.SpecHistories(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		st, err := d.overview(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for i := range specs {
-			specs[i].Last = outcomeNow(st, specs[i].Last, specs[i].LastSession, specs[i].Spec, specs[i].LastStarted)
-		}
-		frame := specFrame(specs)
-		noteCut(frame, len(specs), total, "most often failed", "specs")
-		return data.Frames{frame}, nil
-	case contract.QueryRequests:
-		requests, err := d.store.Askings(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		f.Kinds = []event.Kind{event.InterventionRequest}
-		return d.counted(ctx, requestFrame(requests), len(requests), f, "newest", "requests")
-	case contract.QueryTimeline:
-		f.Limit = min(f.Limit, contract.TimelineSpecs)
-		changes, specs, err := d.store.Timeline(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		st, err := d.overview(ctx)
-		if err != nil {
-			return nil, err
-		}
-		later, err := d.later(ctx, f, changes, st)
-		if err != nil {
-			return nil, err
-		}
-		return data.Frames{timelineFrame(changes, specs, f.From, st, later)}, nil
-	case contract.QuerySessions, contract.QueryOverview:
-		// What holds now, whatever the range: an old range would make a
-		// session look asleep that is long done.
-		st, err := d.sessions(ctx, m.Sessions)
-		if err != nil {
-			return nil, err
-		}
-		if m.QueryType == contract.QueryOverview {
-			return data.Frames{overviewFrame(st)}, nil
-		}
-		return data.Frames{sessionFrame(st)}, nil
-	case contract.QueryUsage:
-		used, specs, err := d.store.Usage(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		return data.Frames{usageFrame(used, specs)}, nil
-	case contract.QueryUsageOver:
-		step, err := bucket(q)
-		if err != nil {
-			return nil, err
-		}
-		used, err := d.store.UsageOver(ctx, f, step)
-		if err != nil {
-			return nil, err
-		}
-		return data.Frames{usageOverFrame(used, f, step)}, nil
-	case contract.QueryDelivery:
-		return data.Frames{deliveryFrame(d.delivery(ctx))}, nil
-	case contract.QueryPromises:
-		promises, err := d.promises(ctx)
-		return data.Frames{promiseFrame(promises)}, err
+	return nil
+}
+
+func (d *Datasource) queryEvents(ctx context.Context, q query) (data.Frames, error) {
+	events, err := d.store.Range(ctx, q.filter)
+	if err != nil {
+		return nil, err
 	}
-	if c, known := conditions[m.QueryType]; known {
-		found, err := c.read(d.store, ctx, f)
+	return d.counted(ctx, eventFrame(events), len(events), q.filter, "newest", "events")
+}
+
+func (d *Datasource) queryLogs(ctx context.Context, q query) (data.Frames, error) {
+	events, err := d.store.Range(ctx, q.filter)
+	if err != nil {
+		return nil, err
+	}
+	return d.counted(ctx, logFrame(events), len(events), q.filter, "newest", "events")
+}
+
+func (d *Datasource) queryCounts(ctx context.Context, q query) (data.Frames, error) {
+	step, err := bucket(q.grafana)
+	if err != nil {
+		return nil, err
+	}
+	counts, err := d.store.Counts(ctx, q.filter, step)
+	if err != nil {
+		return nil, err
+	}
+	frame := countFrame(counts, q.filter, step)
+	if q.Levels {
+		return levelFrames(frame), nil
+	}
+	return data.Frames{frame}, nil
+}
+
+func (d *Datasource) queryOutcomes(ctx context.Context, q query) (data.Frames, error) {
+	outcomes, err := d.store.Outcomes(ctx, q.filter)
+	if err != nil {
+		return nil, err
+	}
+	return data.Frames{outcomeFrame(outcomes)}, nil
+}
+
+func (d *Datasource) queryDurations(ctx context.Context, q query) (data.Frames, error) {
+	attempts, err := d.store.Durations(ctx, q.filter)
+	if err != nil {
+		return nil, err
+	}
+	st, err := d.overview(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range attempts {
+		attempts[i].Outcome = outcomeNow(st, attempts[i].Outcome, attempts[i].Session, attempts[i].Spec, attempts[i].Started)
+	}
+	q.filter.Kinds = []event.Kind{event.SpecStarted}
+	return d.counted(ctx, durationFrame(attempts), len(attempts), q.filter, "newest", "attempts")
+}
+
+// querySessions answers what holds now, whatever the range: an old range would
+// make a session look asleep that is long done. So does queryOverview.
+func (d *Datasource) querySessions(ctx context.Context, q query) (data.Frames, error) {
+	st, err := d.sessions(ctx, q.Sessions)
+	if err != nil {
+		return nil, err
+	}
+	return data.Frames{sessionFrame(st)}, nil
+}
+
+func (d *Datasource) queryOverview(ctx context.Context, q query) (data.Frames, error) {
+	st, err := d.sessions(ctx, q.Sessions)
+	if err != nil {
+		return nil, err
+	}
+	return data.Frames{overviewFrame(st)}, nil
+}
+
+func (d *Datasource) queryTimeline(ctx context.Context, q query) (data.Frames, error) {
+	f := q.filter
+	f.Limit = min(f.Limit, contract.TimelineSpecs)
+	changes, specs, err := d.store.Timeline(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	st, err := d.overview(ctx)
+	if err != nil {
+		return nil, err
+	}
+	later, err := d.later(ctx, f, changes, st)
+	if err != nil {
+		return nil, err
+	}
+	return data.Frames{timelineFrame(changes, specs, f.From, st, later)}, nil
+}
+
+func (d *Datasource) queryUsage(ctx context.Context, q query) (data.Frames, error) {
+	used, specs, err := d.store.Usage(ctx, q.filter)
+	if err != nil {
+		return nil, err
+	}
+	return data.Frames{usageFrame(used, specs)}, nil
+}
+
+func (d *Datasource) queryUsageOver(ctx context.Context, q query) (data.Frames, error) {
+	step, err := bucket(q.grafana)
+	if err != nil {
+		return nil, err
+	}
+	used, err := d.store.UsageOver(ctx, q.filter, step)
+	if err != nil {
+		return nil, err
+	}
+	return data.Frames{usageOverFrame(used, q.filter, step)}, nil
+}
+
+func (d *Datasource) queryNights(ctx context.Context, q query) (data.Frames, error) {
+	zone, err := time.LoadLocation(q.Zone)
+	if err != nil || q.Zone == "Local" {
+		return nil, &event.FieldError{Field: "zone", Detail: fmt.Sprintf("%.64q is no time zone such as Europe/Berlin", q.Zone)}
+	}
+	nights, total, err := d.store.Nights(ctx, q.filter, zone)
+	if err != nil {
+		return nil, err
+	}
+	frame := nightFrame(nights)
+	noteCut(frame, len(nights), total, "latest", "nights")
+	return data.Frames{frame}, nil
+}
+
+func (d *Datasource) querySpecs(ctx context.Context, q query) (data.Frames, error) {
+	specs, total, err := d.store.SpecHistories(ctx, q.filter)
+	if err != nil {
+		return nil, err
+	}
+	st, err := d.overview(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range specs {
+		specs[i].Last = outcomeNow(st, specs[i].Last, specs[i].LastSession, specs[i].Spec, specs[i].LastStarted)
+	}
+	frame := specFrame(specs)
+	noteCut(frame, len(specs), total, "most often failed", "specs")
+	return data.Frames{frame}, nil
+}
+
+func (d *Datasource) queryRequests(ctx context.Context, q query) (data.Frames, error) {
+	requests, err := d.store.Askings(ctx, q.filter)
+	if err != nil {
+		return nil, err
+	}
+	q.filter.Kinds = []event.Kind{event.InterventionRequest}
+	return d.counted(ctx, requestFrame(requests), len(requests), q.filter, "newest", "requests")
+}
+
+func (d *Datasource) queryDelivery(ctx context.Context, _ query) (data.Frames, error) {
+	return data.Frames{deliveryFrame(d.delivery(ctx))}, nil
+}
+
+func (d *Datasource) queryPromises(ctx context.Context, _ query) (data.Frames, error) {
+	promises, err := d.promises(ctx)
+	return data.Frames{promiseFrame(promises)}, err
+}
+
+func (d *Datasource) queryCondition(ctx context.Context, q query, c condition) (data.Frames, error) {
+	f := q.filter
+	found, err := c.read(d.store, ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	if q.Since {
+		c.number = since
+	}
+	frame := conditionFrame(q.QueryType, c.number, found)
+	if len(found) == f.Limit {
+		f.Limit = math.MaxInt32
+		all, err := c.read(d.store, ctx, f)
 		if err != nil {
 			return nil, err
 		}
-		if m.Since {
-			c.number = since
-		}
-		frame := conditionFrame(m.QueryType, c.number, found)
-		if len(found) == f.Limit {
-			f.Limit = math.MaxInt32
-			all, err := c.read(d.store, ctx, f)
-			if err != nil {
-				return nil, err
-			}
-			noteCut(frame, len(found), int64(len(all)), "newest", "rows")
-		}
-		return data.Frames{frame}, nil
+		noteCut(frame, len(found), int64(len(all)), "newest", "rows")
 	}
-	return nil, &event.FieldError{Field: "queryType", Detail: fmt.Sprintf("%.64q is not known; it is one of %v", string(m.QueryType), contract.QueryTypes)}
+	return data.Frames{frame}, nil
 }
 
 // counted adds to a frame of the range how many rows there are, where it has
@@ -289,14 +376,16 @@ func (d *Datasource) sessions(ctx context.Context, names []string) (state.State,
 	return d.store.StateOf(ctx, names)
 }
 
-// conditions are what alert rules ask for: how each is read, and the number
-// that a rule compares. They are read from the table and by the range, not
-// from the feed's summary, which lists the newest hundred: the sessions that
-// an alert is about are those not heard of for long.
-var conditions = map[contract.QueryType]struct {
+// condition is how a condition is read, and the number that a rule compares.
+type condition struct {
 	read   func(*store.Store, context.Context, store.Filter) ([]store.Condition, error)
 	number number
-}{
+}
+
+// conditions are what alert rules ask for. They are read from the table and by
+// the range, not from the feed's summary, which lists the newest hundred: the
+// sessions that an alert is about are those not heard of for long.
+var conditions = map[contract.QueryType]condition{
 	contract.QueryTimedOut:      {(*store.Store).TimedOut, age},
 	contract.QueryWaiting:       {(*store.Store).Waiting, age},
 	contract.QueryHeartbeatAge:  {(*store.Store).Silent, age},

@@ -54,6 +54,7 @@ func TestPollsMoveToAStandby(t *testing.T) {
 		t.Fatalf("a standby that is behind: %d %v", code, refused)
 	}
 	row(t, there, "SELECT pg_wal_replay_resume()")
+	end = time.Now().Add(patience)
 	var got []string
 	for more := true; more; {
 		code, body := page(s, since)

@@ -77,77 +77,101 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (c collector) Collect(ch chan<- prometheus.Metric) {
-	send := func(d *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
-		// The error is a session's name that is not UTF-8, which a database
-		// with another encoding can hold. A label cannot have it.
-		if m, err := prometheus.NewConstMetric(d, kind, value, labels...); err == nil {
-			ch <- m
-		}
-	}
-	count := func(d *prometheus.Desc, n int64, labels ...string) {
-		send(d, prometheus.CounterValue, float64(n), labels...)
-	}
-	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
-		send(d, prometheus.GaugeValue, value, labels...)
-	}
-
-	gauge(build, 1, release.Version, release.Revision())
+	to := scrape(ch)
+	to.gauge(build, 1, release.Version, release.Revision())
 	stats := c.feed.Stats()
-	gauge(connected, truth(stats.Connected))
-	gauge(pushed, truth(stats.Push))
-	gauge(delay, stats.Delay.Seconds())
-	gauge(lag, stats.Lag.Seconds())
-	gauge(subscribers, float64(stats.Subscribers))
-	count(reads, stats.Reads)
-	count(wakeups, stats.Wakeups)
-	count(reconnects, stats.Reconnects)
-
+	to.delivery(stats)
 	snapshot := c.overview.Latest()
 	if snapshot == nil {
 		return // nothing is known yet; zeros would be made up
 	}
-	st := snapshot.State
-	gauge(seen, seconds(c.feed.Now().Add(-stats.Lag)))
+	to.gauge(seen, seconds(c.feed.Now().Add(-stats.Lag)))
+	to.totals(snapshot.State)
+	for _, s := range snapshot.State.Sessions {
+		to.session(s)
+	}
+	to.waiting(snapshot.State)
+}
+
+// scrape receives the metrics of one scrape.
+type scrape chan<- prometheus.Metric
+
+func (to scrape) send(d *prometheus.Desc, kind prometheus.ValueType, value float64, labels []string) {
+	// The error is a session's name that is not UTF-8, which a database
+	// with another encoding can hold. A label cannot have it.
+	if m, err := prometheus.NewConstMetric(d, kind, value, labels...); err == nil {
+		to <- m
+	}
+}
+
+func (to scrape) count(d *prometheus.Desc, n int64, labels ...string) {
+	to.send(d, prometheus.CounterValue, float64(n), labels)
+}
+
+func (to scrape) gauge(d *prometheus.Desc, value float64, labels ...string) {
+	to.send(d, prometheus.GaugeValue, value, labels)
+}
+
+func (to scrape) delivery(stats feed.Stats) {
+	to.gauge(connected, truth(stats.Connected))
+	to.gauge(pushed, truth(stats.Push))
+	to.gauge(delay, stats.Delay.Seconds())
+	to.gauge(lag, stats.Lag.Seconds())
+	to.gauge(subscribers, float64(stats.Subscribers))
+	to.count(reads, stats.Reads)
+	to.count(wakeups, stats.Wakeups)
+	to.count(reconnects, stats.Reconnects)
+}
+
+func (to scrape) totals(st state.State) {
 	for kind, n := range st.Totals {
-		count(events, n, string(kind))
+		to.count(events, n, string(kind))
 		if outcome := outcomeOf[kind]; outcome != "" {
-			count(outcomes, n, outcome)
+			to.count(outcomes, n, outcome)
 		}
 	}
-	gauge(interventions, float64(st.WaitingTotal))
-	waiting := map[string]float64{}
+	to.gauge(interventions, float64(st.WaitingTotal))
+}
+
+func (to scrape) session(s state.Session) {
+	to.gauge(lastEvent, seconds(s.LastSeen), s.Session)
+	if s.LastHeartbeat != nil {
+		to.gauge(lastHeartbeat, seconds(*s.LastHeartbeat), s.Session)
+	}
+	to.gauge(lastTimeout, seconds(s.LastTimeout), s.Session)
+	to.gauge(specsOpen, float64(s.Specs.Open), s.Session)
+	to.gauge(specsSilent, float64(s.Specs.Silent), s.Session)
+	to.gauge(streak, float64(s.FailureStreak), s.Session)
+	if s.LastWork != nil {
+		to.gauge(lastWork, seconds(*s.LastWork), s.Session)
+	} else {
+		to.gauge(lastWork, 0, s.Session)
+	}
+	var used state.Usage
+	if s.Usage != nil {
+		used = *s.Usage
+	}
+	to.gauge(cost, used.Cost.USD(), s.Session)
+	to.gauge(tokens, float64(used.InputTokens), s.Session, "input")
+	to.gauge(tokens, float64(used.OutputTokens), s.Session, "output")
+}
+
+// waiting sends the time of the oldest request of each session. A session with a
+// listed request need not be listed itself.
+func (to scrape) waiting(st state.State) {
+	oldest := map[string]float64{}
 	for _, w := range st.Waiting { // oldest first
-		if _, older := waiting[w.Session]; !older {
-			waiting[w.Session] = seconds(w.At)
+		if _, older := oldest[w.Session]; !older {
+			oldest[w.Session] = seconds(w.At)
 		}
 	}
 	for _, s := range st.Sessions {
-		gauge(lastEvent, seconds(s.LastSeen), s.Session)
-		if s.LastHeartbeat != nil {
-			gauge(lastHeartbeat, seconds(*s.LastHeartbeat), s.Session)
-		}
-		gauge(lastTimeout, seconds(s.LastTimeout), s.Session)
-		gauge(specsOpen, float64(s.Specs.Open), s.Session)
-		gauge(specsSilent, float64(s.Specs.Silent), s.Session)
-		gauge(streak, float64(s.FailureStreak), s.Session)
-		if s.LastWork != nil {
-			gauge(lastWork, seconds(*s.LastWork), s.Session)
-		} else {
-			gauge(lastWork, 0, s.Session)
-		}
-		var used state.Usage
-		if s.Usage != nil {
-			used = *s.Usage
-		}
-		gauge(cost, used.Cost.USD(), s.Session)
-		gauge(tokens, float64(used.InputTokens), s.Session, "input")
-		gauge(tokens, float64(used.OutputTokens), s.Session, "output")
-		if _, waits := waiting[s.Session]; !waits {
-			waiting[s.Session] = 0
+		if _, waits := oldest[s.Session]; !waits {
+			oldest[s.Session] = 0
 		}
 	}
-	for session, since := range waiting {
-		gauge(waitingSince, since, session)
+	for session, since := range oldest {
+		to.gauge(waitingSince, since, session)
 	}
 }
 

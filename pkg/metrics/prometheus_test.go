@@ -80,7 +80,7 @@ type server struct {
 	t       testing.TB
 	address string
 	log     *bytes.Buffer // not to be read before it has ended
-	ended   chan error
+	ended   chan struct{}
 }
 
 // watch starts a Prometheus that scrapes the target and evaluates the rules
@@ -105,24 +105,45 @@ scrape_configs:
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	free := listen(t, "127.0.0.1:0")
-	p := &server{t: t, address: free.Addr().String(), log: &bytes.Buffer{}, ended: make(chan error, 1)}
-	free.Close()
-	cmd := exec.Command(at, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(folder, "data"), "--web.listen-address="+p.address)
-	cmd.Stdout, cmd.Stderr = p.log, p.log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { p.ended <- cmd.Wait() }()
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		<-p.ended
-		if t.Failed() {
-			t.Logf("Prometheus says:\n%s", p.log)
+	// Another process may take a port between when it is found free and when
+	// Prometheus binds it. Then Prometheus ends, and the next port is tried.
+	for attempt := 1; ; attempt++ {
+		free := listen(t, "127.0.0.1:0")
+		p := &server{t: t, address: free.Addr().String(), log: &bytes.Buffer{}, ended: make(chan struct{})}
+		free.Close()
+		cmd := exec.Command(at, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(folder, "data"), "--web.listen-address="+p.address)
+		cmd.Stdout, cmd.Stderr = p.log, p.log
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
 		}
-	})
-	p.until("Prometheus is ready", func() bool { return p.get("/-/ready", nil) == nil })
-	return p
+		go func() {
+			cmd.Wait()
+			close(p.ended)
+		}()
+		t.Cleanup(func() {
+			cmd.Process.Signal(syscall.SIGTERM)
+			<-p.ended
+			if t.Failed() {
+				t.Logf("Prometheus says:\n%s", p.log)
+			}
+		})
+		ready := false
+		p.until("Prometheus is ready", func() bool {
+			select {
+			case <-p.ended:
+				return true
+			default:
+				ready = p.get("/-/ready", nil) == nil
+				return ready
+			}
+		})
+		switch {
+		case ready:
+			return p
+		case attempt == 5 || !strings.Contains(p.log.String(), "address already in use"):
+			t.Fatal("Prometheus has ended")
+		}
+	}
 }
 
 func (p *server) get(path string, into any) error {
@@ -209,6 +230,12 @@ func TestPrometheus(t *testing.T) {
 
 	l := listen(t, "127.0.0.1:0")
 	address := l.Addr().String()
+	// A second descriptor keeps the port while no gateway listens.
+	kept, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
 	stop := d.serve(l)
 	p := watch(t, address)
 	const timeouts = `specwatch_spec_outcomes_total{outcome="timeout"}`
@@ -225,6 +252,7 @@ func TestPrometheus(t *testing.T) {
 	d.exec(insert, "spec_started", time.Now(), "night", "login")
 	d.exec(insert, "intervention_request", time.Now().Add(-11*time.Minute), "asks", "login")
 	p.comes(`specwatch_session_failure_streak{session="night"}`, "3")
+	d.exec(insert, "session_heartbeat", time.Now(), "night", "") // it is heard of for another minute
 	p.comes(`specwatch_session_specs_open{session="night"}`, "1")
 	p.comes(`specwatch_interventions_open`, "1")
 	p.fires("SpecwatchFailureStreak night", "SpecwatchInterventionWaiting asks")
@@ -248,7 +276,11 @@ func TestPrometheus(t *testing.T) {
 	}
 	p.comes(`up{job="specwatch"}`, "0")
 	p.fires("SpecwatchTimeout night")
-	d.serve(listen(t, address))
+	again, err := net.FileListener(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.serve(again)
 	p.comes(`sum(resets(specwatch_feed_wakeups_total[10m]))`, "1")
 	p.comes(timeouts, "2")
 	d.exec(insert, "timeout_triggered", time.Now(), "night", "cart")
