@@ -95,6 +95,21 @@ func (s *Server) copyTo(ctx context.Context, standby *Server) (err error) {
 		return err
 	}
 
+	if err := s.tellWhomToFollow(partial, slot, label); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(standby.config.Dir, "password"), []byte(s.password+"\n"), 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(partial, standby.DataDir()); err != nil {
+		return err
+	}
+	return s.account.own(standby.config.Dir)
+}
+
+// tellWhomToFollow writes the files with which a server over this copy starts as
+// a standby of s.
+func (s *Server) tellWhomToFollow(partial, slot, label string) error {
 	s.mu.Lock()
 	port := s.port
 	s.mu.Unlock()
@@ -110,13 +125,7 @@ func (s *Server) copyTo(ctx context.Context, standby *Server) (err error) {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(standby.config.Dir, "password"), []byte(s.password+"\n"), 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(partial, standby.DataDir()); err != nil {
-		return err
-	}
-	return s.account.own(standby.config.Dir)
+	return nil
 }
 
 // remade are the directories whose content a starting server makes anew or, as

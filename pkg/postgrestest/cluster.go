@@ -55,7 +55,7 @@ func folder(t testing.TB) string {
 
 func end(t testing.TB, server *embedded.Server) {
 	// What it holds goes away, so there is nothing to write down in order.
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if err := server.Stop(ctx); err != nil {
 		t.Error(err)

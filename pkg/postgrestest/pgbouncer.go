@@ -32,29 +32,54 @@ func Pgbouncer(t testing.TB, address, mode string, size int) string {
 		t.Fatal(err)
 	}
 	password, _ := u.User.Password()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	host, server := u.Hostname(), u.Port()
 	dir := t.TempDir()
 	for place := dir; place != os.TempDir() && place != "/"; place = filepath.Dir(place) {
 		if err := os.Chmod(place, 0o755); err != nil { // pgbouncer runs as another user
 			t.Fatal(err)
 		}
 	}
-	users := filepath.Join(dir, "users.txt")
-	config := filepath.Join(dir, "pgbouncer.ini")
-	for path, text := range map[string]string{
-		users: fmt.Sprintf("%q %q\n", u.User.Username(), password),
-		config: fmt.Sprintf("[databases]\n* = host=%s port=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_type = plain\nauth_file = %s\npool_mode = %s\ndefault_pool_size = %d\nmax_client_conn = 500\nserver_login_retry = 1\n",
-			u.Hostname(), u.Port(), port, users, mode, size),
-	} {
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "users.txt"), fmt.Appendf(nil, "%q %q\n", u.User.Username(), password), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// Another process may take a port between when it is found free and when
+	// pgbouncer binds it. Then pgbouncer ends, and the next port is tried.
+	for attempt := 1; ; attempt++ {
+		port := freePort(t)
+		config := filepath.Join(dir, "pgbouncer.ini")
+		text := fmt.Sprintf("[databases]\n* = host=%s port=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_type = plain\nauth_file = %s\npool_mode = %s\ndefault_pool_size = %d\nmax_client_conn = 500\nserver_login_retry = 1\n",
+			host, server, port, filepath.Join(dir, "users.txt"), mode, size)
+		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		u.Host = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		u.RawQuery = "sslmode=disable"
+		through := u.String()
+		err := bounce(t, program, config, through)
+		if err == nil {
+			return through
+		}
+		if attempt == 5 {
 			t.Fatal(err)
 		}
 	}
+}
+
+// freePort is a port of loopback that nobody listened on a moment ago.
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// bounce runs pgbouncer until the test ends, and returns once it passes a
+// connection on. The error is that it has ended.
+func bounce(t testing.TB, program, config, through string) error {
+	t.Helper()
 	args := []string{"-q", config}
 	if os.Geteuid() == 0 { // pgbouncer refuses to run as root
 		for _, name := range []string{"nobody", "daemon"} {
@@ -69,18 +94,29 @@ func Pgbouncer(t testing.TB, address, mode string, size int) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	var exit error
+	go func() {
+		exit = cmd.Wait()
+		close(ended)
+	}()
 	t.Cleanup(func() {
 		cmd.Process.Kill() //nolint:errcheck // it may have ended
-		cmd.Wait()         //nolint:errcheck // as above
+		<-ended
 	})
-	u.Host = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	u.RawQuery = "sslmode=disable"
-	through := u.String()
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		conn, err := pgx.Connect(context.Background(), through)
+	for deadline := time.Now().Add(2 * time.Minute); ; {
+		// What else listens there may accept a connection and never answer.
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		conn, err := pgx.Connect(ctx, through)
+		cancel()
 		if err == nil {
 			conn.Close(context.Background())
-			return through
+			return nil
+		}
+		select {
+		case <-ended:
+			return fmt.Errorf("pgbouncer has ended: %v; the last attempt to connect: %w", exit, err)
+		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("pgbouncer does not answer: %v", err)

@@ -4,12 +4,15 @@ package postgrestest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"net/url"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Variable names the server that tests share: a PostgreSQL URL whose user may
@@ -34,8 +37,18 @@ func exec(t testing.TB, address, sql string) {
 		t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	if _, err := conn.Exec(context.Background(), sql); err != nil {
-		t.Fatal(err)
+	// PostgreSQL gives up after five seconds if sessions of a database have not
+	// ended, and breaks a deadlock with a session that is still ending.
+	const inUse, deadlock = "55006", "40P01"
+	for deadline := time.Now().Add(2 * time.Minute); ; {
+		_, err := conn.Exec(context.Background(), sql)
+		if err == nil {
+			return
+		}
+		var refused *pgconn.PgError
+		if !errors.As(err, &refused) || refused.Code != inUse && refused.Code != deadlock || time.Now().After(deadline) {
+			t.Fatalf("%s: %v", sql, err)
+		}
 	}
 }
 

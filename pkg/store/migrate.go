@@ -76,11 +76,18 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	if err := refuseForeign(ctx, conn, report.Schema); err != nil {
 		return report, err
 	}
+	err = s.migrate(ctx, conn, c.Roles, told, &report)
+	return report, err
+}
 
+// migrate does what Migrate does, once the schema is known and the lock is
+// held.
+func (s *Store) migrate(ctx context.Context, conn *pgx.Conn, roles string, told func(string), report *MigrateReport) error {
+	var err error
 	shared := false
-	if c.Roles == "" {
+	if roles == "" {
 		if shared, err = rolesAreShared(ctx, conn, report.Schema); err != nil {
-			return report, s.explain(err)
+			return s.explain(err)
 		}
 	}
 
@@ -91,22 +98,22 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	defer db.Close()
 	provider, err := newProvider(db, report.Schema)
 	if err != nil {
-		return report, err
+		return err
 	}
 	if report.Applied, err = s.up(ctx, provider, report.Schema, told); err != nil {
-		return report, s.explain(err)
+		return s.explain(err)
 	}
 	report.Version = latestMigration()
 	if report.Repaired, err = repair(ctx, conn, report.Schema); err != nil {
-		return report, s.explain(err)
+		return s.explain(err)
 	}
 	// Before the grants, because it may create a new events table.
 	if report.Returned, err = s.returnAdopted(ctx, conn, report.Schema, told); err != nil {
-		return report, s.explain(err)
+		return s.explain(err)
 	}
-	names, left, err := grant(ctx, conn, report.Schema, c.Roles)
+	names, left, err := grant(ctx, conn, report.Schema, roles)
 	if err != nil {
-		return report, s.explain(err)
+		return s.explain(err)
 	}
 	report.Writer = names.writer
 	if left != nil {
@@ -117,7 +124,7 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	}
 	notes, err := s.renewMirrors(ctx, conn, report.Schema, told)
 	report.Notices = append(report.Notices, notes...)
-	return report, s.explain(err)
+	return s.explain(err)
 }
 
 // mayMigrate returns the schema, and creates it if it is missing. It first

@@ -151,12 +151,19 @@ func findSource(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 		return t, problem(NoTable, nil, "%q is not a table that can be mirrored: it must be an ordinary or a partitioned one that is neither temporary nor PostgreSQL's own", table)
 	}
 	t.partitioned = kind == "p" || partition
+	if err = t.readColumns(ctx, tx); err == nil {
+		err = t.readKey(ctx, tx)
+	}
+	return t, err
+}
+
+func (t *source) readColumns(ctx context.Context, tx pgx.Tx) error {
 	rows, err := tx.Query(ctx, `
 		SELECT a.attname::text, 'timestamptz'::regtype IN (y.oid, y.typbasetype), CASE WHEN a.attgenerated = 'v' THEN pg_get_expr(d.adbin, d.adrelid) END
 		FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, t.oid)
 	if err != nil {
-		return t, err
+		return err
 	}
 	t.virtual, t.zoned = map[string]string{}, map[string]bool{}
 	var name string
@@ -170,13 +177,14 @@ func findSource(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return t, err
-	}
-	// The primary key, else a unique index over columns that are never null,
-	// else an identity or serial column. An index may have INCLUDE columns after
-	// its key columns.
-	rows, err = tx.Query(ctx, `
+	return err
+}
+
+// readKey takes as the key the primary key, else a unique index over columns
+// that are never null, else an identity or serial column. An index may have
+// INCLUDE columns after its key columns.
+func (t *source) readKey(ctx context.Context, tx pgx.Tx) error {
+	rows, err := tx.Query(ctx, `
 		SELECT a.attname::text FROM (
 		    SELECT k.columns FROM pg_index i, LATERAL (SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] AS columns) k
 		    WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND NOT 0 = ANY (k.columns)
@@ -188,7 +196,7 @@ func findSource(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 		t.key, err = pgx.CollectRows(rows, pgx.RowTo[string])
 	}
 	if err != nil || len(t.key) > 0 {
-		return t, err
+		return err
 	}
 	rows, err = tx.Query(ctx, `
 		SELECT a.attname::text FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -197,7 +205,7 @@ func findSource(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 	if err == nil {
 		t.key, err = pgx.CollectRows(rows, pgx.RowTo[string])
 	}
-	return t, err
+	return err
 }
 
 // complete fills empty fields of a mapping with the table's columns of the same
@@ -205,6 +213,40 @@ func findSource(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 // field is returned as *event.FieldError.
 func (m Mapping) complete(ctx context.Context, tx pgx.Tx, t source) (Mapping, expressions, error) {
 	var e expressions
+	if err := m.fill(t); err != nil {
+		return m, e, err
+	}
+	for from, to := range m.Kinds {
+		if k := event.Kind(to); !k.Known() && !k.Custom() {
+			return m, e, mappingErrorf("kinds", "%q, for %q, is no kind of an event; it is one of %v, or a name with a dot", to, from, event.Kinds)
+		}
+	}
+	zone := cmp.Or(m.TimeZone, "UTC")
+	if _, err := tx.Exec(ctx, `SELECT now() AT TIME ZONE $1`, zone); err != nil {
+		return m, e, mappingErrorf("time-zone", "PostgreSQL knows no time zone %q; name one such as Europe/Berlin", zone)
+	}
+	if err := evaluateAsTrigger(ctx, tx, zone); err != nil {
+		return m, e, err
+	}
+	e.table, e.zone, e.kinds = t, zone, m.Kinds
+	typed := func(field, text string) (uint32, error) { return typeOf(ctx, tx, t, field, text) }
+	for _, set := range []func(Mapping, typing) error{e.setTexts, e.setAt, e.setData, e.setWhere} {
+		if err := set(m, typed); err != nil {
+			return m, e, err
+		}
+	}
+	// This finds what no expression shows alone, such as an aggregate.
+	_, err := describe(ctx, tx, e.mapSQL("(SELECT * FROM "+t.quoted()+")"))
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code[:2] == "42" && pg.Code != "42501" {
+		err = mappingErrorf("kind", "the expressions do not work together: %s", pg.Message)
+	}
+	return m, e, err
+}
+
+// fill sets empty fields to the table's columns of the same names, and an empty
+// key to what identifies its rows.
+func (m *Mapping) fill(t source) error {
 	for _, f := range []struct {
 		name     string
 		text     *string
@@ -214,7 +256,7 @@ func (m Mapping) complete(ctx context.Context, tx pgx.Tx, t source) (Mapping, ex
 			*f.text = pgx.Identifier{f.name}.Sanitize()
 		}
 		if *f.text == "" && f.required {
-			return m, e, mappingErrorf(f.name, "table %s has no column named %s; say with an SQL expression over its columns (%s) what it is", t, f.name, strings.Join(t.columns, ", "))
+			return mappingErrorf(f.name, "table %s has no column named %s; say with an SQL expression over its columns (%s) what it is", t, f.name, strings.Join(t.columns, ", "))
 		}
 	}
 	if m.Key == "" && len(t.key) > 0 {
@@ -229,74 +271,75 @@ func (m Mapping) complete(ctx context.Context, tx pgx.Tx, t source) (Mapping, ex
 			m.Key = "ROW(" + strings.Join(names, ", ") + ")"
 		}
 	}
-	for from, to := range m.Kinds {
-		if k := event.Kind(to); !k.Known() && !k.Custom() {
-			return m, e, mappingErrorf("kinds", "%q, for %q, is no kind of an event; it is one of %v, or a name with a dot", to, from, event.Kinds)
-		}
-	}
-	zone := cmp.Or(m.TimeZone, "UTC")
-	if _, err := tx.Exec(ctx, `SELECT now() AT TIME ZONE $1`, zone); err != nil {
-		return m, e, mappingErrorf("time-zone", "PostgreSQL knows no time zone %q; name one such as Europe/Berlin", zone)
-	}
-	if err := evaluateAsTrigger(ctx, tx, zone); err != nil {
-		return m, e, err
-	}
-	kind := func(name, text string) (uint32, error) { return typeOf(ctx, tx, t, name, text) }
+	return nil
+}
+
+// typing asks PostgreSQL for the type of a field's expression.
+type typing func(field, text string) (uint32, error)
+
+func (e *expressions) setTexts(m Mapping, typed typing) error {
 	for _, f := range []struct {
 		name, text string
 		into       *string
 	}{{"kind", m.Kind, &e.kind}, {"session", m.Session, &e.session}, {"spec", cmp.Or(m.Spec, "''"), &e.spec}, {"key", cmp.Or(m.Key, "NULL"), &e.key}} {
-		if oid, err := kind(f.name, f.text); err != nil {
-			return m, e, err
+		if oid, err := typed(f.name, f.text); err != nil {
+			return err
 		} else if oid == pgtype.RecordOID && f.name != "key" {
-			return m, e, mappingErrorf(f.name, "%s is not one value", f.text)
+			return mappingErrorf(f.name, "%s is not one value", f.text)
 		} else if oid == pgtype.TimestamptzOID && f.name == "key" {
 			*f.into = inUTC(f.text)
 			continue
 		}
 		*f.into = "(" + f.text + "\n)::text"
 	}
-	oid, err := kind("at", m.At)
+	return nil
+}
+
+func (e *expressions) setAt(m Mapping, typed typing) error {
+	oid, err := typed("at", m.At)
 	switch {
 	case err != nil:
-		return m, e, err
+		return err
 	case oid == pgtype.TimestamptzOID:
 		e.at = "(" + m.At + "\n)"
 	case oid != pgtype.TimestampOID && oid != pgtype.DateOID:
-		return m, e, mappingErrorf("at", "%s is not a time: a text is one as (…)::timestamptz, seconds since 1970 are one as to_timestamp(…)", m.At)
+		return mappingErrorf("at", "%s is not a time: a text is one as (…)::timestamptz, seconds since 1970 are one as to_timestamp(…)", m.At)
 	case m.TimeZone == "":
-		return m, e, mappingErrorf("time-zone", "%s is a time without its zone; say which zone its values are of, such as Europe/Berlin or UTC", m.At)
+		return mappingErrorf("time-zone", "%s is a time without its zone; say which zone its values are of, such as Europe/Berlin or UTC", m.At)
 	default:
-		e.at = "((" + m.At + "\n)::timestamp AT TIME ZONE " + quote(zone) + ")"
+		e.at = "((" + m.At + "\n)::timestamp AT TIME ZONE " + quote(e.zone) + ")"
 	}
+	return nil
+}
+
+func (e *expressions) setData(m Mapping, typed typing) error {
 	e.data = "'{}'::jsonb"
-	if m.Data != "" {
-		switch oid, err = kind("data", m.Data); {
-		case err != nil:
-			return m, e, err
-		case oid == pgtype.JSONOID || oid == pgtype.JSONBOID:
-			e.data = "(" + m.Data + "\n)::jsonb"
-		default:
-			e.data = "to_jsonb(" + m.Data + "\n)"
-		}
+	if m.Data == "" {
+		return nil
 	}
+	switch oid, err := typed("data", m.Data); {
+	case err != nil:
+		return err
+	case oid == pgtype.JSONOID || oid == pgtype.JSONBOID:
+		e.data = "(" + m.Data + "\n)::jsonb"
+	default:
+		e.data = "to_jsonb(" + m.Data + "\n)"
+	}
+	return nil
+}
+
+func (e *expressions) setWhere(m Mapping, typed typing) error {
 	e.where = "true"
-	if m.Where != "" {
-		if oid, err = kind("where", m.Where); err != nil {
-			return m, e, err
-		} else if oid != pgtype.BoolOID {
-			return m, e, mappingErrorf("where", "%s is neither true nor false", m.Where)
-		}
-		e.where = "(" + m.Where + "\n)"
+	if m.Where == "" {
+		return nil
 	}
-	e.table, e.zone, e.kinds = t, zone, m.Kinds
-	// This finds what no expression shows alone, such as an aggregate.
-	_, err = describe(ctx, tx, e.mapSQL("(SELECT * FROM "+t.quoted()+")"))
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code[:2] == "42" && pg.Code != "42501" {
-		err = mappingErrorf("kind", "the expressions do not work together: %s", pg.Message)
+	if oid, err := typed("where", m.Where); err != nil {
+		return err
+	} else if oid != pgtype.BoolOID {
+		return mappingErrorf("where", "%s is neither true nor false", m.Where)
 	}
-	return m, e, err
+	e.where = "(" + m.Where + "\n)"
+	return nil
 }
 
 // inUTC returns SQL for the text of a timestamptz in a key, as PostgreSQL
@@ -888,30 +931,12 @@ func install(ctx context.Context, tx pgx.Tx, schema string, m *Mirror, e express
 	t := e.table
 	m.called = cmp.Or(m.called, m.Source)
 	e.called = m.called
-	// Each mirror that uses rights which a mirror was the reason for records
-	// them, so that they stay until the last of them is removed.
 	before := *m
-	m.granted, m.rights = "", nil
-	for _, p := range all {
-		if p.granted == t.owner {
-			m.rights = append(m.rights, p.rights...)
-		}
+	steps, err := m.takeRights(ctx, tx, schema, t.owner, all)
+	if err != nil {
+		return err
 	}
 	owner := pgx.Identifier{t.owner}.Sanitize()
-	var steps []string
-	for _, right := range mirrorRights(schema) {
-		var has bool
-		if err := tx.QueryRow(ctx, "SELECT "+right.has, t.owner).Scan(&has); err != nil {
-			return err
-		}
-		if !has {
-			m.rights = append(m.rights, right.name)
-			steps = append(steps, "GRANT "+right.sql+" TO "+owner)
-		}
-	}
-	if len(m.rights) > 0 {
-		m.granted = t.owner
-	}
 	if err := m.record(ctx, tx, schema); err != nil {
 		return err
 	}
@@ -931,14 +956,55 @@ func install(ctx context.Context, tx pgx.Tx, schema string, m *Mirror, e express
 	if !create {
 		steps = append(steps, "REVOKE CREATE ON SCHEMA "+pgx.Identifier{schema}.Sanitize()+" FROM "+owner)
 	}
-	// The trigger may be of the other kind: the table has become a partition, or
-	// is none any more.
+	triggers, err := m.triggerSteps(ctx, tx, schema, t)
+	if err != nil {
+		return err
+	}
+	m.Active = true
+	if err := execAll(ctx, tx, append(steps, triggers...)); err != nil || before.granted == t.owner {
+		return err
+	}
+	return revokeRights(ctx, tx, schema, before, all) // the table had another owner
+}
+
+// takeRights sets the rights that the mirror uses, and returns the statements
+// that grant the missing ones to the table's owner. Each mirror that uses rights
+// which a mirror was the reason for records them, so that they stay until the
+// last of them is removed.
+func (m *Mirror) takeRights(ctx context.Context, tx pgx.Tx, schema, owner string, all []placed) (steps []string, err error) {
+	m.granted, m.rights = "", nil
+	for _, p := range all {
+		if p.granted == owner {
+			m.rights = append(m.rights, p.rights...)
+		}
+	}
+	for _, right := range mirrorRights(schema) {
+		var has bool
+		if err := tx.QueryRow(ctx, "SELECT "+right.has, owner).Scan(&has); err != nil {
+			return nil, err
+		}
+		if !has {
+			m.rights = append(m.rights, right.name)
+			steps = append(steps, "GRANT "+right.sql+" TO "+pgx.Identifier{owner}.Sanitize())
+		}
+	}
+	if len(m.rights) > 0 {
+		m.granted = owner
+	}
+	return steps, nil
+}
+
+// triggerSteps returns the statements that give the table its trigger. It may
+// have one of the other kind: the table has become a partition, or is none any
+// more.
+func (m *Mirror) triggerSteps(ctx context.Context, tx pgx.Tx, schema string, t source) (steps []string, err error) {
+	function := mirrorFunction(schema, m.id)
 	var name string
 	var each bool
-	err := tx.QueryRow(ctx, `SELECT tgname::text, tgtype & 1 = 1 FROM pg_trigger WHERE tgrelid = $1 AND tgfoid = to_regproc($2) AND tgparentid = 0`, t.oid, mirrorFunction(schema, m.id)).Scan(&name, &each)
+	err = tx.QueryRow(ctx, `SELECT tgname::text, tgtype & 1 = 1 FROM pg_trigger WHERE tgrelid = $1 AND tgfoid = to_regproc($2) AND tgparentid = 0`, t.oid, function).Scan(&name, &each)
 	missing := errors.Is(err, pgx.ErrNoRows)
 	if err != nil && !missing {
-		return err
+		return nil, err
 	}
 	if !missing && each != t.partitioned {
 		steps = append(steps, "DROP TRIGGER "+pgx.Identifier{name}.Sanitize()+" ON "+t.quoted())
@@ -949,13 +1015,9 @@ func install(ctx context.Context, tx pgx.Tx, schema string, m *Mirror, e express
 		if t.partitioned {
 			level = "FOR EACH ROW"
 		}
-		steps = append(steps, fmt.Sprintf("CREATE TRIGGER %s AFTER INSERT ON %s %s EXECUTE FUNCTION %s", pgx.Identifier{"specwatch_mirror_" + schema}.Sanitize(), t.quoted(), level, trigger))
+		steps = append(steps, fmt.Sprintf("CREATE TRIGGER %s AFTER INSERT ON %s %s EXECUTE FUNCTION %s()", pgx.Identifier{"specwatch_mirror_" + schema}.Sanitize(), t.quoted(), level, function))
 	}
-	m.Active = true
-	if err := execAll(ctx, tx, steps); err != nil || before.granted == t.owner {
-		return err
-	}
-	return revokeRights(ctx, tx, schema, before, all) // the table had another owner
+	return steps, nil
 }
 
 // record stores the mirror, and gives it its id if it has none.

@@ -163,7 +163,7 @@ func TestMigrateSaysWhichTransactionsItWaitsFor(t *testing.T) {
 			}
 		case err := <-done:
 			t.Fatalf("%s: ended without a word: %v", c.name, err)
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Errorf("%s: waits without a word", c.name)
 		}
 		begin := time.Now()
@@ -172,7 +172,7 @@ func TestMigrateSaysWhichTransactionsItWaitsFor(t *testing.T) {
 				t.Errorf("%s: a writer meanwhile: %v", c.name, err)
 			}
 		}
-		if took := time.Since(begin); took > 8*time.Second { // each may wait for one attempt of 0.2 s
+		if took := time.Since(begin); took > 20*time.Second { // each may wait for one attempt of 0.2 s, and one that is not let through fails
 			t.Errorf("%s: ten inserts took %s meanwhile", c.name, took)
 		}
 		exec(t, hog, c.release)
@@ -247,7 +247,10 @@ func TestNoCancelRequestThroughAPooler(t *testing.T) {
 	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
 		t.Fatal(err)
 	}
-	giveUp := func(address string) *atomic.Int64 {
+	// giveUp gives up three reads and, if cancelled says so, as many as it takes
+	// until a cancel request was made: a busy machine may not get to send a read in
+	// time, and the request is made after the caller has its error.
+	giveUp := func(address string, cancelled bool) *atomic.Int64 {
 		through, cancels := countingCancels(t, address)
 		s := open(t, store.Config{URL: through})
 		if err := s.Ready(t.Context()); err != nil {
@@ -256,7 +259,8 @@ func TestNoCancelRequestThroughAPooler(t *testing.T) {
 		lock := postgrestest.Connect(t, server.URL())
 		exec(t, lock, "BEGIN")
 		exec(t, lock, "LOCK TABLE events")
-		for range 3 {
+		end := time.Now().Add(time.Minute)
+		for tries := 0; tries < 3 || cancelled && cancels.Load() == 0 && time.Now().Before(end); tries++ {
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			if _, err := s.Since(ctx, cursor.Cursor{}, 1); err == nil {
 				t.Error("read a table that is locked")
@@ -269,10 +273,10 @@ func TestNoCancelRequestThroughAPooler(t *testing.T) {
 		}
 		return cancels
 	}
-	if n := giveUp(server.URL()).Load(); n == 0 {
+	if n := giveUp(server.URL(), true).Load(); n == 0 {
 		t.Error("without a pooler no statement was cancelled")
 	}
-	if n := giveUp(postgrestest.Pgbouncer(t, server.URL(), "transaction", 12)).Load(); n != 0 {
+	if n := giveUp(postgrestest.Pgbouncer(t, server.URL(), "transaction", 12), false).Load(); n != 0 {
 		t.Errorf("%d cancel requests through the pooler", n)
 	}
 }
