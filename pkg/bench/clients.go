@@ -16,6 +16,7 @@ import (
 const (
 	manyClients = 1_000
 	manyRate    = 100
+	manySpan    = 10 * time.Second
 	mostPerIdle = 20 // KB
 )
 
@@ -106,14 +107,38 @@ func (w *world) clients(ctx context.Context) (lines []Line, err error) {
 	if err != nil {
 		return nil, err
 	}
-	before, usedBefore, err := gateway.memory("")
+	idle, err := w.idleClients(ctx, gateway)
 	if err != nil {
 		return nil, err
+	}
+	lines = append(lines, idle)
+	// One client, and then many: the same reads of the database.
+	one, err := w.deliver(ctx, gateway, database, 1)
+	if err != nil {
+		return lines, err
+	}
+	many, err := w.deliver(ctx, gateway, database, manyClients)
+	if err != nil {
+		return lines, err
+	}
+	work := "1,000 WebSocket clients × 100 events/s"
+	return append(lines,
+		Line{work + ": loss", fmt.Sprintf("%.0f of %d deliveries", many.lost, manyClients*manyRate*int(manySpan.Seconds())), "", "", "0", reaches(many.lost == 0)},
+		Line{work + ": reads of the database", fmt.Sprintf("%.0f/s", many.reads), fmt.Sprintf("1 client: %.0f/s", one.reads), fmt.Sprintf("%.2f", many.reads/one.reads), "≤ 1.1", reaches(many.reads <= 1.1*one.reads)},
+		Line{work + ": p99", ms(many.p99), "1 client: " + ms(one.p99), fmt.Sprintf("%.1f", float64(many.p99)/float64(one.p99)), "", Told},
+	), nil
+}
+
+// idleClients is how much memory a gateway needs for clients that get nothing.
+func (w *world) idleClients(ctx context.Context, gateway *process) (Line, error) {
+	before, usedBefore, err := gateway.memory("")
+	if err != nil {
+		return Line{}, err
 	}
 	w.say("clients: opening %d idle ones", w.Clients)
 	idlers, err := dialMany(ctx, gateway.base+"/ws", w.Clients)
 	if err != nil {
-		return nil, err
+		return Line{}, err
 	}
 	profile := ""
 	if w.Profiles != "" {
@@ -123,77 +148,64 @@ func (w *world) clients(ctx context.Context) (lines []Line, err error) {
 	goroutines, _ := gateway.metric("go_goroutines")
 	closeAll(idlers)
 	if err != nil {
-		return nil, err
+		return Line{}, err
 	}
 	each := (after - before) / float64(w.Clients) / 1024
-	lines = append(lines, Line{fmt.Sprintf("memory for each of %d idle WebSocket clients", w.Clients), fmt.Sprintf("%.1f KB of the process", each),
-		fmt.Sprintf("heap and stacks: %.1f KB; goroutines: %.1f", (usedAfter-usedBefore)/float64(w.Clients)/1024, goroutines/float64(w.Clients)), "", fmt.Sprintf("≤ %d KB", mostPerIdle), reaches(each <= mostPerIdle)})
+	return Line{fmt.Sprintf("memory for each of %d idle WebSocket clients", w.Clients), fmt.Sprintf("%.1f KB of the process", each),
+		fmt.Sprintf("heap and stacks: %.1f KB; goroutines: %.1f", (usedAfter-usedBefore)/float64(w.Clients)/1024, goroutines/float64(w.Clients)), "", fmt.Sprintf("≤ %d KB", mostPerIdle), reaches(each <= mostPerIdle)}, nil
+}
 
-	// One client, and then many: the same reads of the database.
-	const span = 10 * time.Second
-	type outcome struct {
-		reads, lost float64
-		p99         time.Duration
-	}
-	run := func(n int) (o outcome, err error) {
-		here, err := gateway.here(ctx)
-		if err != nil {
-			return o, err
-		}
-		others, err := dialMany(ctx, gateway.base+"/ws?since="+here, n-1)
-		if err != nil {
-			return o, err
-		}
-		defer closeAll(others)
-		l := newLatencies(manyRate * int(span.Seconds()+1))
-		watched, err := gateway.dial(ctx, l.took)
-		if err != nil {
-			return o, err
-		}
-		defer watched.close()
-		all := append(others, watched)
-		seen := make([]int, n)
-		for i, c := range all {
-			seen[i] = c.count()
-		}
-		reads, err := gateway.metric("specwatch_feed_reads_total")
-		if err != nil {
-			return o, err
-		}
-		if err := l.write(ctx, database, "events", pace{"", manyRate, 1}, span); err != nil {
-			return o, err
-		}
-		written := 0
-		for i := range l.committed {
-			if l.committed[i].Load() > 0 {
-				written++
-			}
-		}
-		waiting, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		for i, c := range all {
-			c.got(waiting, seen[i]+written) //nolint:errcheck // the difference tells
-			o.lost += float64(written - (c.count() - seen[i]))
-		}
-		now, err := gateway.metric("specwatch_feed_reads_total")
-		o.reads = (now - reads) / span.Seconds()
-		times, _ := l.list()
-		o.p99 = percentile(times, 0.99)
-		w.say("%d clients at %d events/s: %.0f lost, %.0f reads/s, p99 %s", n, manyRate, o.lost, o.reads, ms(o.p99))
+// delivery is what some clients get, and what it costs.
+type delivery struct {
+	reads, lost float64 // reads of the database a second, events that did not arrive
+	p99         time.Duration
+}
+
+// deliver writes at a steady pace while n clients follow.
+func (w *world) deliver(ctx context.Context, gateway *process, database string, n int) (o delivery, err error) {
+	here, err := gateway.here(ctx)
+	if err != nil {
 		return o, err
 	}
-	one, err := run(1)
+	others, err := dialMany(ctx, gateway.base+"/ws?since="+here, n-1)
 	if err != nil {
-		return lines, err
+		return o, err
 	}
-	many, err := run(manyClients)
+	defer closeAll(others)
+	l := newLatencies(manyRate * int(manySpan.Seconds()+1))
+	watched, err := gateway.dial(ctx, l.took)
 	if err != nil {
-		return lines, err
+		return o, err
 	}
-	work := "1,000 WebSocket clients × 100 events/s"
-	return append(lines,
-		Line{work + ": loss", fmt.Sprintf("%.0f of %d deliveries", many.lost, manyClients*manyRate*int(span.Seconds())), "", "", "0", reaches(many.lost == 0)},
-		Line{work + ": reads of the database", fmt.Sprintf("%.0f/s", many.reads), fmt.Sprintf("1 client: %.0f/s", one.reads), fmt.Sprintf("%.2f", many.reads/one.reads), "≤ 1.1", reaches(many.reads <= 1.1*one.reads)},
-		Line{work + ": p99", ms(many.p99), "1 client: " + ms(one.p99), fmt.Sprintf("%.1f", float64(many.p99)/float64(one.p99)), "", Told},
-	), nil
+	defer watched.close()
+	all := append(others, watched)
+	seen := make([]int, n)
+	for i, c := range all {
+		seen[i] = c.count()
+	}
+	reads, err := gateway.metric("specwatch_feed_reads_total")
+	if err != nil {
+		return o, err
+	}
+	if err := l.write(ctx, database, "events", pace{"", manyRate, 1}, manySpan); err != nil {
+		return o, err
+	}
+	written := 0
+	for i := range l.committed {
+		if l.committed[i].Load() > 0 {
+			written++
+		}
+	}
+	waiting, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for i, c := range all {
+		c.got(waiting, seen[i]+written) //nolint:errcheck // the difference tells
+		o.lost += float64(written - (c.count() - seen[i]))
+	}
+	now, err := gateway.metric("specwatch_feed_reads_total")
+	o.reads = (now - reads) / manySpan.Seconds()
+	times, _ := l.list()
+	o.p99 = percentile(times, 0.99)
+	w.say("%d clients at %d events/s: %.0f lost, %.0f reads/s, p99 %s", n, manyRate, o.lost, o.reads, ms(o.p99))
+	return o, err
 }

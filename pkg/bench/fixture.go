@@ -67,56 +67,8 @@ func (w *world) fill(ctx context.Context, database string, rows int) error {
 		return err
 	}
 	began := time.Now()
-	var next, done atomic.Int64
-	var writing sync.WaitGroup
-	failed := make(chan error, fillers)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	for range fillers {
-		writing.Go(func() {
-			err := func() error {
-				conn, err := connect(ctx, database)
-				if err != nil {
-					return err
-				}
-				defer conn.Close(context.WithoutCancel(ctx))
-				if _, err := conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
-					return err
-				}
-				for {
-					first := next.Add(chunkRows) - chunkRows
-					if first >= int64(rows) {
-						return nil
-					}
-					last := min(first+chunkRows, int64(rows)) - 1
-					if _, err := conn.Exec(ctx, fixtureSQL, first, last, rows); err != nil {
-						return err
-					}
-					done.Add(last - first + 1)
-				}
-			}()
-			if err != nil {
-				failed <- err
-				cancel()
-			}
-		})
-	}
-	filled := make(chan struct{})
-	go func() { writing.Wait(); close(filled) }()
-	for say := time.NewTicker(sayEvery); ; {
-		select {
-		case <-say.C:
-			w.say("fixture: %d of %d rows", done.Load(), rows)
-			continue
-		case <-filled:
-		}
-		say.Stop()
-		break
-	}
-	select {
-	case err := <-failed:
+	if err := w.fillRows(ctx, database, rows); err != nil {
 		return err
-	default:
 	}
 	if _, err := conn.Exec(ctx, `SET maintenance_work_mem = '1GB'; SET max_parallel_maintenance_workers = 2`); err != nil {
 		return err
@@ -141,4 +93,63 @@ func (w *world) fill(ctx context.Context, database string, rows int) error {
 		w.say("fixture: %d rows are ready after %s", rows, time.Since(began).Round(time.Second))
 	}
 	return nil
+}
+
+// fillRows writes the rows by several connections, and says how far it has come.
+func (w *world) fillRows(ctx context.Context, database string, rows int) error {
+	var next, done atomic.Int64
+	var writing sync.WaitGroup
+	failed := make(chan error, fillers)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for range fillers {
+		writing.Go(func() {
+			if err := fillChunks(ctx, database, int64(rows), &next, &done); err != nil {
+				failed <- err
+				cancel()
+			}
+		})
+	}
+	filled := make(chan struct{})
+	go func() { writing.Wait(); close(filled) }()
+	for say := time.NewTicker(sayEvery); ; {
+		select {
+		case <-say.C:
+			w.say("fixture: %d of %d rows", done.Load(), rows)
+			continue
+		case <-filled:
+		}
+		say.Stop()
+		break
+	}
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
+}
+
+// fillChunks writes chunks of rows until none is left. next is the first row of
+// the next chunk, for all connections.
+func fillChunks(ctx context.Context, database string, rows int64, next, done *atomic.Int64) error {
+	conn, err := connect(ctx, database)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
+		return err
+	}
+	for {
+		first := next.Add(chunkRows) - chunkRows
+		if first >= rows {
+			return nil
+		}
+		last := min(first+chunkRows, rows) - 1
+		if _, err := conn.Exec(ctx, fixtureSQL, first, last, rows); err != nil {
+			return err
+		}
+		done.Add(last - first + 1)
+	}
 }

@@ -175,23 +175,9 @@ func (w *world) latency(ctx context.Context) (lines []Line, err error) {
 			for round := range w.Rounds {
 				for i := range contenders {
 					c := contenders[(i+round)%len(contenders)] // who is first changes
-					l := newLatencies(int(float64(p.rate) * (w.Span.Seconds() + 1)))
-					ws, err := c.dial(ctx, l.took)
-					if err != nil {
-						return fmt.Errorf("%s: %w", c.name, err)
-					}
-					err = l.write(ctx, database, c.table, p, w.Span)
-					time.Sleep(200 * time.Millisecond) // what has not come by then counts as lost
-					ws.close()
-					if err != nil {
+					if err := w.latencyOf(ctx, database, c, p, round); err != nil {
 						return err
 					}
-					all, lost := l.list()
-					if len(all) == 0 {
-						return fmt.Errorf("%s: nothing arrived", c.name)
-					}
-					c.p50, c.p99 = append(c.p50, median(all)), append(c.p99, percentile(all, 0.99))
-					w.say("latency %s, round %d, %s: p50 %s, p99 %s, %d of %d not seen", p.name, round+1, c.name, ms(median(all)), ms(percentile(all, 0.99)), lost, lost+len(all))
 				}
 			}
 			return nil
@@ -199,27 +185,55 @@ func (w *world) latency(ctx context.Context) (lines []Line, err error) {
 		if err != nil {
 			return lines, err
 		}
-		own := contenders[0]
-		for _, q := range []struct {
-			name  string
-			goal  float64
-			value func(*contender) time.Duration
-		}{
-			{"p50", 1.3, func(c *contender) time.Duration { return median(c.p50) }},
-			{"p99", 2, func(c *contender) time.Duration { return median(c.p99) }},
-		} {
-			for _, c := range contenders[1:] {
-				ratio := float64(q.value(own)) / float64(q.value(c))
-				line := Line{"commit → WebSocket client, " + p.name + ", " + q.name, ms(q.value(own)), "bare program: " + ms(q.value(c)),
-					fmt.Sprintf("%.1f", ratio), fmt.Sprintf("≤ %.1f", q.goal), reaches(ratio <= q.goal)}
-				if c.name != "floor" {
-					line.Reference, line.Goal, line.Verdict = c.name+": "+ms(q.value(c)), "", Told
-				}
-				lines = append(lines, line)
-			}
-		}
+		lines = append(lines, latencyLines(contenders, p)...)
 	}
 	return lines, nil
+}
+
+// latencyOf measures one contender at one pace.
+func (w *world) latencyOf(ctx context.Context, database string, c *contender, p pace, round int) error {
+	l := newLatencies(int(float64(p.rate) * (w.Span.Seconds() + 1)))
+	ws, err := c.dial(ctx, l.took)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.name, err)
+	}
+	err = l.write(ctx, database, c.table, p, w.Span)
+	time.Sleep(200 * time.Millisecond) // what has not come by then counts as lost
+	ws.close()
+	if err != nil {
+		return err
+	}
+	all, lost := l.list()
+	if len(all) == 0 {
+		return fmt.Errorf("%s: nothing arrived", c.name)
+	}
+	c.p50, c.p99 = append(c.p50, median(all)), append(c.p99, percentile(all, 0.99))
+	w.say("latency %s, round %d, %s: p50 %s, p99 %s, %d of %d not seen", p.name, round+1, c.name, ms(median(all)), ms(percentile(all, 0.99)), lost, lost+len(all))
+	return nil
+}
+
+// latencyLines compares the first contender with the others.
+func latencyLines(contenders []*contender, p pace) (lines []Line) {
+	own := contenders[0]
+	for _, q := range []struct {
+		name  string
+		goal  float64
+		value func(*contender) time.Duration
+	}{
+		{"p50", 1.3, func(c *contender) time.Duration { return median(c.p50) }},
+		{"p99", 2, func(c *contender) time.Duration { return median(c.p99) }},
+	} {
+		for _, c := range contenders[1:] {
+			ratio := float64(q.value(own)) / float64(q.value(c))
+			line := Line{"commit → WebSocket client, " + p.name + ", " + q.name, ms(q.value(own)), "bare program: " + ms(q.value(c)),
+				fmt.Sprintf("%.1f", ratio), fmt.Sprintf("≤ %.1f", q.goal), reaches(ratio <= q.goal)}
+			if c.name != "floor" {
+				line.Reference, line.Goal, line.Verdict = c.name+": "+ms(q.value(c)), "", Told
+			}
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 func ms(d time.Duration) string {

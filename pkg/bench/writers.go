@@ -85,14 +85,7 @@ func (w *world) writers(ctx context.Context) (lines []Line, err error) {
 					rates[table] = rate
 					if table == "events" {
 						// The client, too, has to get there before the other turn.
-						waiting, cancel := context.WithTimeout(ctx, patience)
-						err = ws.got(waiting, before+1)
-						for seen := -1; err == nil && seen != ws.count(); {
-							seen = ws.count()
-							time.Sleep(200 * time.Millisecond)
-						}
-						cancel()
-						if err != nil {
+						if err := ws.settle(ctx, before+1); err != nil {
 							return err
 						}
 					}
@@ -110,6 +103,19 @@ func (w *world) writers(ctx context.Context) (lines []Line, err error) {
 			fmt.Sprintf("%.2f", median(ratios)), "≥ 0.95", reaches(median(ratios) >= 0.945)})
 	}
 	return lines, nil
+}
+
+// settle waits until the client has so many events, and then until no more
+// arrive.
+func (c *client) settle(ctx context.Context, n int) error {
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := c.got(waiting, n)
+	for seen := -1; err == nil && seen != c.count(); {
+		seen = c.count()
+		time.Sleep(200 * time.Millisecond)
+	}
+	return err
 }
 
 const burstEvents = 200_000

@@ -114,6 +114,15 @@ func (r *run) clusterPart(ctx, living context.Context, report *Report) (version 
 	}
 	version = fmt.Sprint(number)
 
+	if err := a.disturb(ctx, living, report); err != nil {
+		return version, err
+	}
+	return version, a.judge(ctx, report)
+}
+
+// disturb lets the producers write and injects all faults, those of the
+// episodes, too.
+func (a *cluster) disturb(ctx, living context.Context, report *Report) error {
 	producing, stopProducing := context.WithCancel(living)
 	defer stopProducing()
 	produced := a.produce(producing)
@@ -124,14 +133,14 @@ func (r *run) clusterPart(ctx, living context.Context, report *Report) (version 
 	episodes, stopEpisodes := context.WithCancel(living)
 	defer stopEpisodes()
 	besideErrors := make(chan error, 8)
-	for _, episode := range r.episodes(report) {
+	for _, episode := range a.episodes(report) {
 		beside.Go(func() { besideErrors <- episode(episodes) })
 	}
 
 	telling, stopTelling := context.WithCancel(ctx)
 	var told sync.WaitGroup
-	told.Go(func() { r.tell(telling, a) })
-	err = a.injectAll(ctx)
+	told.Go(func() { a.tell(telling) })
+	err := a.injectAll(ctx)
 	stopProducing()
 	produced()
 	healed := a.up(ctx)
@@ -142,34 +151,36 @@ func (r *run) clusterPart(ctx, living context.Context, report *Report) (version 
 	for failed := range besideErrors {
 		err = errors.Join(err, failed)
 	}
-	if err = errors.Join(err, healed, ctx.Err()); err != nil {
-		return version, err
-	}
+	return errors.Join(err, healed, ctx.Err())
+}
 
-	fmt.Fprintln(r.options.Log, "all faults are removed; waiting for the clients")
+// judge waits for the clients, once there are no more faults, and compares them
+// with the table.
+func (a *cluster) judge(ctx context.Context, report *Report) error {
+	fmt.Fprintln(a.options.Log, "all faults are removed; waiting for the clients")
 	if err := execute(ctx, a.standby.URL(), "SELECT pg_wal_replay_resume()"); err != nil {
-		return version, err
+		return err
 	}
 	for _, c := range a.clients {
 		c.hurry.Store(true)
 	}
-	stuck, err := r.settle(ctx, a.primary.URL(), a.chains())
+	stuck, err := a.settle(ctx, a.primary.URL(), a.chains())
 	if err != nil {
-		return version, err
+		return err
 	}
 	t, err := readTruth(ctx, a.primary.URL())
 	if err != nil {
-		return version, err
+		return err
 	}
 	report.compare(mainScenario, t, a.chains(), stuck, a.writing, false)
 	for _, p := range a.gateways {
 		if err := report.count(ctx, p, len(t.rows)); err != nil {
-			return version, err
+			return err
 		}
 		report.slowStops += p.slow
 		report.worstStop = max(report.worstStop, p.worst)
 	}
-	return version, nil
+	return nil
 }
 
 // injectAll injects each kind of fault as often as requested, in random order,
@@ -253,8 +264,8 @@ func (a *cluster) strike(ctx context.Context, f fault, rng *rand.Rand, on string
 }
 
 // tell writes a line every few seconds.
-func (r *run) tell(ctx context.Context, a *cluster) {
-	again := time.NewTicker(r.options.Progress)
+func (a *cluster) tell(ctx context.Context) {
+	again := time.NewTicker(a.options.Progress)
 	defer again.Stop()
 	for {
 		select {
@@ -271,7 +282,7 @@ func (r *run) tell(ctx context.Context, a *cluster) {
 			notices += c.notices
 			c.mu.Unlock()
 		}
-		fmt.Fprintf(r.options.Log, "%5s  %d of %d faults, %d events written, %d deliveries, %d repeated, %d notices\n",
-			time.Since(r.faults.begun).Round(time.Second), r.faults.total(), r.planned.Load(), r.told.Load(), deliveries, repeated, notices)
+		fmt.Fprintf(a.options.Log, "%5s  %d of %d faults, %d events written, %d deliveries, %d repeated, %d notices\n",
+			time.Since(a.faults.begun).Round(time.Second), a.faults.total(), a.planned.Load(), a.told.Load(), deliveries, repeated, notices)
 	}
 }

@@ -166,8 +166,46 @@ func (c *client) socket(ctx context.Context, address string, slow time.Duration)
 	if ctx.Err() != nil {
 		return
 	}
+	conn := c.dial(ctx, address, slow > 0)
+	if conn == nil {
+		return
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var pinging sync.WaitGroup
+	defer pinging.Wait()
+	defer cancel()
+	pinging.Go(func() { ping(ctx, conn) })
+	for {
+		conn.SetReadDeadline(time.Now().Add(linkPatience)) //nolint:errcheck // an error shows at the read
+		_, text, err := conn.ReadMessage()
+		if err != nil {
+			var closed *websocket.CloseError
+			switch {
+			case ctx.Err() != nil:
+			case errors.As(err, &closed):
+				c.answered(fmt.Sprintf("socket: closed %d %s", closed.Code, closed.Text))
+			default:
+				c.answered("socket: cut off")
+			}
+			return
+		}
+		c.thaw()
+		if ctx.Err() != nil || !c.pushed(text) {
+			return
+		}
+		if slow > 0 && !c.hurry.Load() {
+			c.between(ctx, slow/2, slow)
+		}
+	}
+}
+
+// dial returns nil if there is no WebSocket. With a small buffer a client that
+// does not read is noticed.
+func (c *client) dial(ctx context.Context, address string, smallBuffer bool) *websocket.Conn {
 	dialer := websocket.Dialer{HandshakeTimeout: linkPatience}
-	if slow > 0 { // so that a client that does not read is noticed
+	if smallBuffer {
 		dialer.NetDialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
 			if tcp, ok := conn.(*net.TCPConn); ok {
@@ -185,73 +223,53 @@ func (c *client) socket(ctx context.Context, address string, slow time.Duration)
 		} else {
 			c.answered("socket: no answer")
 		}
-		return
+		return nil
 	}
-	defer conn.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var pinging sync.WaitGroup
-	defer pinging.Wait()
-	defer cancel()
-	pinging.Go(func() {
-		again := time.NewTicker(time.Second)
-		defer again.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				conn.Close() // ends the reading
-				return
-			case <-again.C:
-				conn.SetWriteDeadline(time.Now().Add(linkPatience))                 //nolint:errcheck // an error shows at the write
-				conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"ping"}`)) //nolint:errcheck // an error shows at the next read
-			}
-		}
-	})
+	return conn
+}
+
+// ping sends pings until ctx ends, and then closes the WebSocket.
+func ping(ctx context.Context, conn *websocket.Conn) {
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
 	for {
-		conn.SetReadDeadline(time.Now().Add(linkPatience)) //nolint:errcheck // an error shows at the read
-		_, text, err := conn.ReadMessage()
-		if err != nil {
-			var closed *websocket.CloseError
-			switch {
-			case ctx.Err() != nil:
-			case errors.As(err, &closed):
-				c.answered(fmt.Sprintf("socket: closed %d %s", closed.Code, closed.Text))
-			default:
-				c.answered("socket: cut off")
-			}
+		select {
+		case <-ctx.Done():
+			conn.Close() // ends the reading
 			return
-		}
-		c.thaw()
-		if ctx.Err() != nil {
-			return
-		}
-		var p push
-		if err := json.Unmarshal(text, &p); err != nil {
-			c.answered("socket: unreadable")
-			return
-		}
-		switch {
-		case p.Expired:
-			c.answered("socket: expired")
-			c.expired()
-			return
-		case p.Type == "connection_established":
-			if p.Cursor == "" {
-				c.answered("socket: no cursor")
-				return
-			}
-			c.take(p.Data.Events, p.Cursor, nil)
-		case p.Type == "event_update":
-			if p.From != c.at() {
-				c.gap() // filled by the next connection, which goes on from the cursor held
-				return
-			}
-			c.take(p.Data.Events, p.Cursor, nil)
-		}
-		if slow > 0 && !c.hurry.Load() {
-			c.between(ctx, slow/2, slow)
+		case <-again.C:
+			conn.SetWriteDeadline(time.Now().Add(linkPatience))                 //nolint:errcheck // an error shows at the write
+			conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"ping"}`)) //nolint:errcheck // an error shows at the next read
 		}
 	}
+}
+
+// pushed takes a message of a WebSocket; goesOn says that another may follow.
+func (c *client) pushed(text []byte) (goesOn bool) {
+	var p push
+	if err := json.Unmarshal(text, &p); err != nil {
+		c.answered("socket: unreadable")
+		return false
+	}
+	switch {
+	case p.Expired:
+		c.answered("socket: expired")
+		c.expired()
+		return false
+	case p.Type == "connection_established":
+		if p.Cursor == "" {
+			c.answered("socket: no cursor")
+			return false
+		}
+		c.take(p.Data.Events, p.Cursor, nil)
+	case p.Type == "event_update":
+		if p.From != c.at() {
+			c.gap() // filled by the next connection, which goes on from the cursor held
+			return false
+		}
+		c.take(p.Data.Events, p.Cursor, nil)
+	}
+	return true
 }
 
 // The kinds of clients.

@@ -57,112 +57,152 @@ const (
 	theClock     = "clock"
 )
 
+// newCluster starts all of it but the producers. What has been started is to be
+// closed even if it returns an error.
 func (r *run) newCluster(ctx context.Context) (a *cluster, err error) {
 	a = &cluster{run: r, rng: r.random("cluster"), busy: map[string]*sync.Mutex{}}
 	for _, name := range []string{thePrimary, theStandby, thePlugin, thePooler, theTable, thePrune, theMigration, theClock} {
 		a.busy[name] = &sync.Mutex{}
 	}
-	dir := filepath.Join(r.folder, "primary")
-	if a.disk = r.newDisk(); a.disk != nil {
-		dir = filepath.Join(a.disk.path, "primary")
-	} else {
-		a.missing = append(a.missing, "disk full: mounting a small file system needs root")
-	}
-	if a.clock, err = r.newClock("primary"); err != nil {
-		return a, err
-	}
-	if a.clock == nil {
-		a.missing = append(a.missing, "a clock that jumps: libfaketime is not installed")
-	}
-	if a.primary, err = r.server(ctx, "primary", dir, map[string]string{"max_wal_size": "128MB", "min_wal_size": "32MB"}, a.clock.env()...); err != nil {
-		return a, err
-	}
-	database := a.primary.URL()
-	if err := r.prepare(ctx, database); err != nil {
-		return a, err
-	}
-	port, err := r.ports.next()
+	pooled, err := a.startServers(ctx)
 	if err != nil {
 		return a, err
 	}
-	log, err := r.logs.open("standby")
+	at, err := a.startGateways(pooled)
 	if err != nil {
 		return a, err
 	}
-	if a.standby, err = a.primary.Standby(ctx, embedded.Config{Dir: filepath.Join(r.folder, "standby"), Port: port, Log: log}); err != nil {
-		return a, err
-	}
-	pooled := ""
-	if a.pooler, pooled, err = r.pooler(database); err != nil {
-		return a, err
-	}
-	if a.pooler == nil {
-		a.missing = append(a.missing, "a pooler: pgbouncer is not installed")
-	}
-
-	server := func(name string) (string, error) {
-		l, err := r.network.link(name, hostOf(database))
-		if err != nil {
-			return "", err
-		}
-		a.toServer = append(a.toServer, l)
-		a.busy[l.name] = &sync.Mutex{}
-		return through(database, l.at), nil
-	}
-	gateway := func(name, database string, far bool) (string, error) {
-		p, at, err := r.gateway(name, database)
-		if err != nil {
-			return "", err
-		}
-		a.gateways = append(a.gateways, p)
-		a.busy[name] = &sync.Mutex{}
-		if !far {
-			return at, nil
-		}
-		l, err := r.network.link("clients of "+name, at)
-		if err != nil {
-			return "", err
-		}
-		a.toGateway = append(a.toGateway, l)
-		a.busy[l.name] = &sync.Mutex{}
-		return l.at, nil
-	}
-	toA, errA := server("gateway A to PostgreSQL")
-	toB, errB := server("gateway B to PostgreSQL")
-	toPlugin, errP := server("plugin to PostgreSQL")
-	toTail, errT := server("tail to PostgreSQL")
-	if err := errors.Join(errA, errB, errP, errT); err != nil {
-		return a, err
-	}
-	addressA, errA := gateway("gateway A", toA, true)
-	addressB, errB := gateway("gateway B", toB, true)
-	addressS, errS := gateway("gateway on the standby", a.standby.URL(), false)
-	if err := errors.Join(errA, errB, errS); err != nil {
-		return a, err
-	}
-	doorC := ""
-	if a.pooler != nil {
-		if doorC, err = gateway("gateway behind the pooler", pooled, false); err != nil {
-			return a, err
-		}
-	}
-	if a.grafana, err = r.newGrafana(toPlugin); err != nil {
+	if a.grafana, err = r.newGrafana(at.plugin); err != nil {
 		return a, err
 	}
 	if err := a.grafana.start(); err != nil {
 		return a, err
 	}
+	err = a.startClients(ctx, at)
+	return a, err
+}
 
-	a.writing = newWriting(r, "cluster", a.primary.URL)
-	all := []string{addressA, addressB, addressS}
+// startServers starts primary, standby and pooler. It returns the address of the
+// database behind the pooler; empty: there is no pooler.
+func (a *cluster) startServers(ctx context.Context) (pooled string, err error) {
+	dir := filepath.Join(a.folder, "primary")
+	if a.disk = a.newDisk(); a.disk != nil {
+		dir = filepath.Join(a.disk.path, "primary")
+	} else {
+		a.missing = append(a.missing, "disk full: mounting a small file system needs root")
+	}
+	if a.clock, err = a.newClock("primary"); err != nil {
+		return "", err
+	}
+	if a.clock == nil {
+		a.missing = append(a.missing, "a clock that jumps: libfaketime is not installed")
+	}
+	if a.primary, err = a.server(ctx, "primary", dir, map[string]string{"max_wal_size": "128MB", "min_wal_size": "32MB"}, a.clock.env()...); err != nil {
+		return "", err
+	}
+	database := a.primary.URL()
+	if err := a.prepare(ctx, database); err != nil {
+		return "", err
+	}
+	port, err := a.ports.next()
+	if err != nil {
+		return "", err
+	}
+	log, err := a.logs.open("standby")
+	if err != nil {
+		return "", err
+	}
+	if a.standby, err = a.primary.Standby(ctx, embedded.Config{Dir: filepath.Join(a.folder, "standby"), Port: port, Log: log}); err != nil {
+		return "", err
+	}
+	if a.pooler, pooled, err = a.run.pooler(database); err != nil {
+		return "", err
+	}
+	if a.pooler == nil {
+		a.missing = append(a.missing, "a pooler: pgbouncer is not installed")
+	}
+	return pooled, nil
+}
+
+// addresses are those that clients and plugin are given.
+type addresses struct {
+	gatewayA, gatewayB, onStandby string
+	behindPooler                  string // empty: there is no pooler
+	plugin, tail                  string // of the database
+}
+
+// startGateways starts the gateways and the links to and from them.
+func (a *cluster) startGateways(pooled string) (at addresses, err error) {
+	toA, errA := a.linkToServer("gateway A to PostgreSQL")
+	toB, errB := a.linkToServer("gateway B to PostgreSQL")
+	toPlugin, errP := a.linkToServer("plugin to PostgreSQL")
+	toTail, errT := a.linkToServer("tail to PostgreSQL")
+	if err := errors.Join(errA, errB, errP, errT); err != nil {
+		return at, err
+	}
+	at.plugin, at.tail = toPlugin, toTail
+	at.gatewayA, errA = a.startFarGateway("gateway A", toA)
+	at.gatewayB, errB = a.startFarGateway("gateway B", toB)
+	onStandby, errS := a.startGateway("gateway on the standby", a.standby.URL())
+	if err := errors.Join(errA, errB, errS); err != nil {
+		return at, err
+	}
+	at.onStandby = onStandby
+	if a.pooler != nil {
+		at.behindPooler, err = a.startGateway("gateway behind the pooler", pooled)
+	}
+	return at, err
+}
+
+// linkToServer returns the address of the primary's database over a link.
+func (a *cluster) linkToServer(name string) (string, error) {
+	database := a.primary.URL()
+	l, err := a.network.link(name, hostOf(database))
+	if err != nil {
+		return "", err
+	}
+	a.toServer = append(a.toServer, l)
+	a.busy[l.name] = &sync.Mutex{}
+	return through(database, l.at), nil
+}
+
+func (a *cluster) startGateway(name, database string) (string, error) {
+	p, at, err := a.gateway(name, database)
+	if err != nil {
+		return "", err
+	}
+	a.gateways = append(a.gateways, p)
+	a.busy[name] = &sync.Mutex{}
+	return at, nil
+}
+
+// startFarGateway starts a gateway that its clients reach over a link.
+func (a *cluster) startFarGateway(name, database string) (string, error) {
+	at, err := a.startGateway(name, database)
+	if err != nil {
+		return "", err
+	}
+	l, err := a.network.link("clients of "+name, at)
+	if err != nil {
+		return "", err
+	}
+	a.toGateway = append(a.toGateway, l)
+	a.busy[l.name] = &sync.Mutex{}
+	return l.at, nil
+}
+
+// startClients starts the clients of the gateways and of the plugin, and
+// `specwatch tail`.
+func (a *cluster) startClients(ctx context.Context, at addresses) (err error) {
+	a.writing = newWriting(a.run, "cluster", a.primary.URL)
 	add := func(name string, addresses ...string) *client {
-		c := newClient(name, r.options.Seed, addresses...)
+		c := newClient(name, a.options.Seed, addresses...)
 		a.clients = append(a.clients, c)
 		return c
 	}
 	defer func() {
 		for _, c := range a.chains() {
-			log, opened := r.logs.open("client " + c.name)
+			log, opened := a.logs.open("client " + c.name)
 			if opened != nil {
 				err = errors.Join(err, opened)
 			}
@@ -171,25 +211,26 @@ func (r *run) newCluster(ctx context.Context) (a *cluster, err error) {
 			c.mu.Unlock()
 		}
 	}()
-	a.start(ctx, add("WebSocket", addressA).runSocket)
-	a.start(ctx, add("WebSocket, other gateway", addressB).runSocket)
-	a.start(ctx, add("WebSocket, slow", addressA).runSlow)
-	a.start(ctx, add("poller", addressB).runPoller)
-	a.start(ctx, add("poller, small pages", addressA).runSmallPages)
-	a.start(ctx, add("toggling", addressA).runToggling)
-	a.start(ctx, add("moving between gateways", addressA, addressB).runToggling)
-	a.start(ctx, add("WebSocket on the standby", addressS).runSocket)
-	a.start(ctx, add("poller on the standby", addressS).runSmallPages)
-	a.start(ctx, add("polling primary and standby in turn", addressA, addressS).runSmallPages)
-	a.start(ctx, add("toggling between primary and standby", addressB, addressS).runToggling)
-	if doorC != "" {
-		a.start(ctx, add("WebSocket behind the pooler", doorC).runSocket)
-		a.start(ctx, add("poller behind the pooler", doorC).runPoller)
-		all = append(all, doorC)
+	all := []string{at.gatewayA, at.gatewayB, at.onStandby}
+	a.start(ctx, add("WebSocket", at.gatewayA).runSocket)
+	a.start(ctx, add("WebSocket, other gateway", at.gatewayB).runSocket)
+	a.start(ctx, add("WebSocket, slow", at.gatewayA).runSlow)
+	a.start(ctx, add("poller", at.gatewayB).runPoller)
+	a.start(ctx, add("poller, small pages", at.gatewayA).runSmallPages)
+	a.start(ctx, add("toggling", at.gatewayA).runToggling)
+	a.start(ctx, add("moving between gateways", at.gatewayA, at.gatewayB).runToggling)
+	a.start(ctx, add("WebSocket on the standby", at.onStandby).runSocket)
+	a.start(ctx, add("poller on the standby", at.onStandby).runSmallPages)
+	a.start(ctx, add("polling primary and standby in turn", at.gatewayA, at.onStandby).runSmallPages)
+	a.start(ctx, add("toggling between primary and standby", at.gatewayB, at.onStandby).runToggling)
+	if at.behindPooler != "" {
+		a.start(ctx, add("WebSocket behind the pooler", at.behindPooler).runSocket)
+		a.start(ctx, add("poller behind the pooler", at.behindPooler).runPoller)
+		all = append(all, at.behindPooler)
 	}
 	a.start(ctx, add("moving between all gateways", all...).runToggling)
 	view := func(name string) *viewer {
-		v := a.grafana.viewer(name, r.options.Seed)
+		v := a.grafana.viewer(name, a.options.Seed)
 		a.clients = append(a.clients, v.client)
 		return v
 	}
@@ -199,14 +240,14 @@ func (r *run) newCluster(ctx context.Context) (a *cluster, err error) {
 		name  string
 		flags []string
 	}{{"tail", nil}, {"tail, stopped and resumed", nil}, {"tail at an interval", []string{"--interval", "50ms"}}} {
-		t, err := r.newTail(one.name, toTail, one.flags...)
+		t, err := a.newTail(one.name, at.tail, one.flags...)
 		if err != nil {
-			return a, err
+			return err
 		}
 		a.tails = append(a.tails, t)
 		a.start(ctx, t.follow)
 	}
-	return a, nil
+	return nil
 }
 
 // start runs parts of the scenario until ctx ends.

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -30,175 +28,6 @@ func (r *run) episodes(report *Report) []func(ctx context.Context) error {
 		all = append(all, func(ctx context.Context) error { return r.histories(ctx, report, kinds) })
 	}
 	return all
-}
-
-const (
-	theFailOver = "fail-over"
-
-	failOver = "fail-over: primary killed, standby promoted"
-	followed = "standby follows its promoted upstream"
-)
-
-// failOvers kills one primary after the other and promotes its standby, while
-// the next standby already follows that one.
-func (r *run) failOvers(ctx context.Context, report *Report) (err error) {
-	rng := r.random("fail-over")
-	var at [3]int
-	for i := range at {
-		if at[i], err = r.ports.next(); err != nil {
-			return err
-		}
-	}
-	name := func(n int) string { return fmt.Sprint("fail-over ", n%3) }
-	settings := map[string]string{"shared_buffers": "16MB"}
-	log, err := r.logs.open("fail-over")
-	if err != nil {
-		return err
-	}
-	primary, err := embedded.Start(ctx, embedded.Config{Dir: filepath.Join(r.folder, name(0)), Version: r.options.Version, Port: at[0], Log: log, Settings: map[string]string{
-		"fsync": "off", "max_connections": "100", "max_prepared_transactions": "10", "wal_retrieve_retry_interval": "100ms", "shared_buffers": settings["shared_buffers"], "max_wal_size": "128MB", "min_wal_size": "32MB",
-	}})
-	if err != nil {
-		return err
-	}
-	var standby, next *embedded.Server
-	defer func() {
-		for _, s := range []*embedded.Server{next, standby, primary} {
-			endServer(s)
-		}
-	}()
-	if err := r.prepare(ctx, primary.URL()); err != nil {
-		return err
-	}
-	follow := func(upstream *embedded.Server, n int) (*embedded.Server, error) {
-		dir := filepath.Join(r.folder, name(n))
-		if err := os.RemoveAll(dir); err != nil {
-			return nil, err
-		}
-		return upstream.Standby(ctx, embedded.Config{Dir: dir, Port: at[n%3], Log: log})
-	}
-	if standby, err = follow(primary, 1); err != nil {
-		return err
-	}
-
-	u, err := url.Parse(primary.URL())
-	if err != nil {
-		return err
-	}
-	hosts := func(attributes string) string {
-		return fmt.Sprintf("postgres://%s@127.0.0.1:%d,127.0.0.1:%d,127.0.0.1:%d/postgres?sslmode=disable&target_session_attrs=%s", u.User, at[0], at[1], at[2], attributes)
-	}
-	living, end := context.WithCancel(ctx)
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	defer end()
-	var addresses []string
-	for name, attributes := range map[string]string{"gateway on whichever is primary": "read-write", "gateway on any server": "any", "gateway on a standby": "prefer-standby"} {
-		g, address, err := r.gateway(name, hosts(attributes))
-		if err != nil {
-			return err
-		}
-		defer g.kill()
-		addresses = append(addresses, attributes, address)
-	}
-	address := func(attributes string) string {
-		for i := 0; i < len(addresses); i += 2 {
-			if addresses[i] == attributes {
-				return addresses[i+1]
-			}
-		}
-		panic(attributes)
-	}
-	writer, anywhere, reader := address("read-write"), address("any"), address("prefer-standby")
-	var chains []*chain
-	add := func(name string, live func(*client, context.Context), addresses ...string) {
-		c := newClient(name, r.options.Seed, addresses...)
-		chains = append(chains, c.chain)
-		parts.Go(func() { live(c, living) })
-	}
-	add("WebSocket", (*client).runSocket, writer)
-	add("poller", (*client).runSmallPages, writer)
-	add("toggling", (*client).runToggling, writer)
-	add("WebSocket, any server", (*client).runSocket, anywhere)
-	add("poller, any server", (*client).runSmallPages, anywhere)
-	add("WebSocket on a standby", (*client).runSocket, reader)
-	add("moving between all", (*client).runToggling, writer, anywhere, reader)
-	t, err := r.newTail("tail over a fail-over", hosts("read-write"))
-	if err != nil {
-		return err
-	}
-	chains = append(chains, t.chain)
-	parts.Go(func() { t.follow(living) })
-
-	var mu sync.Mutex
-	current := primary.URL()
-	w := newWriting(r, "fail-over", func() string {
-		mu.Lock()
-		defer mu.Unlock()
-		return current
-	})
-	producing, stop := context.WithCancel(living)
-	defer stop()
-	var producers sync.WaitGroup
-	for name, work := range map[string]job{"single": (*producer).single, "undone": (*producer).undone, "late": (*producer).late} {
-		p := w.producer(name)
-		producers.Go(func() { p.sql(producing, 2*r.options.Pause, work) })
-	}
-
-	for n := 0; n < r.options.Rounds && ctx.Err() == nil; n++ {
-		if next, err = follow(standby, n+2); err != nil {
-			return fmt.Errorf("making a standby of a standby: %w", err)
-		}
-		lasting(ctx, rng, 100*time.Millisecond, 500*time.Millisecond)
-		from := time.Now()
-		if err := primary.Kill(); err != nil {
-			return err
-		}
-		var promoted bool
-		conn, err := connect(ctx, standby.URL())
-		if err != nil {
-			return err
-		}
-		err = conn.QueryRow(ctx, "SELECT pg_promote()").Scan(&promoted)
-		conn.Close(ctx)
-		if err != nil || !promoted {
-			return fmt.Errorf("cannot promote: %v, %w", promoted, err)
-		}
-		primary, standby, next = standby, next, nil
-		mu.Lock()
-		current = primary.URL()
-		mu.Unlock()
-		r.faults.note(theFailOver, failOver, from, time.Now(), nil)
-		id, err := number(ctx, primary.URL(), `INSERT INTO events (kind, session) VALUES ('session_heartbeat', 'taken over') RETURNING id`)
-		if err != nil {
-			return err
-		}
-		arrived := false
-		for late := time.Now().Add(time.Minute); !arrived && ctx.Err() == nil; wait(ctx, 50*time.Millisecond) {
-			if found, err := number(ctx, standby.URL(), `SELECT count(*) FROM events WHERE id = $1 AND session = 'taken over'`, id); err == nil && found == 1 {
-				arrived = true
-			} else if time.Now().After(late) {
-				return fmt.Errorf("the standby does not follow its promoted upstream: %w", err)
-			}
-		}
-		r.faults.note(theFailOver, followed, from, time.Now(), nil)
-		lasting(ctx, rng, 100*time.Millisecond, 500*time.Millisecond)
-	}
-	stop()
-	producers.Wait()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	stuck, err := r.settle(ctx, primary.URL(), chains)
-	if err != nil {
-		return err
-	}
-	facts, err := readTruth(ctx, primary.URL())
-	if err != nil {
-		return err
-	}
-	report.compare(theFailOver, facts, chains, stuck, w, true)
-	return nil
 }
 
 const (
@@ -314,6 +143,16 @@ func catch(ctx context.Context, c *client) error {
 	return ctx.Err()
 }
 
+// catchEach does it for one client after the other, until one fails.
+func catchEach(ctx context.Context, clients ...*client) error {
+	for _, c := range clients {
+		if err := catch(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // taking returns a client of other gateways that continues with the cursor and
 // events of this one.
 func (c *client) taking(name string, seed uint64, addresses ...string) *client {
@@ -357,31 +196,8 @@ func (e *episode) copy(ctx context.Context, g *program, reader *client, address 
 		return err
 	}
 	inPage.poll(ctx, address, 2) // its cursor is between two pages
-	if e.kind == copied {
-		g.kill() // a template may have no other connection
-		if err := e.again(ctx, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", other, e.name)); err != nil {
-			return err
-		}
-		if err := g.start(); err != nil {
-			return err
-		}
-	} else {
-		if err := execute(ctx, e.server.URL(), "CREATE DATABASE "+other); err != nil {
-			return err
-		}
-		if err := e.prepare(ctx, e.url(other)); err != nil {
-			return err
-		}
-		dump, err := readDump(ctx, e.url(e.name))
-		if err != nil {
-			return err
-		}
-		if err := dump.restore(ctx, e.url(other)); err != nil {
-			return err
-		}
-		if err := e.commandLine(ctx, e.url(other), "migrate"); err != nil {
-			return err
-		}
+	if err := e.copyDatabase(ctx, g, other); err != nil {
+		return err
 	}
 	defer e.drop(ctx, other)
 	h, copyDoor, err := e.gateway(other, e.url(other))
@@ -406,32 +222,52 @@ func (e *episode) copy(ctx context.Context, g *program, reader *client, address 
 	}
 	ofCopy.addresses = []string{address}
 	all := []*client{before, page, after, ofCopy, reader}
-	for _, c := range all {
-		if err := catch(ctx, c); err != nil {
-			return err
-		}
+	if err := catchEach(ctx, all...); err != nil {
+		return err
 	}
 	if err := errors.Join(e.write(ctx, other, "copy", 3), e.write(ctx, e.name, "original", 2)); err != nil {
 		return err
 	}
-	for _, c := range all {
-		if err := catch(ctx, c); err != nil {
-			return err
-		}
+	if err := catchEach(ctx, all...); err != nil {
+		return err
 	}
 	stuck, err := e.watch(ctx, other, socket)
 	if err != nil {
 		return err
 	}
 	// The last event of the socket is new to the pollers.
-	for _, c := range []*client{before, page, after} {
-		if err := catch(ctx, c); err != nil {
-			return err
-		}
+	if err := catchEach(ctx, before, page, after); err != nil {
+		return err
 	}
 	return errors.Join(
 		e.judge(ctx, other, stuck, before, page, after, socket),
 		e.judge(ctx, e.name, nil, reader, ofCopy))
+}
+
+// copyDatabase makes the other database, by copying this one or by restoring a
+// dump of it.
+func (e *episode) copyDatabase(ctx context.Context, g *program, other string) error {
+	if e.kind == copied {
+		g.kill() // a template may have no other connection
+		if err := e.again(ctx, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", other, e.name)); err != nil {
+			return err
+		}
+		return g.start()
+	}
+	if err := execute(ctx, e.server.URL(), "CREATE DATABASE "+other); err != nil {
+		return err
+	}
+	if err := e.prepare(ctx, e.url(other)); err != nil {
+		return err
+	}
+	dump, err := readDump(ctx, e.url(e.name))
+	if err != nil {
+		return err
+	}
+	if err := dump.restore(ctx, e.url(other)); err != nil {
+		return err
+	}
+	return e.commandLine(ctx, e.url(other), "migrate")
 }
 
 // watch waits until the clients have the last event.
@@ -475,14 +311,7 @@ func (e *episode) older(ctx context.Context, reader *client, address string) err
 	parts.Go(func() { socket.runSocket(following) })
 	parts.Go(func() { toggling.runToggling(following) })
 
-	earlier := e.name + "_earlier"
-	var saved *dump
-	var err error
-	if e.kind == exchanged {
-		err = e.again(ctx, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", earlier, e.name))
-	} else {
-		saved, err = readDump(ctx, e.url(e.name))
-	}
+	restore, err := e.save(ctx)
 	if err != nil {
 		return err
 	}
@@ -495,27 +324,7 @@ func (e *episode) older(ctx context.Context, reader *client, address string) err
 	}
 	quiet := reader.taking("poller, away meanwhile", seed, address)
 
-	if e.kind == exchanged {
-		err = e.again(ctx, "DROP DATABASE "+e.name+" WITH (FORCE)")
-		if err == nil {
-			err = e.again(ctx, fmt.Sprintf("ALTER DATABASE %s RENAME TO %s", earlier, e.name))
-		}
-	} else {
-		here := e.url(e.name)
-		for _, step := range []func() error{
-			func() error {
-				return execute(ctx, here, "DROP SCHEMA IF EXISTS public CASCADE", "DROP SCHEMA IF EXISTS chaos CASCADE", "CREATE SCHEMA public")
-			},
-			func() error { return e.prepare(ctx, here) },
-			func() error { return saved.restore(ctx, here) },
-			func() error { return e.commandLine(ctx, here, "migrate") },
-		} {
-			if err = repeated(ctx, step); err != nil {
-				break
-			}
-		}
-	}
-	if err != nil {
+	if err := restore(ctx); err != nil {
 		return err
 	}
 	if err := e.write(ctx, e.name, "after", 5); err != nil {
@@ -537,6 +346,44 @@ func (e *episode) older(ctx context.Context, reader *client, address string) err
 		return err
 	}
 	return e.judge(ctx, e.name, stuck, reader, late, quiet, socket, toggling)
+}
+
+// save keeps the present state of the database, and returns what replaces later
+// ones by it.
+func (e *episode) save(ctx context.Context) (restore func(context.Context) error, err error) {
+	if e.kind == exchanged {
+		earlier := e.name + "_earlier"
+		err := e.again(ctx, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", earlier, e.name))
+		return func(ctx context.Context) error { return e.exchange(ctx, earlier) }, err
+	}
+	saved, err := readDump(ctx, e.url(e.name))
+	return func(ctx context.Context) error { return e.restoreOver(ctx, saved) }, err
+}
+
+// exchange puts the earlier database in the place of this one.
+func (e *episode) exchange(ctx context.Context, earlier string) error {
+	if err := e.again(ctx, "DROP DATABASE "+e.name+" WITH (FORCE)"); err != nil {
+		return err
+	}
+	return e.again(ctx, fmt.Sprintf("ALTER DATABASE %s RENAME TO %s", earlier, e.name))
+}
+
+// restoreOver restores an earlier dump into the same database.
+func (e *episode) restoreOver(ctx context.Context, saved *dump) error {
+	here := e.url(e.name)
+	for _, step := range []func() error{
+		func() error {
+			return execute(ctx, here, "DROP SCHEMA IF EXISTS public CASCADE", "DROP SCHEMA IF EXISTS chaos CASCADE", "CREATE SCHEMA public")
+		},
+		func() error { return e.prepare(ctx, here) },
+		func() error { return saved.restore(ctx, here) },
+		func() error { return e.commandLine(ctx, here, "migrate") },
+	} {
+		if err := repeated(ctx, step); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // repeated repeats a step that loses a deadlock to readers, as an operator would.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,28 +38,15 @@ const (
 	long  = 1500 * time.Millisecond
 )
 
-// kinds lists the faults of the main scenario.
+// kinds lists the faults of the main scenario. The order in which a seed injects
+// them depends on their order here.
 func (a *cluster) kinds() []fault {
-	gateway := func(rng *rand.Rand) string { return a.gateways[rng.IntN(len(a.gateways))].name }
-	program := func(name string) *program {
-		for _, p := range a.gateways {
-			if p.name == name {
-				return p
-			}
-		}
-		panic("no gateway " + name)
-	}
-	client := func(rng *rand.Rand) *client { return a.clients[rng.IntN(len(a.clients))] }
-	ofServer := func(rng *rand.Rand) string { return a.toServer[rng.IntN(len(a.toServer))].name }
-	ofGateway := func(rng *rand.Rand) string { return a.toGateway[rng.IntN(len(a.toGateway))].name }
-	both := func(rng *rand.Rand) string {
-		if rng.IntN(2) == 0 {
-			return ofServer(rng)
-		}
-		return ofGateway(rng)
-	}
+	return slices.Concat(a.serverFaults(), a.gatewayFaults(), a.pluginFaults(), a.networkFaults(), a.writerFaults(), a.readerFaults(), a.maintenanceFaults(), a.optionalFaults())
+}
 
-	faults := []fault{
+// serverFaults are those of PostgreSQL, of the primary and its standby.
+func (a *cluster) serverFaults() []fault {
+	return []fault{
 		{"PostgreSQL killed (-9) and restarted", always(thePrimary), func(ctx context.Context, rng *rand.Rand, _ string) error {
 			if err := a.primary.Kill(); err != nil {
 				return err
@@ -110,25 +98,45 @@ func (a *cluster) kinds() []fault {
 			lasting(ctx, rng, 500*time.Millisecond, 3*time.Second)
 			return execute(ctx, a.standby.URL(), "SELECT pg_wal_replay_resume()")
 		}},
+	}
+}
+
+func (a *cluster) gatewayFaults() []fault {
+	gateway := func(rng *rand.Rand) string { return a.gateways[rng.IntN(len(a.gateways))].name }
+	return []fault{
 		{"gateway killed and restarted", gateway, func(ctx context.Context, rng *rand.Rand, target string) error {
-			p := program(target)
+			p := a.gatewayNamed(target)
 			p.kill()
 			lasting(ctx, rng, 0, 500*time.Millisecond)
 			return p.start()
 		}},
 		{"gateway stopped and restarted", gateway, func(ctx context.Context, rng *rand.Rand, target string) error {
-			p := program(target)
+			p := a.gatewayNamed(target)
 			p.stop()
 			lasting(ctx, rng, 0, 500*time.Millisecond)
 			return p.start()
 		}},
 		{"gateway frozen", gateway, func(ctx context.Context, rng *rand.Rand, target string) error {
-			p := program(target)
+			p := a.gatewayNamed(target)
 			p.signal(syscall.SIGSTOP)
 			lasting(ctx, rng, brief, 3*time.Second)
 			p.signal(syscall.SIGCONT)
 			return nil
 		}},
+	}
+}
+
+func (a *cluster) gatewayNamed(name string) *program {
+	for _, p := range a.gateways {
+		if p.name == name {
+			return p
+		}
+	}
+	panic("no gateway " + name)
+}
+
+func (a *cluster) pluginFaults() []fault {
+	return []fault{
 		{"plugin killed and restarted", always(thePlugin), func(ctx context.Context, rng *rand.Rand, _ string) error {
 			a.grafana.kill()
 			lasting(ctx, rng, 0, 300*time.Millisecond)
@@ -143,6 +151,19 @@ func (a *cluster) kinds() []fault {
 			lasting(ctx, rng, 300*time.Millisecond, 900*time.Millisecond)
 			return err
 		}},
+	}
+}
+
+func (a *cluster) networkFaults() []fault {
+	ofServer := func(rng *rand.Rand) string { return a.toServer[rng.IntN(len(a.toServer))].name }
+	ofGateway := func(rng *rand.Rand) string { return a.toGateway[rng.IntN(len(a.toGateway))].name }
+	both := func(rng *rand.Rand) string {
+		if rng.IntN(2) == 0 {
+			return ofServer(rng)
+		}
+		return ofGateway(rng)
+	}
+	return []fault{
 		{"network cut", both, a.cut},
 		{"network delayed", both, a.toxic("latency", "", func(rng *rand.Rand) attributes {
 			return attributes{"latency": 20 + rng.IntN(400), "jitter": rng.IntN(100)}
@@ -154,6 +175,12 @@ func (a *cluster) kinds() []fault {
 		{"half-open from PostgreSQL", ofServer, a.toxic("timeout", "downstream", nothing)},
 		{"half-open to the gateway", ofGateway, a.toxic("timeout", "upstream", nothing)},
 		{"half-open from the gateway", ofGateway, a.toxic("timeout", "downstream", nothing)},
+	}
+}
+
+// writerFaults are those of programs that write events.
+func (a *cluster) writerFaults() []fault {
+	return []fault{
 		{"producer cut off inside a transaction", nil, a.abandon},
 		{"producer (emit) killed inside a transaction", nil, a.killEmit},
 		{"late commits, around others", nil, func(ctx context.Context, rng *rand.Rand, _ string) error {
@@ -179,26 +206,7 @@ func (a *cluster) kinds() []fault {
 				return errors.Join(p.twoPhase(ctx, conn), p.twoPhase(ctx, conn))
 			})
 		}},
-		{"synchronous_commit off, log written late", always(thePrimary), func(ctx context.Context, rng *rand.Rand, _ string) error {
-			p := a.writing.producer("fault")
-			err := a.withConnection(ctx, func(conn *pgx.Conn) error {
-				for _, sql := range []string{"ALTER SYSTEM SET wal_writer_delay = '10s'", "SELECT pg_reload_conf()"} {
-					if _, err := conn.Exec(ctx, sql); err != nil {
-						return err
-					}
-				}
-				for range 10 {
-					if err := errors.Join(p.async(ctx, conn), p.undone(ctx, conn)); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-			if rng.IntN(2) == 0 { // the crash that loses them
-				err = errors.Join(err, a.primary.Kill(), a.up(ctx))
-			}
-			return errors.Join(err, a.admin(ctx, "ALTER SYSTEM RESET wal_writer_delay", "SELECT pg_reload_conf()"))
-		}},
+		{"synchronous_commit off, log written late", always(thePrimary), a.lateLog},
 		{"events an hour off (clocks)", nil, func(ctx context.Context, _ *rand.Rand, _ string) error {
 			p := a.writing.producer("fault")
 			return a.withConnection(ctx, func(conn *pgx.Conn) error {
@@ -212,6 +220,12 @@ func (a *cluster) kinds() []fault {
 		}},
 		{"events that are hard to read (deep, large)", nil, a.hardToRead},
 		{"writers that wait for one key", nil, a.sameKey},
+	}
+}
+
+// readerFaults are those of clients, and of `specwatch tail`.
+func (a *cluster) readerFaults() []fault {
+	return []fault{
 		{"mode switched", nil, func(ctx context.Context, rng *rand.Rand, _ string) error {
 			for _, c := range a.clients {
 				select {
@@ -222,7 +236,7 @@ func (a *cluster) kinds() []fault {
 			return nil
 		}},
 		{"client frozen", nil, func(ctx context.Context, rng *rand.Rand, _ string) error {
-			c := client(rng)
+			c := a.clients[rng.IntN(len(a.clients))]
 			c.gate.Lock()
 			defer c.gate.Unlock()
 			lasting(ctx, rng, brief, 4*time.Second)
@@ -243,6 +257,12 @@ func (a *cluster) kinds() []fault {
 			}
 			return nil
 		}},
+	}
+}
+
+// maintenanceFaults are what an operator does with the table.
+func (a *cluster) maintenanceFaults() []fault {
+	return []fault{
 		// Both wait for the long transactions: together they wait once.
 		{"VACUUM FULL, then REINDEX", always(theTable), a.maintenance("VACUUM FULL events", "REINDEX TABLE events")},
 		{"prune", always(thePrune), func(ctx context.Context, _ *rand.Rand, _ string) error {
@@ -252,6 +272,10 @@ func (a *cluster) kinds() []fault {
 			return a.commandLine(ctx, a.primary.URL(), "migrate")
 		}},
 	}
+}
+
+// optionalFaults are those that need a part which not every machine can have.
+func (a *cluster) optionalFaults() (faults []fault) {
 	if a.disk != nil {
 		faults = append(faults, fault{"disk full", always(thePrimary), func(ctx context.Context, rng *rand.Rand, _ string) error {
 			err := a.disk.fill()
@@ -399,6 +423,28 @@ func (a *cluster) killEmit(ctx context.Context, rng *rand.Rand, _ string) error 
 	input.Close()
 	cmd.Wait() //nolint:errcheck // it was killed
 	return err
+}
+
+// lateLog commits without waiting for the log, which is written late.
+func (a *cluster) lateLog(ctx context.Context, rng *rand.Rand, _ string) error {
+	p := a.writing.producer("fault")
+	err := a.withConnection(ctx, func(conn *pgx.Conn) error {
+		for _, sql := range []string{"ALTER SYSTEM SET wal_writer_delay = '10s'", "SELECT pg_reload_conf()"} {
+			if _, err := conn.Exec(ctx, sql); err != nil {
+				return err
+			}
+		}
+		for range 10 {
+			if err := errors.Join(p.async(ctx, conn), p.undone(ctx, conn)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if rng.IntN(2) == 0 { // the crash that loses them
+		err = errors.Join(err, a.primary.Kill(), a.up(ctx))
+	}
+	return errors.Join(err, a.admin(ctx, "ALTER SYSTEM RESET wal_writer_delay", "SELECT pg_reload_conf()"))
 }
 
 // hardToRead writes data that PostgreSQL accepts and readers may not. It has no

@@ -98,77 +98,115 @@ func (r *Report) compare(scenario string, t *truth, chains, stuck []*chain, w *w
 	defer r.mu.Unlock()
 	r.Rows += len(t.rows)
 	for _, c := range chains {
-		c.mu.Lock()
-		v := Verdict{Scenario: scenario, Client: c.name, Delivered: c.taken, Notices: c.notices, Fresh: c.fresh, Gaps: c.gaps, Stuck: slices.Contains(stuck, c), NoticeExpected: ended, Answers: maps.Clone(c.answers)}
-		add := func(what string, id int64, f fact) {
-			around := []string{scenario} // an episode is its own fault
-			if scenario == mainScenario || scenario == theFailOver {
-				around = r.journal.around(scenario, f.at)
-			}
-			if v.Stuck { // faults at the time of writing are not the reason
-				around = nil
-			}
-			r.problems = append(r.problems, problem{scenario, c.name, what, id, f.mark, f.at, around})
-		}
-		type placed struct {
-			id    int64
-			n     int64
-			place int32
-		}
-		streams := map[string][]placed{}
-		for id, f := range t.rows {
-			g, got := c.held[id]
-			switch {
-			case !got && !f.pruned:
-				v.Lost++
-				add("lost", id, f)
-			case got && g.print != f.print:
-				v.Wrong++
-				add("differs", id, f)
-			case c.twoWays && f.pruned:
-				// A poll that fills a gap no longer has it; a frame from
-				// before the poll, which was waiting, brings it late.
-			case got && g.place > 0 && f.mark.N > 0:
-				streams[f.mark.Stream] = append(streams[f.mark.Stream], placed{id, f.mark.N, g.place})
-			}
-		}
-		for _, events := range streams {
-			slices.SortFunc(events, func(a, b placed) int { return int(a.n - b.n) })
-			for i := 1; i < len(events); i++ {
-				if events[i].place < events[i-1].place {
-					v.Disordered++
-					add("out of order", events[i].id, t.rows[events[i].id])
-				}
-			}
-		}
-		for id := range c.held {
-			if _, there := t.rows[id]; !there {
-				v.Invented++
-				add("invented", id, fact{})
-			}
-		}
-		for _, id := range slices.Concat(c.repeated, c.reused) {
-			v.Repeated++
-			add("repeated", id, t.rows[id])
-		}
-		for _, held := range c.dropped {
-			due := false
-			for id, g := range held {
-				if f, there := t.rows[id]; !there || f.print != g.print {
-					due = true
-					break
-				}
-			}
-			if !due && len(held) > 0 {
-				v.Needless++
-			}
-		}
-		c.mu.Unlock()
-		r.add(v)
+		r.judge(scenario, t, c, slices.Contains(stuck, c), ended)
 	}
-	if w == nil {
-		return
+	if w != nil {
+		r.compareAcks(scenario, t, w, ended)
 	}
+}
+
+// judge compares one client with the table.
+func (r *Report) judge(scenario string, t *truth, c *chain, stuck, ended bool) {
+	c.mu.Lock()
+	j := judgement{report: r, truth: t, chain: c, Verdict: Verdict{
+		Scenario: scenario, Client: c.name, Delivered: c.taken, Notices: c.notices, Fresh: c.fresh, Gaps: c.gaps,
+		Stuck: stuck, NoticeExpected: ended, Answers: maps.Clone(c.answers),
+	}}
+	j.compareRows()
+	j.compareOthers()
+	j.compareNotices()
+	c.mu.Unlock()
+	r.add(j.Verdict)
+}
+
+// judgement is a verdict that is being made. Its chain is locked.
+type judgement struct {
+	Verdict
+	report *Report
+	truth  *truth
+	chain  *chain
+}
+
+func (j *judgement) wrong(what string, id int64, f fact) {
+	around := []string{j.Scenario} // an episode is its own fault
+	if j.Scenario == mainScenario || j.Scenario == theFailOver {
+		around = j.report.journal.around(j.Scenario, f.at)
+	}
+	if j.Stuck { // faults at the time of writing are not the reason
+		around = nil
+	}
+	j.report.problems = append(j.report.problems, problem{j.Scenario, j.Client, what, id, f.mark, f.at, around})
+}
+
+// compareRows looks for each event of the table among those that the client
+// holds, and at the order in which these came.
+func (j *judgement) compareRows() {
+	type placed struct {
+		id    int64
+		n     int64
+		place int32
+	}
+	streams := map[string][]placed{}
+	for id, f := range j.truth.rows {
+		g, got := j.chain.held[id]
+		switch {
+		case !got && !f.pruned:
+			j.Lost++
+			j.wrong("lost", id, f)
+		case got && g.print != f.print:
+			j.Wrong++
+			j.wrong("differs", id, f)
+		case j.chain.twoWays && f.pruned:
+			// A poll that fills a gap no longer has it; a frame from
+			// before the poll, which was waiting, brings it late.
+		case got && g.place > 0 && f.mark.N > 0:
+			streams[f.mark.Stream] = append(streams[f.mark.Stream], placed{id, f.mark.N, g.place})
+		}
+	}
+	for _, events := range streams {
+		slices.SortFunc(events, func(a, b placed) int { return int(a.n - b.n) })
+		for i := 1; i < len(events); i++ {
+			if events[i].place < events[i-1].place {
+				j.Disordered++
+				j.wrong("out of order", events[i].id, j.truth.rows[events[i].id])
+			}
+		}
+	}
+}
+
+// compareOthers looks for events that the client got and should not have got.
+func (j *judgement) compareOthers() {
+	for id := range j.chain.held {
+		if _, there := j.truth.rows[id]; !there {
+			j.Invented++
+			j.wrong("invented", id, fact{})
+		}
+	}
+	for _, id := range slices.Concat(j.chain.repeated, j.chain.reused) {
+		j.Repeated++
+		j.wrong("repeated", id, j.truth.rows[id])
+	}
+}
+
+// compareNotices counts the notices for which there was no reason.
+func (j *judgement) compareNotices() {
+	for _, held := range j.chain.dropped {
+		due := false
+		for id, g := range held {
+			if f, there := j.truth.rows[id]; !there || f.print != g.print {
+				due = true
+				break
+			}
+		}
+		if !due && len(held) > 0 {
+			j.Needless++
+		}
+	}
+}
+
+// compareAcks looks for what was confirmed to the producers, and counts what
+// they did.
+func (r *Report) compareAcks(scenario string, t *truth, w *writing, ended bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	stored := map[mark]int64{}

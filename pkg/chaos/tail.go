@@ -46,6 +46,7 @@ func (t *tailing) follow(ctx context.Context) {
 	}
 }
 
+// once runs it until it ends, or ends it with ctx.
 func (t *tailing) once(ctx context.Context) {
 	since := t.at()
 	if since == "" {
@@ -75,13 +76,27 @@ func (t *tailing) once(ctx context.Context) {
 		case <-stop:
 		}
 	})
-	some := false // was printed
+	some := t.read(stdout)
+	cmd.Wait() //nolint:errcheck // its end is told by what it said
+	close(stop)
+	watching.Wait()
+	t.mu.Lock()
+	t.now = nil
+	t.mu.Unlock()
+	close(p.ended)
+	if ctx.Err() == nil {
+		t.resume(said.String(), some)
+	}
+}
+
+// read takes the events that are printed; some says that there were any.
+func (t *tailing) read(stdout io.Reader) (some bool) {
 	lines := bufio.NewReaderSize(stdout, 4<<20)
 	begun := time.Now()
 	for {
 		line, err := lines.ReadSlice('\n')
 		if err != nil {
-			break
+			return some
 		}
 		var r row
 		if json.Unmarshal(line, &r) != nil {
@@ -95,23 +110,16 @@ func (t *tailing) once(ctx context.Context) {
 		t.take([]row{r}, t.at(), nil)
 		some = true
 	}
-	cmd.Wait() //nolint:errcheck // its end is told by what it said
-	close(stop)
-	watching.Wait()
-	t.mu.Lock()
-	t.now = nil
-	t.mu.Unlock()
-	close(p.ended)
-	if ctx.Err() != nil {
-		return
-	}
-	text := said.String()
-	switch match := toldCursor.FindAllStringSubmatch(text, -1); {
+}
+
+// resume finds in what tail said at its end where the next one begins.
+func (t *tailing) resume(said string, some bool) {
+	switch match := toldCursor.FindAllStringSubmatch(said, -1); {
 	case len(match) > 0:
 		t.answered("tail: stopped and told its cursor")
 		t.take(nil, match[len(match)-1][1], nil)
 		t.setReading(false)
-	case strings.Contains(text, "start afresh"):
+	case strings.Contains(said, "start afresh"):
 		t.answered("tail: expired")
 		t.expired()
 	case !some: // so its cursor is still the right one
