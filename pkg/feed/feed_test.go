@@ -147,7 +147,7 @@ func TestEveryRowOnceForEverySubscriber(t *testing.T) {
 	go func() { writing.Wait(); total <- writers * each }()
 	for n := range subscribers {
 		reading.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), 4*patience) // for all rounds
 			defer cancel()
 			since, seen := origin, map[int64]bool{}
 			take := func(events []event.Event) {
@@ -214,9 +214,18 @@ func TestReconnects(t *testing.T) {
 		if got := specs(next(t, sub)); got != fmt.Sprint(i) {
 			t.Fatalf("%d: %q", i, got)
 		}
-		// The feed's own connection is the one that listens here.
-		exec(t, conn, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR pid IN (
-			SELECT pid FROM pg_locks l, specwatch_meta m WHERE locktype = 'advisory' AND ((classid::bigint << 32) | objid::bigint) = m.bell)`)
+		// The feed's own connection is the one that holds the advisory lock of this
+		// schema, as soon as it has settled.
+		ended := false
+		for deadline := time.Now().Add(patience); !ended; {
+			if time.Now().After(deadline) {
+				t.Fatal("the feed does not hold the advisory lock")
+			}
+			if err := conn.QueryRow(t.Context(), `SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_locks l, specwatch_meta m
+				WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = m.bell`).Scan(&ended); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	exec(t, conn, insert, "last")
 	if got := specs(next(t, sub)); got != "last" {

@@ -58,12 +58,33 @@ func TestCrashLosesNothing(t *testing.T) {
 	at := d.poll("").Cursor
 	conn, hello := d.socket(at)
 	cursor := hello.Cursor
-	follow := func(conn *websocket.Conn, want string) {
+	// next returns the next message. A restart that takes longer than the gateway
+	// hides an outage is told by a close code, and the client resumes by cursor.
+	next := func() push {
+		t.Helper()
+		for deadline := time.Now().Add(2 * patience); ; {
+			conn.SetReadDeadline(time.Now().Add(patience))
+			var p push
+			err := conn.ReadJSON(&p)
+			if err == nil {
+				return p
+			}
+			if !websocket.IsCloseError(err, websocket.CloseInternalServerErr) || time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+			conn.Close()
+			if conn, _, err = d.dial(cursor); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+		}
+	}
+	follow := func(want string) {
 		t.Helper()
 		var got []string
 		for len(got) < strings.Count(want, " ")+1 {
-			p := receive(t, conn)
-			if p.From != cursor {
+			p := next()
+			if resumed := p.Type == "connection_established" && !p.Expired; !resumed && p.From != cursor {
 				t.Fatalf("a batch from %s after %s", p.From, cursor)
 			}
 			cursor = p.Cursor
@@ -80,7 +101,7 @@ func TestCrashLosesNothing(t *testing.T) {
 		exec(t, db, "CHECKPOINT")
 		if round%2 == 0 {
 			exec(t, db, insert, fmt.Sprint("committed", round))
-			follow(conn, fmt.Sprint("committed", round))
+			follow(fmt.Sprint("committed", round))
 		}
 		for range 5 {
 			exec(t, db, "SELECT pg_current_xact_id()")
@@ -104,7 +125,7 @@ func TestCrashLosesNothing(t *testing.T) {
 			exec(t, db, insert, want[i])
 		}
 		db.Close(t.Context())
-		follow(conn, strings.Join(want, " "))
+		follow(strings.Join(want, " "))
 		polled := d.patiently(at)
 		if got := specs(polled.Events); got != strings.Join(want, " ") {
 			t.Fatalf("polled %q, want %q", got, want)
@@ -242,7 +263,7 @@ func TestSocketThroughPgbouncer(t *testing.T) {
 		if p := news(t, conn); specs(p.Data.Events) != fmt.Sprint(i) {
 			t.Fatalf("%+v", p)
 		}
-		if took := time.Since(begin); took > 5*time.Second {
+		if took := time.Since(begin); took > 20*time.Second { // a busy machine adds to the delay
 			t.Errorf("event %d took %s", i, took)
 		}
 	}

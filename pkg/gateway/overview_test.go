@@ -7,10 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/gateway"
+	"github.com/specwatch/specwatch/pkg/postgrestest"
 )
 
 // conditional asks with the tag of the last answer and returns the status, the
@@ -48,7 +50,11 @@ func (d *server) conditional(cursor, tag string) (status int, etag string, wire 
 // comes or the state says something else.
 func TestNothingNew(t *testing.T) {
 	t.Parallel()
-	d := start(t, gateway.Options{})
+	// A server of its own: a cursor, which the tag names, also changes when
+	// transactions of other tests end.
+	own := postgrestest.Cluster(t, map[string]string{"autovacuum": "off"})
+	migrate(t, own.URL())
+	d := over(t, own.URL())
 	conn := d.connect()
 	exec(t, conn, `INSERT INTO events (kind, session, spec) SELECT 'spec_started', 'night', n::text FROM generate_series(1, 50) n`)
 	a := d.poll("")
@@ -89,8 +95,10 @@ func TestStateIsPushed(t *testing.T) {
 	ws, hello := d.socket("")
 	at, states, events, started := hello.Cursor, 0, 0, 0
 	began := time.Now()
-	deadline := began.Add(patience)
-	go func() {
+	deadline := began.Add(2 * patience)
+	var writing sync.WaitGroup
+	defer writing.Wait() // the last event may arrive before its writer is told
+	writing.Go(func() {
 		for i := range 100 {
 			if _, err := conn.Exec(t.Context(), `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 'night', $1)`, fmt.Sprint(i+1)); err != nil {
 				t.Error(err)
@@ -98,7 +106,7 @@ func TestStateIsPushed(t *testing.T) {
 			}
 			<-time.After(20 * time.Millisecond) // the pace of a busy loop
 		}
-	}()
+	})
 	for events < 100 || started < 101 {
 		var p push
 		ws.SetReadDeadline(deadline)

@@ -28,7 +28,7 @@ func TestPollersShareReads(t *testing.T) {
 	}
 	d := serve(t, config, gateway.Options{})
 
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{MaxConnsPerHost: 100, MaxIdleConnsPerHost: 100}}
+	client := &http.Client{Timeout: 4 * patience, Transport: &http.Transport{MaxConnsPerHost: 100, MaxIdleConnsPerHost: 100}}
 	poll := func(since string) (status int, a answer, err error) {
 		resp, err := client.Get("http://" + d.address + "/api/status?since=" + url.QueryEscape(since))
 		if err != nil {

@@ -2,10 +2,12 @@ package gateway_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
@@ -56,16 +58,32 @@ func TestStop(t *testing.T) {
 		header http.Header
 	}
 	blocked := make(chan result, 3)
+	var taken sync.WaitGroup
 	for range cap(blocked) {
+		taken.Add(1)
 		go func() {
-			status, a, h := d.do("POST", "/api/events", `{"kind":"spec_started","session":"s","key":"held"}`)
+			// The gateway says "continue" when it reads the body: from then on it has
+			// the request, and owes an answer.
+			has := sync.OnceFunc(taken.Done)
+			defer has()
+			r, err := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{Got100Continue: has}),
+				"POST", "http://"+d.address+"/api/events", strings.NewReader(`{"kind":"spec_started","session":"s","key":"held"}`))
+			if err != nil {
+				t.Error(err)
+				blocked <- result{}
+				return
+			}
+			r.Header.Set("Expect", "100-continue")
+			status, a, h := d.send(r, "/api/events")
 			blocked <- result{status, a, h}
 		}()
 	}
+	taken.Wait()
+	// Those of other tests, which use the same server, do not count.
 	waiting := d.connect()
 	until(t, "a writer waits", patience, func() bool {
 		var n int
-		if err := waiting.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ILIKE '%insert%'`).Scan(&n); err != nil {
+		if err := waiting.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ILIKE '%insert%' AND position(current_schema()::text IN query) > 0`).Scan(&n); err != nil {
 			t.Fatal(err)
 		}
 		return n > 0
@@ -139,7 +157,7 @@ func TestSlowClientIsTold(t *testing.T) {
 			write()
 			// It has the first batch before the others come: a feed that goes on too
 			// far before it wrote anything lets a client go with nothing.
-			first := receive(t, conn)
+			first := news(t, conn)
 			if first.Type != "event_update" || first.From != hello.Cursor {
 				t.Fatalf("first %s from %s after %s", first.Type, first.From, hello.Cursor)
 			}

