@@ -38,9 +38,24 @@ test.describe('alerts', () => {
       messages.push(JSON.parse(await text(request)) as Message);
       response.end();
     });
-    await new Promise<void>((listening) =>
-      receiver.listen(Number(process.env.SPECWATCH_TEST_WEBHOOK_PORT), '127.0.0.1', listening)
-    );
+    // Grafana was told the port when it started; until then another process may
+    // have it for a connection of its own.
+    for (const late = Date.now() + 30_000; ;) {
+      const refused = await new Promise<NodeJS.ErrnoException | undefined>((done) => {
+        receiver.once('error', done);
+        receiver.listen(Number(process.env.SPECWATCH_TEST_WEBHOOK_PORT), '127.0.0.1', () => {
+          receiver.off('error', done);
+          done(undefined);
+        });
+      });
+      if (!refused) {
+        return;
+      }
+      if (refused.code !== 'EADDRINUSE' || Date.now() > late) {
+        throw refused;
+      }
+      await new Promise((again) => setTimeout(again, 100));
+    }
   });
   test.afterAll(() => receiver?.close());
 
@@ -62,7 +77,7 @@ test.describe('alerts', () => {
     await write({ kind: 'spec_started', session, spec }, { kind: 'timeout_triggered', session, spec });
     const after = Date.now();
     await expect.poll(state, patience).toBe('Alerting');
-    expect((await rules()).map((rule) => rule.health)).toEqual(Array(6).fill('ok'));
+    await expect.poll(async () => (await rules()).map((rule) => rule.health), patience).toEqual(Array(6).fill('ok'));
     await expect.poll(told, patience).toEqual(['firing']);
 
     const [message] = messages.filter((one) => one.groupLabels.session === session);

@@ -97,7 +97,7 @@ test('a loop in tmux runs on, and a phone answers its question', async ({ gatewa
     expect(readFileSync(join(dir, 'note'), 'utf8')).toBe('written in vim\n');
     expect(
       await table.read(
-        "SELECT spec, kind FROM events WHERE kind IN ('spec_completed', 'spec_failed', 'timeout_triggered') ORDER BY id"
+        "SELECT spec, kind FROM events WHERE kind IN ('spec_completed', 'spec_failed', 'timeout_triggered') ORDER BY at, id"
       )
     ).toEqual(specs.map((spec) => ({ spec, kind: spec.includes('build') ? 'spec_failed' : 'spec_completed' })));
     expect(await table.read('SELECT count(DISTINCT session)::int AS sessions FROM events')).toEqual([{ sessions: 1 }]);

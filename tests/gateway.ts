@@ -57,11 +57,21 @@ export class Gateway {
     return new URL(this.url).host;
   }
 
-  // restart comes back at the same address.
+  // restart comes back at the same address. Until then another process may have
+  // the port for a connection of its own.
   async restart(): Promise<void> {
     const { address } = this;
     await this.stop();
-    await this.start(address);
+    for (const late = Date.now() + 30_000; ;) {
+      try {
+        await this.start(address);
+        return;
+      } catch (error) {
+        if (Date.now() > late) {
+          throw error;
+        }
+      }
+    }
   }
 
   async emit(...specs: string[]): Promise<void> {

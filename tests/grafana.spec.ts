@@ -26,7 +26,7 @@ test.describe('in Grafana', () => {
     await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'live', { timeout: 90_000 });
     await expect(page.getByTestId('event-row').filter({ hasText: 'login' }).first()).toBeVisible();
     await emit('spec_completed', `pushed-${run}`);
-    await expect(page.getByTestId('event-row').filter({ hasText: `pushed-${run}` })).toBeVisible({ timeout: 5_000 });
+    await expect(page.getByTestId('event-row').filter({ hasText: `pushed-${run}` })).toBeVisible(); // before a poll
     await page.getByRole('radio', { name: 'Polling' }).check();
     await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'delayed');
     await emit('spec_completed', `polled-${run}`);
@@ -48,7 +48,7 @@ test.describe('in Grafana', () => {
         .first();
     await expect(badge).toHaveAttribute('data-status', 'live', { timeout: 90_000 });
     await emit('spec_completed', 'logged-live');
-    await expect(logged('logged-live')).toBeVisible({ timeout: 8_000 });
+    await expect(logged('logged-live')).toBeVisible();
     await page.getByRole('radio', { name: 'Polling' }).check();
     await expect(page).toHaveURL(/var-specwatch_mode=polling/);
     await expect(page).toHaveURL(/refresh=5s/);
@@ -60,8 +60,8 @@ test.describe('in Grafana', () => {
     await expect(badge).toHaveAttribute('data-status', 'delayed', { timeout: 90_000 });
     // The variable's own control moves the toggle.
     const dropDown = 'data-testid Dashboard template variables Variable Value DropDown';
-    await page.getByTestId(`${dropDown} value link text Polling`).click({ timeout: 10_000 });
-    await page.getByRole('checkbox', { name: 'Live' }).click({ timeout: 10_000 });
+    await page.getByTestId(`${dropDown} value link text Polling`).click();
+    await page.getByRole('checkbox', { name: 'Live' }).click();
     await expect(badge).toHaveAttribute('data-status', 'live');
     await expect(page.getByRole('radio', { name: 'Live' })).toBeChecked();
   });

@@ -22,18 +22,22 @@ export class Network {
     if (!executable) {
       throw new Error('SPECWATCH_TOXIPROXY is not set: run `go tool mage test`');
     }
-    const port = await freePort();
-    const child = spawn(executable, ['-host', '127.0.0.1', '-port', String(port)], { stdio: 'ignore' });
-    const network = new Network(child, `http://127.0.0.1:${port}`);
-    for (;;) {
-      try {
-        await network.ask('GET', '/version');
-        return network;
-      } catch (error) {
-        if (child.exitCode !== null) {
-          throw error;
+    // Another process may take a port between when it is found free and when
+    // toxiproxy binds it. Then toxiproxy ends, and the next port is tried.
+    for (let attempt = 1; ; attempt++) {
+      const port = await freePort();
+      const child = spawn(executable, ['-host', '127.0.0.1', '-port', String(port)], { stdio: 'ignore' });
+      const network = new Network(child, `http://127.0.0.1:${port}`);
+      while (child.exitCode === null) {
+        try {
+          await network.ask('GET', '/version');
+          return network;
+        } catch {
+          await new Promise((again) => setTimeout(again, 20));
         }
-        await new Promise((again) => setTimeout(again, 20));
+      }
+      if (attempt === 5) {
+        throw new Error(`toxiproxy ended with ${child.exitCode}`);
       }
     }
   }
