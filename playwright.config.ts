@@ -7,8 +7,8 @@ export default defineConfig({
     { name: 'screenshots', testDir: 'tests', testMatch: '*.screenshots.ts' },
   ],
   outputDir: '.specwatch/test/browser',
-  timeout: 60_000,
-  expect: { timeout: 15_000 },
+  timeout: 120_000,
+  expect: { timeout: 20_000 }, // what is not pushed comes after 30 s, by a poll
   workers: 1,
   forbidOnly: Boolean(process.env.CI),
   use: {
