@@ -8,12 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -267,19 +267,19 @@ func testGrafana(ctx context.Context, url string, env map[string]string) (end fu
 	if err != nil {
 		return nil, err
 	}
-	port, err := freePort()
+	port, err := embedded.FreePort()
 	if err != nil {
 		return nil, err
 	}
-	webhook, err := freePort() // where the test of alerts will listen
+	webhook, err := embedded.FreePort() // where the test of alerts will listen
 	if err != nil {
 		return nil, err
 	}
-	settings, program, args, err := grafana(url, schema, data, port)
+	settings, program, args, err := grafana(url, schema, data, strconv.Itoa(port))
 	if err != nil {
 		return nil, err
 	}
-	settings = append(settings, "SPECWATCH_ALERT_WEBHOOK_URL=http://127.0.0.1:"+webhook+"/", "GF_AUTH_ANONYMOUS_ENABLED=true")
+	settings = append(settings, fmt.Sprintf("SPECWATCH_ALERT_WEBHOOK_URL=http://127.0.0.1:%d/", webhook), "GF_AUTH_ANONYMOUS_ENABLED=true")
 	step("starting the Grafana of GRAFANA_HOME")
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), settings...)
@@ -297,7 +297,7 @@ func testGrafana(ctx context.Context, url string, env map[string]string) (end fu
 		log.Close()
 		os.RemoveAll(data)
 	}
-	address := "http://127.0.0.1:" + port
+	address := fmt.Sprintf("http://127.0.0.1:%d", port)
 	for again := time.NewTicker(200 * time.Millisecond); ; <-again.C {
 		if resp, err := http.Get(address + "/api/health"); err == nil {
 			resp.Body.Close()
@@ -310,19 +310,8 @@ func testGrafana(ctx context.Context, url string, env map[string]string) (end fu
 			return nil, ctx.Err()
 		}
 	}
-	env["SPECWATCH_TEST_GRAFANA"], env["SPECWATCH_TEST_GRAFANA_SCHEMA"], env["SPECWATCH_TEST_WEBHOOK_PORT"] = address, schema, webhook
+	env["SPECWATCH_TEST_GRAFANA"], env["SPECWATCH_TEST_GRAFANA_SCHEMA"], env["SPECWATCH_TEST_WEBHOOK_PORT"] = address, schema, strconv.Itoa(webhook)
 	return end, nil
-}
-
-// freePort is a port of loopback that nobody listened on a moment ago.
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
 }
 
 // chromium finds a browser, or installs the distribution's where it may.

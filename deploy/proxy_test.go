@@ -4,7 +4,6 @@ package deploy_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -22,13 +21,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 var executable = sync.OnceValues(func() (string, error) {
@@ -44,45 +43,8 @@ var executable = sync.OnceValues(func() (string, error) {
 	return path, err
 })
 
-// said is what a program prints, read while it runs.
-type said struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
-
-// launch starts a program that ends with the test.
-func launch(t *testing.T, cmd *exec.Cmd) *said {
-	t.Helper()
-	log := &said{}
-	cmd.Stderr = log
-	if cmd.Stdout == nil {
-		cmd.Stdout = log
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
-		cmd.Wait()
-	})
-	return log
-}
-
 // gateway starts one and returns its address and its log.
-func gateway(t *testing.T, args ...string) (address string, log *said) {
+func gateway(t *testing.T, args ...string) (address string, log *programtest.Output) {
 	t.Helper()
 	program, err := executable()
 	if err != nil {
@@ -102,24 +64,13 @@ func gateway(t *testing.T, args ...string) (address string, log *said) {
 	}
 	defer write.Close()
 	cmd.Stdout = write
-	log = launch(t, cmd)
+	log = programtest.Start(t, cmd)
 	line, err := bufio.NewReader(read).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
 	}
 	address, _, _ = strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "http://"), "/")
 	return address, log
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
 }
 
 // certificate writes one for watch.example.
@@ -187,14 +138,14 @@ type site struct {
 	t      *testing.T
 	client *http.Client
 	dialer *websocket.Dialer
-	log    *said // of the proxy
+	log    *programtest.Output // of the proxy
 }
 
 func behind(t *testing.T, kind, gateway string, changes ...string) *site {
 	t.Helper()
 	dir := t.TempDir()
 	cert, key, roots := certificate(t, dir)
-	port := freePort(t)
+	port := programtest.FreePort(t)
 	var cmd *exec.Cmd
 	switch kind {
 	case "nginx":
@@ -217,7 +168,7 @@ func behind(t *testing.T, kind, gateway string, changes ...string) *site {
 		cmd = exec.Command(program(t, "caddy"), "run", "--adapter", "caddyfile", "--config", file)
 		cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "HOME="+dir)
 	}
-	s := &site{t: t, log: launch(t, cmd)}
+	s := &site{t: t, log: programtest.Start(t, cmd)}
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, "127.0.0.1:"+port)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // sick is a place where the symptoms of troubleshooting.md are caused.
@@ -77,10 +78,10 @@ func (s *sick) says(t *testing.T, database string, args ...string) string {
 // all that is wanted, and returns both.
 func (s *sick) serves(t *testing.T, database, path string, header http.Header, want ...string) (text string) {
 	t.Helper()
-	port := freePort(t)
+	port := programtest.FreePort(t)
 	cmd, _ := s.command(context.Background(), []string{"SPECWATCH_DATABASE_URL=" + database, "HOME=" + s.dir}, filepath.Join(s.bin, "specwatch"), "serve", "--listen", "127.0.0.1:"+port)
-	log := launch(t, cmd)
-	until(t, fmt.Sprintf("the gateway says %q", want), func() bool {
+	log := programtest.Start(t, cmd)
+	programtest.Until(t, fmt.Sprintf("the gateway says %q", want), func() bool {
 		request, err := http.NewRequestWithContext(t.Context(), header.Get("Method"), "http://127.0.0.1:"+port+path, strings.NewReader("{}"))
 		if err != nil {
 			t.Fatal(err)
@@ -95,7 +96,7 @@ func (s *sick) serves(t *testing.T, database, path string, header http.Header, w
 		}
 		defer answer.Body.Close()
 		body, err := io.ReadAll(answer.Body)
-		text = string(body) + read(t, log)
+		text = string(body) + log.String()
 		return err == nil && !slices.ContainsFunc(want, func(says string) bool { return !strings.Contains(text, says) })
 	})
 	return text
@@ -116,7 +117,7 @@ func TestSymptoms(t *testing.T) {
 	for symptom, cause := range map[string]func(t *testing.T) string{
 		"events cannot be read": func(t *testing.T) string { return ready(t, s.database(t, false), "events cannot be read") },
 		"cannot connect to PostgreSQL at": func(t *testing.T) string {
-			return s.says(t, "postgres://127.0.0.1:"+freePort(t)+"/gone", "status")
+			return s.says(t, "postgres://127.0.0.1:"+programtest.FreePort(t)+"/gone", "status")
 		},
 		"server refused TLS connection": func(t *testing.T) string {
 			return s.says(t, strings.Replace(well, "sslmode=disable", "sslmode=require", 1), "status")

@@ -4,7 +4,6 @@ package docs_test
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,51 +11,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
-
-// until waits for a condition.
-func until(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !holds(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	return port
-}
-
-// launch starts a program, which is ended with the test, and returns the file
-// with what it prints.
-func launch(t *testing.T, cmd *exec.Cmd) (log string) {
-	t.Helper()
-	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	cmd.Stdout, cmd.Stderr = file, file
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return file.Name()
-}
 
 func read(t *testing.T, path string) string {
 	t.Helper()
@@ -90,7 +49,7 @@ func TestTunnel(t *testing.T) {
 			t.Fatalf("ssh-keygen: %v: %s", err, out)
 		}
 	}
-	far, near := freePort(t), freePort(t)
+	far, near := programtest.FreePort(t), programtest.FreePort(t)
 	config := filepath.Join(dir, "config")
 	settings := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host\nAuthorizedKeysFile %[2]s/key.pub\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n", far, dir)
 	if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
@@ -100,24 +59,24 @@ func TestTunnel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := launch(t, exec.Command(sshd, "-D", "-e", "-f", config))
-	until(t, "sshd listens", func() bool { return strings.Contains(read(t, server), "Server listening") })
+	server := programtest.Start(t, exec.Command(sshd, "-D", "-e", "-f", config))
+	programtest.Until(t, "sshd listens", func() bool { return strings.Contains(server.String(), "Server listening") })
 	me, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
 	arguments := strings.Fields(strings.NewReplacer("8001:127.0.0.1:8001", near+":"+strings.TrimPrefix(p.gateway, "http://"), "you@your-machine", me.Username+"@127.0.0.1").Replace(command))
 	own := []string{"-F", "none", "-i", filepath.Join(dir, "key"), "-p", far, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ExitOnForwardFailure=yes"}
-	client := launch(t, exec.Command(arguments[0], append(own, arguments[1:]...)...))
+	client := programtest.Start(t, exec.Command(arguments[0], append(own, arguments[1:]...)...))
 	site := "http://localhost:" + near
 	var answered *http.Response
-	until(t, "the tunnel is open", func() bool {
+	programtest.Until(t, "the tunnel is open", func() bool {
 		answered, err = call(t.Context(), "GET", site+"/api/status", nil)
 		return err == nil
 	})
 	defer answered.Body.Close()
 	if answered.StatusCode != http.StatusOK {
-		t.Errorf("a poll: %s\n%s%s", answered.Status, read(t, server), read(t, client))
+		t.Errorf("a poll: %s\n%s%s", answered.Status, server.String(), client.String())
 	}
 	conn, _, err := websocket.DefaultDialer.Dial(strings.Replace(site, "http", "ws", 1)+"/ws", http.Header{"Origin": {site}, "Authorization": {"Bearer secret"}})
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/specwatch/specwatch/pkg/embedded"
 )
 
 // The outbox of Centrifugo's PostgreSQL consumer: its table, and beside it the
@@ -41,7 +43,7 @@ func (w *world) outbox(ctx context.Context, database string) (*contender, error)
 	if err := exec1(ctx, database, outboxTable); err != nil {
 		return nil, err
 	}
-	port, err := freePort()
+	port, err := embedded.FreePort()
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -184,19 +183,9 @@ func (w *world) endAll() {
 	}
 }
 
-// freePort is a port of loopback that nobody listened on a moment ago.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
 // serve starts a gateway; it may not be ready yet.
 func (w *world) serve(ctx context.Context, database string) (*process, error) {
-	port, err := freePort()
+	port, err := embedded.FreePort()
 	if err != nil {
 		return nil, err
 	}

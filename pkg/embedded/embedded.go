@@ -331,7 +331,7 @@ func (s *Server) start(ctx context.Context, port int) error {
 	// Between finding a free port and PostgreSQL binding it another program may
 	// take it: then the next one is tried.
 	for attempt := 0; ; attempt++ {
-		free, err := freePort()
+		free, err := FreePort()
 		if err != nil {
 			return err
 		}
@@ -343,10 +343,12 @@ func (s *Server) start(ctx context.Context, port int) error {
 	}
 }
 
-func freePort() (int, error) {
+// FreePort is a port of loopback on which nobody listens. Another program may take it
+// before its user does.
+func FreePort() (int, error) {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
-		return 0, fmt.Errorf("cannot find a free port on 127.0.0.1 for PostgreSQL: %w", err)
+		return 0, fmt.Errorf("cannot find a free port on 127.0.0.1: %w", err)
 	}
 	defer listener.Close()
 	return listener.Addr().(*net.TCPAddr).Port, nil

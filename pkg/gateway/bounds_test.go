@@ -17,6 +17,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/specwatch/specwatch/pkg/gateway"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // heap is what this process, the gateway in it, holds after a collection.
@@ -28,16 +29,6 @@ func heap() uint64 {
 }
 
 const megabyte = 1 << 20
-
-// until waits for a condition.
-func until(t testing.TB, what string, within time.Duration, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(within); !done(); <-time.After(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", within, what)
-		}
-	}
-}
 
 // deaf asks and never reads the answer.
 func (d *server) deaf(request string) net.Conn {
@@ -64,7 +55,7 @@ func (d *server) full() {
 		exec(d.t, db, `INSERT INTO events (kind, session, spec, data) SELECT 'spec_failed', 's', n::text, to_jsonb(repeat(md5(n::text), 60)) FROM generate_series(1, 2000) n`)
 	}
 	// What the feed and the overview keep is there before memory is compared.
-	until(d.t, "the overview has them", patience, func() bool {
+	programtest.Until(d.t, "the overview has them", func() bool {
 		return strings.Contains(d.scrape(), "\nspecwatch_events_total{kind=\"spec_failed\"} 8000\n")
 	})
 }
@@ -127,7 +118,7 @@ func TestClientsThatReadNothing(t *testing.T) { // not parallel: it measures the
 			if most > before+300*megabyte {
 				t.Errorf("%d MB more on the heap", (most-before)/megabyte)
 			}
-			until(t, "the memory is given back", 4*patience, func() bool { return heap() < before+40*megabyte })
+			programtest.Until(t, "the memory is given back", func() bool { return heap() < before+40*megabyte })
 		})
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/gateway"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -776,10 +777,10 @@ func TestOutageIsTold(t *testing.T) {
 		t.Errorf("a client that connects is told %d", code)
 	}
 	exec(t, db, `ALTER TABLE away RENAME TO events; INSERT INTO events (kind, session) VALUES ('spec_failed', 'night')`)
-	until(t, "events are read again", patience, func() bool { status, _, _ := d.do("GET", "/api/status", ""); return status == http.StatusOK })
+	programtest.Until(t, "events are read again", func() bool { status, _, _ := d.do("GET", "/api/status", ""); return status == http.StatusOK })
 	// A socket is told of the outage until the feed reads again, which is later
 	// than that a poll can.
-	until(t, "the feed reads again", patience, func() bool { return strings.Contains(d.scrape(), "\nspecwatch_feed_connected 1\n") })
+	programtest.Until(t, "the feed reads again", func() bool { return strings.Contains(d.scrape(), "\nspecwatch_feed_connected 1\n") })
 	if _, hello := d.socket(hello.Cursor); len(hello.Data.Events) != 1 || hello.Data.Events[0].Kind != "spec_failed" {
 		t.Errorf("afterwards: %+v", hello.Data.Events)
 	}

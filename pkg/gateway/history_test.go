@@ -16,6 +16,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/gateway"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -277,7 +278,7 @@ func TestSocketThroughPgbouncer(t *testing.T) {
 		})
 	}
 	polling.Wait()
-	until(t, "it is ready", patience, func() bool { status, _, _ := d.do("GET", "/readyz", ""); return status == http.StatusOK })
+	programtest.Until(t, "it is ready", func() bool { status, _, _ := d.do("GET", "/readyz", ""); return status == http.StatusOK })
 }
 
 // An error is not repeated after what caused it was put right.

@@ -14,6 +14,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/specwatch/specwatch/pkg/gateway"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 func (d *server) signIn(header ...string) (cookie, attributes string) {
@@ -157,7 +158,7 @@ func TestReadyAsksRarely(t *testing.T) {
 	t.Parallel()
 	var log text
 	d := start(t, gateway.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
-	until(t, "it is ready", patience, func() bool { status, _, _ := d.do("GET", "/readyz", ""); return status == http.StatusOK })
+	programtest.Until(t, "it is ready", func() bool { status, _, _ := d.do("GET", "/readyz", ""); return status == http.StatusOK })
 	// The table is locked, so that asking takes until it is not.
 	db, watcher := d.connect(), d.connect()
 	var schema string
@@ -183,7 +184,7 @@ func TestReadyAsksRarely(t *testing.T) {
 			}
 		})
 	}
-	until(t, "one asks", patience, func() bool {
+	programtest.Until(t, "one asks", func() bool {
 		var n int
 		if err := watcher.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE relation = to_regclass($1) AND NOT granted`, schema+".specwatch_migrations").Scan(&n); err != nil {
 			t.Fatal(err)
@@ -205,10 +206,10 @@ func TestReadyAsksRarely(t *testing.T) {
 	}
 	// A fault shows in the answer within moments, and so does its repair.
 	exec(t, db, "ALTER TABLE specwatch_migrations RENAME TO elsewhere")
-	until(t, "it is not ready", patience, func() bool {
+	programtest.Until(t, "it is not ready", func() bool {
 		status, a, _ := d.do("GET", "/readyz", "")
 		return status == http.StatusServiceUnavailable && strings.Contains(a.Detail, "log")
 	})
 	exec(t, db, "ALTER TABLE elsewhere RENAME TO specwatch_migrations")
-	until(t, "it is ready again", patience, func() bool { status, _, _ := d.do("GET", "/readyz", ""); return status == http.StatusOK })
+	programtest.Until(t, "it is ready again", func() bool { status, _, _ := d.do("GET", "/readyz", ""); return status == http.StatusOK })
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/specwatch/specwatch/pkg/gateway"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 const upgrade = "GET /ws?since=%s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -81,7 +82,7 @@ func TestStop(t *testing.T) {
 	taken.Wait()
 	// Those of other tests, which use the same server, do not count.
 	waiting := d.connect()
-	until(t, "a writer waits", patience, func() bool {
+	programtest.Until(t, "a writer waits", func() bool {
 		var n int
 		if err := waiting.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ILIKE '%insert%' AND position(current_schema()::text IN query) > 0`).Scan(&n); err != nil {
 			t.Fatal(err)
@@ -165,7 +166,7 @@ func TestSlowClientIsTold(t *testing.T) {
 				write()
 			}
 			if c.stops {
-				until(t, "the client is let go", patience, func() bool { return d.subscribers() == 0 })
+				programtest.Until(t, "the client is let go", func() bool { return d.subscribers() == 0 })
 			}
 			seen := map[int64]bool{}
 			collect := func(rows []row) {

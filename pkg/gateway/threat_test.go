@@ -20,6 +20,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/gateway"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // Clients that send their headers or bodies byte by byte are cut off, and keep
@@ -174,7 +175,7 @@ func TestManySocketsLeave(t *testing.T) { // not parallel: it counts what the pr
 	cursor := d.poll("").Cursor
 	warm, _ := d.socket(cursor)
 	warm.Close()
-	until(t, "the first has left", patience, func() bool { return d.subscribers() == 0 })
+	programtest.Until(t, "the first has left", func() bool { return d.subscribers() == 0 })
 	d.client.CloseIdleConnections()
 	goroutines, files, before := runtime.NumGoroutine(), descriptors(), heap()
 
@@ -202,7 +203,7 @@ func TestManySocketsLeave(t *testing.T) { // not parallel: it counts what the pr
 	if t.Failed() {
 		return
 	}
-	until(t, "all are here", patience, func() bool { return d.subscribers() == clients })
+	programtest.Until(t, "all are here", func() bool { return d.subscribers() == clients })
 	exec(t, d.connect(), insert, "for all")
 	for _, conn := range conns {
 		if p := news(t, conn); specs(p.Data.Events) != "for all" {
@@ -217,8 +218,8 @@ func TestManySocketsLeave(t *testing.T) { // not parallel: it counts what the pr
 		conn.Close()
 		conns[i] = nil
 	}
-	until(t, "all have left", patience, func() bool { return d.subscribers() == 0 })
-	until(t, "nothing of them is left", patience, func() bool {
+	programtest.Until(t, "all have left", func() bool { return d.subscribers() == 0 })
+	programtest.Until(t, "nothing of them is left", func() bool {
 		d.client.CloseIdleConnections()
 		return runtime.NumGoroutine() <= goroutines+5 && descriptors() <= files+10 && heap() < before+4*megabyte
 	})
@@ -261,7 +262,7 @@ func TestNamesAreData(t *testing.T) {
 		}
 	}
 	escape := strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
-	until(t, "each name is one label", patience, func() bool {
+	programtest.Until(t, "each name is one label", func() bool {
 		text := "\n" + d.scrape()
 		for _, name := range names {
 			if !strings.Contains(text, "\nspecwatch_session_last_heartbeat_timestamp_seconds{session=\""+escape.Replace(name)+"\"} ") {

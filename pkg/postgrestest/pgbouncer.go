@@ -9,11 +9,12 @@ import (
 	process "os/exec"
 	"os/user"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // Pgbouncer starts pgbouncer before a server and returns the address of the
@@ -45,14 +46,14 @@ func Pgbouncer(t testing.TB, address, mode string, size int) string {
 	// Another process may take a port between when it is found free and when
 	// pgbouncer binds it. Then pgbouncer ends, and the next port is tried.
 	for attempt := 1; ; attempt++ {
-		port := freePort(t)
+		port := programtest.FreePort(t)
 		config := filepath.Join(dir, "pgbouncer.ini")
-		text := fmt.Sprintf("[databases]\n* = host=%s port=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_type = plain\nauth_file = %s\npool_mode = %s\ndefault_pool_size = %d\nmax_client_conn = 500\nserver_login_retry = 1\n",
+		text := fmt.Sprintf("[databases]\n* = host=%s port=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %s\nunix_socket_dir =\nauth_type = plain\nauth_file = %s\npool_mode = %s\ndefault_pool_size = %d\nmax_client_conn = 500\nserver_login_retry = 1\n",
 			host, server, port, filepath.Join(dir, "users.txt"), mode, size)
 		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		u.Host = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		u.Host = net.JoinHostPort("127.0.0.1", port)
 		u.RawQuery = "sslmode=disable"
 		through := u.String()
 		err := bounce(t, program, config, through)
@@ -63,17 +64,6 @@ func Pgbouncer(t testing.TB, address, mode string, size int) string {
 			t.Fatal(err)
 		}
 	}
-}
-
-// freePort is a port of loopback that nobody listened on a moment ago.
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // bounce runs pgbouncer until the test ends, and returns once it passes a

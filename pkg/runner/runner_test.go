@@ -21,6 +21,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/outbox"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // ledger is a database reduced to what the runner can see of one: it stores a
@@ -99,17 +100,6 @@ func (s *said) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Join(s.lines, "\n")
-}
-
-func until(t *testing.T, what string, true func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
-	for !true() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 // The guard is this program, too.
@@ -272,7 +262,7 @@ func TestHeartbeats(t *testing.T) {
 	cfg.Heartbeat = 10 * time.Millisecond
 	var db ledger
 	code := start(t, cfg, &db)
-	until(t, "five events", func() bool { return len(db.kinds()) >= 5 })
+	programtest.Until(t, "five events", func() bool { return len(db.kinds()) >= 5 })
 	if err := os.WriteFile(filepath.Join(dir, "stop"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +305,7 @@ func TestTimeoutEndsTheWholeGroup(t *testing.T) {
 			if _, err := fmt.Sscan(string(text), &pid); err != nil {
 				t.Fatal(err)
 			}
-			until(t, "the grandchild is gone", func() bool { return !runs(pid) })
+			programtest.Until(t, "the grandchild is gone", func() bool { return !runs(pid) })
 		})
 	}
 }
@@ -361,7 +351,7 @@ func TestSignals(t *testing.T) {
 			cfg.Signals, cfg.Stdin = signals, stdin
 			var db ledger
 			code := start(t, cfg, &db)
-			until(t, "the command runs", func() bool { _, err := os.Stat(filepath.Join(dir, "up")); return err == nil })
+			programtest.Until(t, "the command runs", func() bool { _, err := os.Stat(filepath.Join(dir, "up")); return err == nil })
 			for _, s := range c.send {
 				signals <- s
 			}
@@ -385,8 +375,8 @@ func TestOutageDuringTheRun(t *testing.T) {
 	cfg.Command = append(cfg.Command, dir)
 	db := ledger{down: errDown}
 	code := start(t, cfg, &db)
-	until(t, "the command ends", func() bool { _, err := os.Stat(filepath.Join(dir, "done")); return err == nil })
-	until(t, "the end is kept", func() bool {
+	programtest.Until(t, "the command ends", func() bool { _, err := os.Stat(filepath.Join(dir, "done")); return err == nil })
+	programtest.Until(t, "the end is kept", func() bool {
 		files := kept(cfg.Box)
 		if len(files) != 1 {
 			return false
@@ -432,7 +422,7 @@ func TestIdleOnlyWhenKnown(t *testing.T) {
 		return false, errDown
 	}
 	code := start(t, cfg, &ledger{})
-	until(t, "it has asked for several idle timeouts", func() bool { return asked.Load() > 20 || len(code) > 0 })
+	programtest.Until(t, "it has asked for several idle timeouts", func() bool { return asked.Load() > 20 || len(code) > 0 })
 	if len(code) > 0 {
 		t.Fatalf("ended with %d after %d questions", <-code, asked.Load())
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -23,7 +24,7 @@ func TestStandbyThatHidesItsTimeline(t *testing.T) {
 		t.Fatal(err)
 	}
 	writer, reader := open(t, store.Config{URL: primary.URL()}), open(t, store.Config{URL: standby.URL()})
-	until(t, "the standby does not follow", func() bool { return reader.Ready(t.Context()) == nil })
+	programtest.Until(t, "the standby follows", func() bool { return reader.Ready(t.Context()) == nil })
 	moves := func(from, to *store.Store) error {
 		t.Helper()
 		exec(t, admin, insert, "before")
@@ -45,10 +46,10 @@ func TestStandbyThatHidesItsTimeline(t *testing.T) {
 		`GRANT EXECUTE ON FUNCTION pg_control_checkpoint(), pg_control_recovery() TO ` + owner,
 	} {
 		exec(t, admin, statement)
-		until(t, "after "+statement, func() bool { return moves(writer, reader) == nil && moves(reader, writer) == nil })
+		programtest.Until(t, "after "+statement, func() bool { return moves(writer, reader) == nil && moves(reader, writer) == nil })
 		if i == 0 {
 			exec(t, admin, `REVOKE pg_read_all_stats FROM `+owner)
-			until(t, "the standby does not follow", func() bool { return errors.Is(moves(writer, reader), store.ErrExpired) })
+			programtest.Until(t, "the right is taken away on the standby, too", func() bool { return errors.Is(moves(writer, reader), store.ErrExpired) })
 		}
 	}
 }

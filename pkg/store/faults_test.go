@@ -18,6 +18,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/embedded"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -265,16 +266,6 @@ func TestPruneExpiresNoCursor(t *testing.T) {
 	}
 }
 
-// until waits for a condition.
-func until(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !done(); {
-		if time.Now().After(deadline) {
-			t.Fatal(what)
-		}
-	}
-}
-
 // replicated is a primary and a standby that follows it: their stores, and a
 // connection to each.
 func replicated(t *testing.T) (onPrimary, onStandby *store.Store, conn, there *pgx.Conn) {
@@ -282,7 +273,7 @@ func replicated(t *testing.T) (onPrimary, onStandby *store.Store, conn, there *p
 	primary, onPrimary := cluster(t, nil)
 	standby := postgrestest.Standby(t, primary)
 	onStandby = open(t, store.Config{URL: standby.URL()})
-	until(t, "the standby does not follow", func() bool { return onStandby.Ready(t.Context()) == nil })
+	programtest.Until(t, "the standby follows", func() bool { return onStandby.Ready(t.Context()) == nil })
 	return onPrimary, onStandby, postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, standby.URL())
 }
 
@@ -290,13 +281,13 @@ func replicated(t *testing.T) (onPrimary, onStandby *store.Store, conn, there *p
 // waits for that, too, but not as long as a busy machine may need.
 func catchUp(t *testing.T, onStandby *store.Store, c cursor.Cursor) {
 	t.Helper()
-	until(t, "the standby does not catch up", func() bool { _, err := onStandby.Since(t.Context(), c, 100); return err == nil })
+	programtest.Until(t, "the standby catches up", func() bool { _, err := onStandby.Since(t.Context(), c, 100); return err == nil })
 }
 
 func pauseReplay(t *testing.T, there *pgx.Conn) {
 	t.Helper()
 	exec(t, there, "SELECT pg_wal_replay_pause()")
-	until(t, "replay does not pause", func() bool {
+	programtest.Until(t, "replay pauses", func() bool {
 		var paused bool
 		return there.QueryRow(t.Context(), "SELECT pg_is_wal_replay_paused()").Scan(&paused) == nil && paused
 	})
@@ -403,10 +394,10 @@ func TestCascadingStandbyTakesTheNewTimeline(t *testing.T) {
 	middle := postgrestest.Standby(t, primary)
 	last := postgrestest.Standby(t, middle)
 	onMiddle, onLast := open(t, store.Config{URL: middle.URL()}), open(t, store.Config{URL: last.URL()})
-	until(t, "the standbys do not follow", func() bool { return onMiddle.Ready(t.Context()) == nil && onLast.Ready(t.Context()) == nil })
+	programtest.Until(t, "the standbys follow", func() bool { return onMiddle.Ready(t.Context()) == nil && onLast.Ready(t.Context()) == nil })
 	exec(t, postgrestest.Connect(t, primary.URL()), insert, "before")
 	_, c := drain(t, s, cursor.Cursor{}, 100)
-	until(t, "the cascaded standby does not catch up", func() bool { _, err := onLast.Since(t.Context(), c, 10); return err == nil })
+	programtest.Until(t, "the cascaded standby catches up", func() bool { _, err := onLast.Since(t.Context(), c, 10); return err == nil })
 	if err := primary.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -414,7 +405,7 @@ func TestCascadingStandbyTakesTheNewTimeline(t *testing.T) {
 	if _, err := onMiddle.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("on the promoted standby: %v", err)
 	}
-	until(t, "the cascaded standby goes on with cursors of the old timeline", func() bool {
+	programtest.Until(t, "the cascaded standby refuses cursors of the old timeline", func() bool {
 		_, err := onLast.Since(t.Context(), c, 10)
 		return errors.Is(err, store.ErrExpired)
 	})
@@ -435,7 +426,7 @@ func TestCopyIsAnotherHistory(t *testing.T) {
 	}
 	address.Path = "/template1"
 	admin := postgrestest.Connect(t, address.String())
-	until(t, "the database stays in use", func() bool {
+	programtest.Until(t, "nobody uses the database", func() bool {
 		_, err := admin.Exec(t.Context(), `CREATE DATABASE copied TEMPLATE `+embedded.Database)
 		return err == nil
 	})
@@ -451,11 +442,11 @@ func TestCopyIsAnotherHistory(t *testing.T) {
 	// The database is replaced by its copy while a reader is connected.
 	copied.Close()
 	again.Close()
-	until(t, "the database stays in use", func() bool {
+	programtest.Until(t, "nobody uses the database", func() bool {
 		_, err := admin.Exec(t.Context(), `ALTER DATABASE `+embedded.Database+` RENAME TO gone`)
 		return err == nil
 	})
-	until(t, "the copy stays in use", func() bool {
+	programtest.Until(t, "nobody uses the copy", func() bool {
 		_, err := admin.Exec(t.Context(), `ALTER DATABASE copied RENAME TO `+embedded.Database)
 		return err == nil
 	})
@@ -650,7 +641,7 @@ func TestASilentReaderGivesUpTheLock(t *testing.T) {
 	if version < 140000 {
 		t.Skip("idle_session_timeout came with PostgreSQL 14; on 13 only TCP's own limits apply")
 	}
-	until(t, "the session of a silent reader goes on", func() bool { return !held() })
+	programtest.Until(t, "the session of a silent reader ends", func() bool { return !held() })
 }
 
 // No row that PostgreSQL accepts stops the delivery of the others.
@@ -860,12 +851,12 @@ func TestAnEndedReadIsMadeAgain(t *testing.T) {
 			_, err := c.read()
 			done <- err
 		}()
-		until(t, name+": nobody waits for the lock", end)
+		programtest.Until(t, name+": it waits for the lock", end)
 		if c.once {
 			exec(t, conn, `COMMIT`)
 		}
 		var err error
-		until(t, name+": no answer", func() bool {
+		programtest.Until(t, name+": it is answered", func() bool {
 			select {
 			case err = <-done:
 				return true
@@ -1023,7 +1014,7 @@ func TestAReaderGetsAConnectionOfThePools(t *testing.T) {
 			}
 		})
 	}
-	until(t, "both connections are in use", func() bool { return held() == 2 })
+	programtest.Until(t, "both connections are in use", func() bool { return held() == 2 })
 	exec(t, lock, "COMMIT")
 	reading.Wait()
 	r, err := s.NewReader(t.Context())
@@ -1067,7 +1058,7 @@ func TestWaitingWritesHoldNoConnection(t *testing.T) {
 					done <- err
 				}()
 			}
-			until(t, "no write waits", func() bool {
+			programtest.Until(t, "a write waits", func() bool {
 				var n int
 				if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'", role).Scan(&n); err != nil {
 					t.Fatal(err)

@@ -2,10 +2,10 @@ package store_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -21,16 +21,7 @@ func TestLateCommitOnStandby(t *testing.T) {
 	}
 	writer := open(t, config)
 	reader := open(t, store.Config{URL: standby.URL()})
-	deadline := time.Now().Add(3 * time.Minute)
-	until := func(what string, done func() bool) {
-		t.Helper()
-		for !done() {
-			if time.Now().After(deadline) {
-				t.Fatal(what)
-			}
-		}
-	}
-	until("the standby does not follow", func() bool { return reader.Ready(t.Context()) == nil })
+	programtest.Until(t, "the standby follows", func() bool { return reader.Ready(t.Context()) == nil })
 	late, early := postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, primary.URL())
 	exec(t, late, "BEGIN")
 	exec(t, late, insert, "late")
@@ -44,7 +35,7 @@ func TestLateCommitOnStandby(t *testing.T) {
 		}
 		return rows == 1
 	}
-	until("the early row does not reach the standby", seen)
+	programtest.Until(t, "the early row reaches the standby", seen)
 	read := func() {
 		var more []event.Event
 		more, c = drain(t, reader, c, 10)
@@ -53,7 +44,7 @@ func TestLateCommitOnStandby(t *testing.T) {
 	read()
 	exec(t, late, "COMMIT")
 	exec(t, early, insert, "next")
-	until("rows are missing on the standby", func() bool { read(); return len(got) >= 3 })
+	programtest.Until(t, "all rows are on the standby", func() bool { read(); return len(got) >= 3 })
 	count := map[string]int{}
 	for _, e := range got {
 		count[e.Spec]++
@@ -66,7 +57,7 @@ func TestLateCommitOnStandby(t *testing.T) {
 	if more, there := drain(t, writer, c, 10); specs(more) != "last" {
 		t.Fatalf("on the primary: %q", specs(more))
 	} else {
-		until("the standby does not catch up", func() bool { _, err := reader.Since(t.Context(), there, 10); return err == nil })
+		programtest.Until(t, "the standby catches up", func() bool { _, err := reader.Since(t.Context(), there, 10); return err == nil })
 		if more, _ = drain(t, reader, there, 10); len(more) != 0 {
 			t.Fatalf("back on the standby: %q", specs(more))
 		}

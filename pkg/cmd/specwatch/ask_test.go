@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // throughAGateway is the same place for a program without database access.
@@ -25,9 +26,9 @@ func (a at) throughAGateway(t *testing.T) at {
 	server := a
 	server.env = append(server.env, envWriteToken+"=write-secret", envReadToken+"=read-secret")
 	p := server.start(t, nil, "serve", "--listen", "127.0.0.1:0")
-	until(t, "the gateway serves", func() bool { return strings.Contains(p.out.String(), "\n") })
+	programtest.Until(t, "the gateway serves", func() bool { return strings.Contains(p.out.String(), "\n") })
 	url := strings.TrimSpace(p.out.String())
-	until(t, "the gateway is ready", func() bool {
+	programtest.Until(t, "the gateway is ready", func() bool {
 		response, err := http.Get(url + "/readyz")
 		if err != nil {
 			return false
@@ -110,7 +111,7 @@ func TestAsk(t *testing.T) {
 				t.Helper()
 				n := len(direct.requests(t, text))
 				p := a.start(t, nil, append([]string{"ask", text, "--session", "s"}, args...)...)
-				until(t, "the question is written", func() bool { return len(direct.requests(t, text)) == n+1 })
+				programtest.Until(t, "the question is written", func() bool { return len(direct.requests(t, text)) == n+1 })
 				var last int64
 				for _, id := range direct.requests(t, text) {
 					last = max(last, id)
@@ -140,7 +141,7 @@ func TestAsk(t *testing.T) {
 			}
 			n := len(direct.requests(t, text))
 			p = a.start(t, nil, "ask", text, "--session", "s")
-			until(t, "the question is written", func() bool { return len(direct.requests(t, text)) == n+1 })
+			programtest.Until(t, "the question is written", func() bool { return len(direct.requests(t, text)) == n+1 })
 			if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
@@ -175,7 +176,7 @@ func TestAskWithoutSession(t *testing.T) {
 		t.Errorf("exit code %d, says %s", code, errs)
 	}
 	p = a.start(t, nil, "ask", "Which port?")
-	until(t, "it asks", func() bool { return len(a.requests(t, "Which port?")) == 1 })
+	programtest.Until(t, "it asks", func() bool { return len(a.requests(t, "Which port?")) == 1 })
 	r := a.lastQuestion(t, "Which port?")
 	if want := a.rows(t)[0].Session; r.Session == "" || r.Session != want && processSession() != "" || r.Spec != "" {
 		t.Errorf("request %+v, the loop's session is %s", r, want)
@@ -195,12 +196,12 @@ func TestAskInsideARun(t *testing.T) {
 	// It prints until the question is written, so that it is not idle before.
 	p := a.start(t, nil, "run", "--spec", "port", "--session", "s", "--idle-timeout", "2s", "--", "sh", "-c",
 		`until [ -e "$0/go" ]; do echo .; sleep 0.1; done & answer=$("$SW" ask "Which?"); echo "took $answer"`, dir)
-	until(t, "the question is written", func() bool { return len(a.requests(t, "Which?")) == 1 })
+	programtest.Until(t, "the question is written", func() bool { return len(a.requests(t, "Which?")) == 1 })
 	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	asked := time.Now()
-	until(t, "it has waited for long", func() bool { return time.Since(asked) > 3*time.Second })
+	programtest.Until(t, "it has waited for long", func() bool { return time.Since(asked) > 3*time.Second })
 	a.mustRun(t, "emit", "intervention_answered", "--session", "s", "--spec", "port", "--data", fmt.Sprintf(`{"request":%d,"answer":"this"}`, a.requests(t, "Which?")[0]))
 	if code := p.code(t); code != 0 || strings.TrimLeft(p.out.String(), ".\n") != "took this\n" {
 		t.Errorf("exit code %d, prints %q, says %s", code, &p.out, &p.err)
@@ -216,9 +217,9 @@ func TestAskInAnOutage(t *testing.T) {
 	a.mustRun(t, "migrate")
 	stop(t, server)
 	p := a.start(t, nil, "ask", "Which?", "--session", "s")
-	until(t, "the question is kept", func() bool { return len(a.kept()) == 1 })
+	programtest.Until(t, "the question is kept", func() bool { return len(a.kept()) == 1 })
 	restart(t, server)
-	until(t, "the question is written", func() bool { return len(a.requests(t, "Which?")) == 1 })
+	programtest.Until(t, "the question is written", func() bool { return len(a.requests(t, "Which?")) == 1 })
 	stop(t, server)
 	restart(t, server)
 	a.mustRun(t, "emit", "intervention_answered", "--session", "s", "--data", fmt.Sprintf(`{"request":%d,"answer":"this"}`, a.requests(t, "Which?")[0]))
@@ -283,9 +284,9 @@ func TestThroughAGateway(t *testing.T) {
 		t.Errorf("events: %s", got)
 	}
 	tail := a.start(t, nil, "tail", "--interval", "20ms")
-	until(t, "the tail prints", func() bool { return strings.Count(tail.out.String(), "\n") == 4 })
+	programtest.Until(t, "the tail prints", func() bool { return strings.Count(tail.out.String(), "\n") == 4 })
 	a.mustRun(t, "emit", "claude.cost", "--session", "s", "--data", `{"usage":{"costUsd":0.5}}`)
-	until(t, "the tail goes on", func() bool { return strings.Contains(tail.out.String(), "claude.cost") })
+	programtest.Until(t, "the tail goes on", func() bool { return strings.Contains(tail.out.String(), "claude.cost") })
 	if err := tail.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 func TestCompletion(t *testing.T) {
@@ -37,7 +38,7 @@ func TestCompletion(t *testing.T) {
 		{place(t, nowhere), []string{"emit", "spec_started", "--session", ""}, ":4"},
 	} {
 		// It does not wait long for the database, and then it offers no names.
-		until(t, fmt.Sprintf("%q offers %q", c.args, c.want), func() bool {
+		programtest.Until(t, fmt.Sprintf("%q offers %q", c.args, c.want), func() bool {
 			code, out, _ := c.from.run(t, append([]string{"__complete"}, c.args...)...)
 			if code != 0 || strings.Contains(out, "lines") {
 				t.Fatalf("%q: exit code %d, offers %q", c.args, code, out)

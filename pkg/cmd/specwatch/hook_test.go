@@ -17,6 +17,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/outbox"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // hooked runs a hook as the agent does, which must not notice it.
@@ -61,7 +62,7 @@ func TestHookOfClaudeCode(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.hooked(t, pretty.String(), "claude-code")
-		until(t, "everything is written", func() bool { return len(a.kept()) == 0 })
+		programtest.Until(t, "everything is written", func() bool { return len(a.kept()) == 0 })
 		got := map[string]int{}
 		for _, r := range direct.rows(t) {
 			if r.Session == name && r.Spec == "login" {
@@ -106,13 +107,13 @@ func TestHookClearsItsOwnRequest(t *testing.T) {
 		a.env = append(slices.Clone(a.env), "SPECWATCH_SESSION=s", "SPECWATCH_SPEC="+spec)
 		places[spec] = a
 		a.start(t, nil, "ask", "Which port?", "--timeout", "1h")
-		until(t, "it asks", func() bool { return fmt.Sprint(waiting(spec)) == "[Which port?]" })
+		programtest.Until(t, "it asks", func() bool { return fmt.Sprint(waiting(spec)) == "[Which port?]" })
 		a.hooked(t, hook("Notification", "May I?"), "claude-code")
-		until(t, "the agent asks, too", func() bool { return fmt.Sprint(waiting(spec)) == "[May I? Which port?]" })
+		programtest.Until(t, "the agent asks, too", func() bool { return fmt.Sprint(waiting(spec)) == "[May I? Which port?]" })
 		a.hooked(t, hook("PreToolUse", ""), "claude-code")
-		until(t, "it goes on", func() bool { return fmt.Sprint(waiting(spec)) == "[Which port?]" })
+		programtest.Until(t, "it goes on", func() bool { return fmt.Sprint(waiting(spec)) == "[Which port?]" })
 		a.hooked(t, hook("Notification", "And now?"), "claude-code")
-		until(t, "the agent asks again", func() bool { return fmt.Sprint(waiting(spec)) == "[And now? Which port?]" })
+		programtest.Until(t, "the agent asks again", func() bool { return fmt.Sprint(waiting(spec)) == "[And now? Which port?]" })
 	}
 	stop(t, server)
 	for _, a := range places {
@@ -122,7 +123,7 @@ func TestHookClearsItsOwnRequest(t *testing.T) {
 	}
 	restart(t, server)
 	for spec, a := range places {
-		until(t, "what was kept is written", func() bool {
+		programtest.Until(t, "what was kept is written", func() bool {
 			if code, _, _ := a.run(t, "flush"); code != 0 {
 				return false
 			}
@@ -198,7 +199,7 @@ func TestHooksAtOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	until(t, "everything is written", func() bool { return len(a.rows(t)) == 13 && len(a.kept()) == 0 })
+	programtest.Until(t, "everything is written", func() bool { return len(a.rows(t)) == 13 && len(a.kept()) == 0 })
 	var used []any
 	for _, r := range a.rows(t) {
 		if r.Session != "claude-code-abc-shop" {
@@ -214,7 +215,7 @@ func TestHooksAtOnce(t *testing.T) {
 	// A session that is resumed has used nothing yet.
 	a.hooked(t, strings.Replace(hook("SessionStart"), "abc", "def", 1), "claude-code")
 	a.hooked(t, strings.Replace(hook("Stop"), "abc", "def", 1), "claude-code")
-	until(t, "everything is written", func() bool { return len(a.kept()) == 0 })
+	programtest.Until(t, "everything is written", func() bool { return len(a.kept()) == 0 })
 	if n := a.count(t, "claude.usage"); n != 1 {
 		t.Errorf("%d events of usage", n)
 	}
@@ -234,10 +235,10 @@ func TestHookInAPipeline(t *testing.T) {
 			if _, err := io.WriteString(write, line+"\n"); err != nil {
 				t.Fatal(err)
 			}
-			until(t, "the line is passed on", func() bool { return p.out.String() == text })
+			programtest.Until(t, "the line is passed on", func() bool { return p.out.String() == text })
 		}
 		// At the end it does not wait long for the last events, but leaves them on disk.
-		until(t, "the events are written", func() bool {
+		programtest.Until(t, "the events are written", func() bool {
 			n := 0
 			for _, r := range direct.rows(t) {
 				if r.Session == name {
@@ -276,7 +277,7 @@ func TestHookInAPipeline(t *testing.T) {
 	if _, err := io.WriteString(write, line); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "its event is written", func() bool { return direct.count(t, "claude.usage") > 0 })
+	programtest.Until(t, "its event is written", func() bool { return direct.count(t, "claude.usage") > 0 })
 	write.Close()
 	if code := p.code(t); code != 0 || p.out.String() != line || direct.count(t, "claude.usage") != 1 {
 		t.Errorf("exit code %d, prints %q, says %q", code, &p.out, &p.err)
@@ -288,7 +289,7 @@ func TestHookAsNotifyProgram(t *testing.T) {
 	t.Parallel()
 	a := migrated(t)
 	a.hooked(t, "", "codex", `{"type":"agent-turn-complete","turn-id":"1","last-assistant-message":"Done","new":{}}`)
-	until(t, "it is written", func() bool { return a.kinds(t) == "session_heartbeat" && len(a.kept()) == 0 })
+	programtest.Until(t, "it is written", func() bool { return a.kinds(t) == "session_heartbeat" && len(a.kept()) == 0 })
 }
 
 // Inside a run a hook's events are of its spec, and count as work.
@@ -301,7 +302,7 @@ func TestHookInsideARun(t *testing.T) {
 	if code != 0 || out != "" || quiet(errs) != "" {
 		t.Errorf("exit code %d, prints %q, says %s", code, out, errs)
 	}
-	until(t, "everything is written", func() bool { return len(a.kept()) == 0 })
+	programtest.Until(t, "everything is written", func() bool { return len(a.kept()) == 0 })
 	n := 0
 	for _, r := range a.rows(t) {
 		if r.Data["doing"] != nil && r.Session == "s" && r.Spec == "p" {

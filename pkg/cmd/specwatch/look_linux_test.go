@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // endsOf are the ends of a spec.
@@ -88,7 +89,7 @@ func TestEndWithoutSpecwatch(t *testing.T) {
 			c.at.state = t.TempDir() // what others keep is not looked at
 			dir := t.TempDir()
 			p := c.at.start(t, nil, "run", "--spec", name, "--session", "s", "--", "sh", "-c", untilGo, dir)
-			until(t, "it runs", func() bool { return exists(filepath.Join(dir, "started")) })
+			programtest.Until(t, "it runs", func() bool { return exists(filepath.Join(dir, "started")) })
 			spec := name
 			if c.spec != "" {
 				spec = c.spec
@@ -142,13 +143,13 @@ func TestKeptEnd(t *testing.T) {
 			c.at.state = place(t, "").state
 			dir := t.TempDir()
 			p := c.at.start(t, nil, "run", "--spec", c.name, "--session", "s", "--", "sh", "-c", `echo $PPID >"$0/guard"; `+untilGo, dir)
-			until(t, "it runs", func() bool { return direct.lastOf(t, c.name).Kind == "spec_started" })
+			programtest.Until(t, "it runs", func() bool { return direct.lastOf(t, c.name).Kind == "spec_started" })
 			guard := pidIn(t, filepath.Join(dir, "guard"))
 			direct.insert(t, c.end, c.name, `{}`)
 			if err := p.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			until(t, "the guard has ended", func() bool { return !alive(guard) })
+			programtest.Until(t, "the guard has ended", func() bool { return !alive(guard) })
 			if got := fmt.Sprint(direct.endsOf(t, c.name)); got != c.want {
 				t.Errorf("ends: %s", got)
 			}
@@ -167,7 +168,7 @@ func TestKeptEnd(t *testing.T) {
 			run := func(insert string) {
 				dir := t.TempDir()
 				p := through.start(t, nil, "run", "--spec", "p", "--session", "s", "--flush-timeout", "0s", "--", "sh", "-c", untilGo, dir)
-				until(t, "it runs", func() bool { return exists(filepath.Join(dir, "started")) && a.lastOf(t, "p").Kind == "spec_started" })
+				programtest.Until(t, "it runs", func() bool { return exists(filepath.Join(dir, "started")) && a.lastOf(t, "p").Kind == "spec_started" })
 				if insert != "" {
 					a.insert(t, insert, "p", `{}`)
 				}
@@ -180,7 +181,7 @@ func TestKeptEnd(t *testing.T) {
 			}
 			run("spec_failed")
 			run("")
-			until(t, "what is kept is written", func() bool {
+			programtest.Until(t, "what is kept is written", func() bool {
 				code, _, _ := through.run(t, "flush")
 				return code == 0
 			})
@@ -222,7 +223,7 @@ func TestEndThatCannotBeAskedFor(t *testing.T) {
 	as.User = url.UserPassword(role, "p")
 	dir := t.TempDir()
 	p := place(t, as.String()).start(t, nil, "run", "--spec", "p", "--session", "s", "--", "sh", "-c", untilGo, dir)
-	until(t, "it has started", func() bool { return strings.Count(a.kinds(t), "spec_started") == 2 })
+	programtest.Until(t, "it has started", func() bool { return strings.Count(a.kinds(t), "spec_started") == 2 })
 	a.insert(t, "spec_failed", "p", `{}`)
 	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -245,14 +246,14 @@ func TestIdleTimeoutWaitsForAPerson(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			p := a.start(t, nil, "run", "--spec", name, "--session", "s", "--idle-timeout", "3s", "--", "sh", "-c", untilAsked, dir)
-			until(t, "it runs", func() bool { return direct.lastOf(t, name).Kind == "spec_started" })
+			programtest.Until(t, "it runs", func() bool { return direct.lastOf(t, name).Kind == "spec_started" })
 			request := direct.insert(t, "intervention_request", name, `{"question":"Which port?"}`)
 			other := direct.insert(t, "intervention_request", "other "+name, `{}`)
 			if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			asked := time.Now()
-			until(t, "it has waited for long", func() bool { return time.Since(asked) > 7*time.Second })
+			programtest.Until(t, "it has waited for long", func() bool { return time.Since(asked) > 7*time.Second })
 			if got := direct.endsOf(t, name); len(got) != 0 {
 				t.Fatalf("ends: %v", got)
 			}
@@ -287,7 +288,7 @@ func TestIdleTimeoutInAnOutage(t *testing.T) {
 		return b.start(t, nil, "run", "--spec", spec, "--session", "s", "--idle-timeout", "3s", "--flush-timeout", "0s", "--", "sh", "-c", script, dir)
 	}
 	asks := run("asks", untilAsked)
-	until(t, "it runs", func() bool { return a.lastOf(t, "asks").Kind == "spec_started" })
+	programtest.Until(t, "it runs", func() bool { return a.lastOf(t, "asks").Kind == "spec_started" })
 	request := a.insert(t, "intervention_request", "asks", `{}`)
 	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -296,7 +297,7 @@ func TestIdleTimeoutInAnOutage(t *testing.T) {
 	// first describes the query.
 	conn := postgrestest.Connect(t, a.url)
 	asked := map[time.Time]bool{}
-	until(t, "it has asked the database", func() bool {
+	programtest.Until(t, "it has asked the database", func() bool {
 		rows, err := conn.Query(t.Context(), `
 			SELECT query_start FROM pg_stat_activity
 			WHERE application_name = 'specwatch' AND query LIKE '%SELECT e.id::bigint, %' AND query_start > (SELECT at FROM events WHERE id = $1)`, request)
@@ -319,7 +320,7 @@ func TestIdleTimeoutInAnOutage(t *testing.T) {
 		t.Errorf("hangs: exit code %d", code)
 	}
 	stopped := time.Now()
-	until(t, "the others wait for long", func() bool { return time.Since(stopped) > 6*time.Second })
+	programtest.Until(t, "the others wait for long", func() bool { return time.Since(stopped) > 6*time.Second })
 	for name, p := range map[string]*process{"asks": asks, "keeps": keeps} {
 		select {
 		case <-p.done:
@@ -331,7 +332,7 @@ func TestIdleTimeoutInAnOutage(t *testing.T) {
 	a.insert(t, "intervention_answered", "asks", fmt.Sprintf(`{"request":%d}`, request))
 	a.mustRun(t, "flush")
 	// Its start may be written later.
-	until(t, "the request is written", func() bool {
+	programtest.Until(t, "the request is written", func() bool {
 		return slices.ContainsFunc(a.rows(t), func(r row) bool { return r.Spec == "keeps" && r.Kind == "intervention_request" })
 	})
 	a.insert(t, "intervention_answered", "keeps", `{}`)

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +21,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/embedded"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // executable is specwatch as it is built for people; the tests run it.
@@ -55,27 +54,9 @@ func TestMain(m *testing.M) {
 }
 
 // output collects what a process says while it runs.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
-// process is a running specwatch.
 type process struct {
 	*exec.Cmd
-	out, err output
+	out, err programtest.Output
 	done     chan struct{}
 }
 
@@ -95,7 +76,7 @@ func place(t *testing.T, url string) at {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		until(t, "the state is removed", func() bool { return os.RemoveAll(state) == nil })
+		programtest.Until(t, "the state is removed", func() bool { return os.RemoveAll(state) == nil })
 	})
 	return at{url: url, state: state}
 }
@@ -215,17 +196,6 @@ func (a at) kinds(t *testing.T) string {
 func (a at) kept() []string {
 	files, _ := filepath.Glob(filepath.Join(a.state, "specwatch", "unwritten", "*", "*"))
 	return files
-}
-
-func until(t *testing.T, what string, true func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(4 * time.Minute)
-	for !true() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 }
 
 func exists(path string) bool {
@@ -530,7 +500,7 @@ func TestRunPassesSignalsOn(t *testing.T) {
 			defer stdin.Close()
 			defer open.Close()
 			p := a.start(t, stdin, "run", "--spec", "s", "--", "sh", "-c", c.script, dir)
-			until(t, "the command runs", func() bool { return exists(filepath.Join(dir, "up")) })
+			programtest.Until(t, "the command runs", func() bool { return exists(filepath.Join(dir, "up")) })
 			if err := p.Process.Signal(c.signal); err != nil {
 				t.Fatal(err)
 			}
@@ -556,7 +526,7 @@ func stop(t *testing.T, server *embedded.Server) {
 func restart(t *testing.T, server *embedded.Server) {
 	t.Helper()
 	// Another program may have been given the port meanwhile.
-	until(t, "PostgreSQL has its port again", func() bool {
+	programtest.Until(t, "PostgreSQL has its port again", func() bool {
 		err := server.Restart(t.Context())
 		if err != nil && !strings.Contains(err.Error(), "cannot listen on") {
 			t.Fatal(err)
@@ -576,13 +546,13 @@ func TestOutages(t *testing.T) {
 		dir := t.TempDir()
 		p := a.start(t, nil, "run", "--spec", "during", "--session", "s", "--heartbeat", "50ms", "--flush-timeout", "5m", "--", "sh", "-c",
 			`touch "$0/up"; until [ -e "$0/go" ]; do sleep 0.05; done; exit 3`, dir)
-		until(t, "heartbeats arrive", func() bool { return strings.Count(a.kinds(t), "heartbeat") > 2 })
+		programtest.Until(t, "heartbeats arrive", func() bool { return strings.Count(a.kinds(t), "heartbeat") > 2 })
 		stop(t, server)
-		until(t, "the outage is noticed", func() bool { return strings.Contains(p.err.String(), "cannot be written now") })
+		programtest.Until(t, "the outage is noticed", func() bool { return strings.Contains(p.err.String(), "cannot be written now") })
 		if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "the command has ended", func() bool { return strings.Contains(p.err.String(), "waiting for the database") })
+		programtest.Until(t, "the command has ended", func() bool { return strings.Contains(p.err.String(), "waiting for the database") })
 		ended := time.Now()
 		if files := a.kept(); len(files) != 1 {
 			t.Errorf("kept while waiting: %v", files)
@@ -618,7 +588,7 @@ func TestOutages(t *testing.T) {
 		}
 		restart(t, server)
 		a.hooked(t, input, "claude-code")
-		until(t, "the next hook writes what is kept", func() bool { return len(a.rows(t)) == before+3 && len(a.kept()) == 0 })
+		programtest.Until(t, "the next hook writes what is kept", func() bool { return len(a.rows(t)) == before+3 && len(a.kept()) == 0 })
 	})
 
 	t.Run("from start to end", func(t *testing.T) {
@@ -740,12 +710,12 @@ func TestOutages(t *testing.T) {
 	t.Run("tail resumes", func(t *testing.T) {
 		p := a.start(t, nil, "tail", "--interval", "20ms", "--since", time.Now().UTC().Format(time.RFC3339Nano))
 		a.mustRun(t, "emit", "spec_started", "--session", "s", "--spec", "one")
-		until(t, "the first arrives", func() bool { return strings.Count(p.out.String(), "\n") == 1 })
+		programtest.Until(t, "the first arrives", func() bool { return strings.Count(p.out.String(), "\n") == 1 })
 		stop(t, server)
-		until(t, "the outage is noticed", func() bool { return strings.Contains(p.err.String(), "cannot read now") })
+		programtest.Until(t, "the outage is noticed", func() bool { return strings.Contains(p.err.String(), "cannot read now") })
 		restart(t, server)
 		a.mustRun(t, "emit", "spec_completed", "--session", "s", "--spec", "one")
-		until(t, "the second arrives", func() bool { return strings.Count(p.out.String(), "\n") == 2 })
+		programtest.Until(t, "the second arrives", func() bool { return strings.Count(p.out.String(), "\n") == 2 })
 		if strings.Count(p.err.String(), "\n") != 1 {
 			t.Errorf("one outage, but it says %s", &p.err)
 		}
@@ -763,9 +733,9 @@ func TestTail(t *testing.T) {
 		t.Fatal(code)
 	}
 	p := a.start(t, nil, "tail", "--interval", "20ms")
-	until(t, "what is there is printed", func() bool { return strings.Count(p.out.String(), "\n") == 1_300 })
+	programtest.Until(t, "what is there is printed", func() bool { return strings.Count(p.out.String(), "\n") == 1_300 })
 	a.mustRun(t, "emit", "spec_started", "--session", "new", "--data", `{"a":[1,2]}`)
-	until(t, "what is new is printed", func() bool { return strings.Count(p.out.String(), "\n") == 1_301 })
+	programtest.Until(t, "what is new is printed", func() bool { return strings.Count(p.out.String(), "\n") == 1_301 })
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -793,7 +763,7 @@ func TestTail(t *testing.T) {
 	}
 	a.mustRun(t, "emit", "spec_completed", "--session", "new")
 	p = a.start(t, nil, "tail", "--since", cursor)
-	until(t, "the next is printed", func() bool { return strings.Contains(p.out.String(), "\n") })
+	programtest.Until(t, "the next is printed", func() bool { return strings.Contains(p.out.String(), "\n") })
 	if got := p.out.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "spec_completed") {
 		t.Errorf("printed %s", got)
 	}

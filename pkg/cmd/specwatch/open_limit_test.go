@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/specwatch/specwatch/pkg/programtest"
 	"github.com/specwatch/specwatch/pkg/state"
 )
 
@@ -39,7 +40,7 @@ func TestAgentStaysOpenAtItsLimit(t *testing.T) {
 	a.env = []string{"SW=" + executable, "LINE=" + limitHook(t)}
 	p := a.start(t, nil, "run", "--spec", "login", "--session", "night", "--heartbeat", "100ms", "--", "sh", "-c", `printf %s "$LINE" | "$SW" hook claude-code; exec sleep 600`)
 	var st state.State
-	until(t, "the limit is known", func() bool {
+	programtest.Until(t, "the limit is known", func() bool {
 		st = a.status(t)
 		return len(st.Running) == 1 && st.Running[0].Limited
 	})
@@ -80,7 +81,7 @@ func TestTimeIsUpAtALimit(t *testing.T) {
 		"shown, time": {"--timeout", "8s", `while :; do echo "usage limit reached, trying again in 2 hours"; sleep 0.1; done`},
 	} {
 		code, _, _ := a.run(t, "run", "--spec", spec, "--session", "s", c.flag, c.after, "--", "sh", "-c", c.script)
-		until(t, "everything is written", func() bool { return len(a.kept()) == 0 })
+		programtest.Until(t, "everything is written", func() bool { return len(a.kept()) == 0 })
 		last := a.ended(t, spec)
 		if _, known := last.Data["resetsAt"].(string); code != 124 || last.Kind != "spec_failed" || last.Data["reason"] != "usage limit" || !known || last.Data["silentSeconds"] == nil {
 			t.Errorf("%s: exit code %d, last: %+v", spec, code, last)
@@ -114,7 +115,7 @@ func TestFailsAtALimit(t *testing.T) {
 		"another start": {hook + `"$SW" emit spec_started; exit 1`, "spec_failed", "exit code"},
 	} {
 		a.run(t, "run", "--spec", spec, "--session", "s", "--", "sh", "-c", c.script)
-		until(t, "everything is written", func() bool { return len(a.kept()) == 0 })
+		programtest.Until(t, "everything is written", func() bool { return len(a.kept()) == 0 })
 		last := a.ended(t, spec)
 		if reason, _ := last.Data["reason"].(string); last.Kind != c.kind || reason != c.reason {
 			t.Errorf("%s: %+v", spec, last)
@@ -143,7 +144,7 @@ func TestNamesAreTrimmed(t *testing.T) {
 	a.hooked(t, `{"hook_event_name":"Stop","session_id":"x"}`, "claude-code")
 	a.hooked(t, "", "codex", `{"type":"agent-turn-complete"}`)
 	a.mustRun(t, "run", "--spec", "login", "--", "sh", "-c", `"$SW" emit spec_failed >"$0"`, os.DevNull)
-	until(t, "everything is written", func() bool { return len(a.kept()) == 0 && len(a.rows(t)) == 6 })
+	programtest.Until(t, "everything is written", func() bool { return len(a.kept()) == 0 && len(a.rows(t)) == 6 })
 	for _, r := range a.rows(t) {
 		if r.Session != "night" || r.Spec != "login" {
 			t.Errorf("%+v", r)
@@ -167,7 +168,7 @@ func TestWithoutASession(t *testing.T) {
 	if code, _, errs := a.run(t, "run", "--spec", "p", "--", "true"); code != 0 || !strings.Contains(errs, "session "+name+" ") {
 		t.Errorf("exit code %d, says %s", code, errs)
 	}
-	until(t, "everything is written", func() bool { return len(a.kept()) == 0 && len(a.rows(t)) == 6 })
+	programtest.Until(t, "everything is written", func() bool { return len(a.kept()) == 0 && len(a.rows(t)) == 6 })
 	host, err := os.Hostname()
 	for _, r := range a.rows(t) {
 		if err != nil || r.Session != name || !strings.Contains(name, host) {

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // With pool_max_conns=2 in the URL a gateway has at most 5 connections: 2 that
@@ -31,7 +32,7 @@ func TestServeWithPoolOfTheURL(t *testing.T) {
 	u.RawQuery = q.Encode()
 	p := place(t, u.String()).start(t, nil, "serve", "--listen", "127.0.0.1:0")
 	page := p.page(t)
-	until(t, "it is served", func() bool { _, ok := poll(t, page); return ok })
+	programtest.Until(t, "it is served", func() bool { _, ok := poll(t, page); return ok })
 
 	conn, locker := postgrestest.Connect(t, a.url), postgrestest.Connect(t, a.url)
 	count := func(where string) (n int) {
@@ -71,7 +72,7 @@ func TestServeWithPoolOfTheURL(t *testing.T) {
 			results <- ""
 		}()
 	}
-	until(t, "the writers wait for the table", func() bool { return count("wait_event_type = 'Lock'") >= writing })
+	programtest.Until(t, "the writers wait for the table", func() bool { return count("wait_event_type = 'Lock'") >= writing })
 	if err := lock.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}

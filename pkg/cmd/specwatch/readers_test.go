@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // The reader of what a server prints may end, as tee in
@@ -36,7 +38,7 @@ func TestNobodyReadsWhatAServerPrints(t *testing.T) {
 			}
 		},
 		"demo": func(t *testing.T, page string) {
-			until(t, "the demo tells how a spec ended, and goes on", func() bool {
+			programtest.Until(t, "the demo tells how a spec ended, and goes on", func() bool {
 				s, ok := poll(t, page)
 				return ok && s.State.Totals["spec_started"] > 3
 			})

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // The parts of a password, before and after a character that a URL or a
@@ -102,7 +103,7 @@ func TestGatewayTellsNoPassword(t *testing.T) {
 		a := place(t, text)
 		a.env = []string{envReadToken + "=" + passHead + "-read", envWriteToken + "=" + passHead + "-write"}
 		p := a.start(t, nil, "serve", "--listen", "127.0.0.1:0")
-		until(t, "it starts or refuses", func() bool {
+		programtest.Until(t, "it starts or refuses", func() bool {
 			select {
 			case <-p.done:
 				return true

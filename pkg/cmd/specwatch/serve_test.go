@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // status is what these tests look at of GET /api/status.
@@ -71,7 +72,7 @@ var address = regexp.MustCompile(`http://127\.0\.0\.1:\d+`)
 // page waits until a process has printed its address.
 func (p *process) page(t *testing.T) (found string) {
 	t.Helper()
-	until(t, "the address is printed", func() bool {
+	programtest.Until(t, "the address is printed", func() bool {
 		found = address.FindString(p.out.String())
 		select {
 		case <-p.done:
@@ -98,7 +99,7 @@ func TestServe(t *testing.T) {
 	p := a.start(t, nil, "serve", "--listen", "127.0.0.1:0")
 	page := p.page(t)
 	a.mustRun(t, "emit", "intervention_request", "--session", "s", "--spec", "login")
-	until(t, "the event is served", func() bool {
+	programtest.Until(t, "the event is served", func() bool {
 		s, ok := poll(t, page)
 		return ok && len(s.State.Waiting) == 1 && s.State.Waiting[0].Spec == "login"
 	})
@@ -171,7 +172,7 @@ func TestServeStopsWhileTheDatabaseHangs(t *testing.T) {
 	hung := place(t, url)
 	p := hung.start(t, nil, "serve", "--listen", "127.0.0.1:0")
 	page := p.page(t)
-	until(t, "it is served", func() bool { _, ok := poll(t, page); return ok })
+	programtest.Until(t, "it is served", func() bool { _, ok := poll(t, page); return ok })
 	through.frozen.Store(true)
 	type result struct {
 		status int
@@ -271,7 +272,7 @@ func TestServeBeforeTheDatabase(t *testing.T) {
 	}
 	restart(t, server)
 	a.mustRun(t, "migrate")
-	until(t, "events are served", func() bool { _, ok := poll(t, page); return ok })
+	programtest.Until(t, "events are served", func() bool { _, ok := poll(t, page); return ok })
 	p.interrupt(t, syscall.SIGTERM)
 }
 
@@ -283,7 +284,7 @@ func TestDemo(t *testing.T) {
 	p := a.start(t, nil, "demo", "--dir", dir, "--listen", "127.0.0.1:0")
 	page := p.page(t)
 	var asked status
-	until(t, "the loop asks for an intervention", func() (ok bool) {
+	programtest.Until(t, "the loop asks for an intervention", func() (ok bool) {
 		asked, ok = poll(t, page)
 		return ok && len(asked.State.Waiting) == 1 && asked.State.Totals["spec_completed"] > 0
 	})
@@ -297,18 +298,18 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("%v %v", response, err)
 	}
 	response.Body.Close()
-	until(t, "it is answered", func() bool {
+	programtest.Until(t, "it is answered", func() bool {
 		s, ok := poll(t, page)
 		for _, w := range s.State.Waiting {
 			ok = ok && w.ID != request.ID // the loop asks again later
 		}
 		return ok
 	})
-	until(t, "one fails and one times out", func() bool {
+	programtest.Until(t, "one fails and one times out", func() bool {
 		s, ok := poll(t, page)
 		return ok && s.State.Totals["spec_failed"] > 0 && s.State.Totals["timeout_triggered"] > 0
 	})
-	until(t, "heartbeats of the one that hangs go on without a sign of work", func() bool {
+	programtest.Until(t, "heartbeats of the one that hangs go on without a sign of work", func() bool {
 		s, _ := poll(t, page)
 		for _, r := range s.State.Running {
 			for _, session := range s.State.Sessions {
@@ -330,7 +331,7 @@ func TestDemo(t *testing.T) {
 		"spec_started write-changelog of another session",
 	}
 	seen := map[string]bool{}
-	until(t, "all that the demo shows is seen", func() bool {
+	programtest.Until(t, "all that the demo shows is seen", func() bool {
 		s, _ := poll(t, page)
 		for _, row := range s.State.Sessions {
 			if row.Session == request.Session && row.FailureStreak >= 3 {
@@ -400,12 +401,12 @@ func TestDemo(t *testing.T) {
 	}
 	defer taken.Close()
 	p = a.start(t, nil, "demo", "--dir", dir, "--listen", taken.Addr().String())
-	until(t, "it says that the port is taken", func() bool { return strings.Contains(p.out.String(), "is taken by another program") })
-	until(t, "it explains itself", func() bool { return strings.Contains(p.out.String(), "Specwatch is at") })
+	programtest.Until(t, "it says that the port is taken", func() bool { return strings.Contains(p.out.String(), "is taken by another program") })
+	programtest.Until(t, "it explains itself", func() bool { return strings.Contains(p.out.String(), "Specwatch is at") })
 	_, out, _ := strings.Cut(p.out.String(), "Specwatch is at")
 	page = address.FindString(out)
 	var s status
-	until(t, "the page answers", func() bool { var ok bool; s, ok = poll(t, page); return ok })
+	programtest.Until(t, "the page answers", func() bool { var ok bool; s, ok = poll(t, page); return ok })
 	if s.State.Totals["timeout_triggered"] == 0 || s.State.Totals["intervention_request"] == 0 {
 		t.Errorf("the data of the first start is gone: %v", s.State.Totals)
 	}
@@ -419,7 +420,7 @@ func TestDemoOnAGivenDatabase(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "demo")
 	p := a.start(t, nil, "demo", "--dir", dir, "--listen", "127.0.0.1:0")
 	page := p.page(t)
-	until(t, "a spec completes", func() bool { s, ok := poll(t, page); return ok && s.State.Totals["spec_completed"] > 0 })
+	programtest.Until(t, "a spec completes", func() bool { s, ok := poll(t, page); return ok && s.State.Totals["spec_completed"] > 0 })
 	if exists(filepath.Join(dir, "postgres")) {
 		t.Error("it started a PostgreSQL of its own")
 	}
@@ -454,7 +455,7 @@ func TestServeWithFewConnections(t *testing.T) {
 	few := place(t, u.String())
 	p := few.start(t, nil, "serve", "--listen", "127.0.0.1:0")
 	page := p.page(t)
-	until(t, "it is served", func() bool { _, ok := poll(t, page); return ok })
+	programtest.Until(t, "it is served", func() bool { _, ok := poll(t, page); return ok })
 	results := make(chan string, 16)
 	for i := range cap(results) {
 		go func() {
@@ -493,6 +494,6 @@ func TestServeWithFewConnections(t *testing.T) {
 	u.RawQuery = q.Encode()
 	p = place(t, u.String()).start(t, nil, "serve", "--listen", "127.0.0.1:0")
 	page = p.page(t)
-	until(t, "it is served with one", func() bool { _, ok := poll(t, page); return ok })
+	programtest.Until(t, "it is served with one", func() bool { _, ok := poll(t, page); return ok })
 	p.interrupt(t, syscall.SIGTERM)
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // Events are pushed: they come although the next read is an hour away.
@@ -34,7 +35,7 @@ func TestTailIsPushed(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer from.close()
-			var printed, says output
+			var printed, says programtest.Output
 			followed := make(chan error, 1)
 			go func() {
 				tail := tail{from: from, push: true, interval: time.Hour, out: bufio.NewWriter(&printed), err: &says}
@@ -42,7 +43,7 @@ func TestTailIsPushed(t *testing.T) {
 			}()
 			for _, kind := range []string{"one." + name, "two." + name, "three." + name} {
 				direct.insert(t, kind, "", "{}")
-				until(t, kind+" is printed", func() bool { return strings.Contains(printed.String(), kind) })
+				programtest.Until(t, kind+" is printed", func() bool { return strings.Contains(printed.String(), kind) })
 			}
 			cancel()
 			if err := <-followed; err != nil {
@@ -67,12 +68,12 @@ func TestTailWithoutPush(t *testing.T) {
 	a.mustRun(t, "migrate")
 	p := a.start(t, nil, "tail")
 	a.insert(t, "my.first", "p", "{}")
-	until(t, "the first is printed", func() bool { return strings.Contains(p.out.String(), "first") })
+	programtest.Until(t, "the first is printed", func() bool { return strings.Contains(p.out.String(), "first") })
 	stop(t, server)
-	until(t, "the outage is told", func() bool { return strings.Contains(p.err.String(), "cannot read now") })
+	programtest.Until(t, "the outage is told", func() bool { return strings.Contains(p.err.String(), "cannot read now") })
 	restart(t, server)
 	a.insert(t, "my.second", "p", "{}")
-	until(t, "the second is printed", func() bool { return strings.Contains(p.out.String(), "second") })
+	programtest.Until(t, "the second is printed", func() bool { return strings.Contains(p.out.String(), "second") })
 	if got := p.err.String(); strings.Count(got, "\n") != 1 || strings.Count(p.out.String(), "\n") != 2 {
 		t.Errorf("prints %s, says %s", &p.out, got)
 	}
@@ -102,7 +103,7 @@ func TestTailWithoutPush(t *testing.T) {
 	p = gateway.start(t, nil, "tail")
 	<-refused
 	a.insert(t, "my.third", "p", "{}")
-	until(t, "the third is printed", func() bool { return strings.Contains(p.out.String(), "third") })
+	programtest.Until(t, "the third is printed", func() bool { return strings.Contains(p.out.String(), "third") })
 	if p.err.String() != "" {
 		t.Errorf("says %s", &p.err)
 	}

@@ -16,11 +16,13 @@ import (
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
+
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // screen is a terminal on which a process runs.
 type screen struct {
-	output
+	programtest.Output
 	master *os.File
 	fd     int
 	cmd    *exec.Cmd
@@ -149,7 +151,7 @@ func alive(pid int) bool {
 
 func pidIn(t *testing.T, file string) (pid int) {
 	t.Helper()
-	until(t, file+" has a process", func() bool {
+	programtest.Until(t, file+" has a process", func() bool {
 		text, _ := os.ReadFile(file)
 		pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
 		return pid > 0
@@ -371,14 +373,14 @@ func TestSuspend(t *testing.T) {
 	a := migrated(t)
 	s := a.onTerminal(t, "bash", "--norc", "-i")
 	s.shows(t, "$ ")
-	until(t, "the shell reads keys", func() bool { return s.modes(t).Lflag&unix.ICANON == 0 })
+	programtest.Until(t, "the shell reads keys", func() bool { return s.modes(t).Lflag&unix.ICANON == 0 })
 	shells := s.modes(t)
 	s.press(t, "$SW run --spec one --timeout 60s -- sh -c 'echo u\"\"p; read x; echo go\"\"t $x; stty size'\r")
 	s.shows(t, "up\r\n")
 	s.press(t, "\x1a")
 	s.shows(t, "Stopped")
 	// The shell sets its own when it has told of the stop.
-	until(t, "the shell has its modes", func() bool { return s.modes(t) == shells })
+	programtest.Until(t, "the shell has its modes", func() bool { return s.modes(t) == shells })
 	s.press(t, "echo shell $((20+3))\r")
 	s.shows(t, "shell 23")
 	if err := unix.IoctlSetWinsize(s.fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 33, Col: 77}); err != nil {
@@ -450,7 +452,7 @@ func TestSuspendFullScreen(t *testing.T) {
 	s.press(t, "fg\r")
 	s.shows(t, "first", drawn+1)
 	s.press(t, "osecond\x1b:wq\r")
-	until(t, "vim has ended", func() bool { return a.lastOf(t, "one").Kind == "spec_completed" })
+	programtest.Until(t, "vim has ended", func() bool { return a.lastOf(t, "one").Kind == "spec_completed" })
 	s.press(t, "exit\r")
 	s.ends(t)
 	if text, err := os.ReadFile(file); err != nil || string(text) != "first\nsecond\n" {
@@ -509,13 +511,13 @@ func TestPipeline(t *testing.T) {
 	s.shows(t, "who\r\n")
 	s.press(t, "me\r")
 	s.shows(t, "sed: got me\r\n")
-	until(t, "the first has ended", func() bool { return a.lastOf(t, "out").Kind == "spec_completed" })
+	programtest.Until(t, "the first has ended", func() bool { return a.lastOf(t, "out").Kind == "spec_completed" })
 	s.press(t, "seq 3 | $SW run --spec in -- sh -c 'test -t 1 && echo termi\"\"nal; wc -l; read x </dev/tty; echo go\"\"t $x'\r")
 	s.shows(t, "terminal\r\n")
 	s.shows(t, "3\r\n")
 	s.press(t, "again\r")
 	s.shows(t, "got again\r\n")
-	until(t, "the second has ended", func() bool { return a.lastOf(t, "in").Kind == "spec_completed" })
+	programtest.Until(t, "the second has ended", func() bool { return a.lastOf(t, "in").Kind == "spec_completed" })
 	// What is typed while nobody asks is for the shell.
 	s.press(t, "$SW run --spec ahead -- sleep 0.5 | cat\r")
 	s.press(t, "echo ahead $((20+3))\r")
@@ -525,7 +527,7 @@ func TestPipeline(t *testing.T) {
 	s.press(t, "$SW run --spec stop -- sh -c 'echo u\"\"p; exec sleep 100' | cat; echo code ${PIPESTATUS[0]}\r")
 	s.shows(t, "up\r\n")
 	s.press(t, "\x03")
-	until(t, "the command has ended", func() bool { return a.lastOf(t, "stop").Kind == "spec_failed" })
+	programtest.Until(t, "the command has ended", func() bool { return a.lastOf(t, "stop").Kind == "spec_failed" })
 	s.press(t, "exit\r")
 	s.ends(t)
 	if strings.Contains(s.String(), "sed: terminal") {
@@ -556,9 +558,9 @@ func TestBackground(t *testing.T) {
 	s.press(t, "fg\r")
 	s.press(t, "hello\r")
 	s.shows(t, "got hello")
-	until(t, "the first has ended", func() bool { return a.lastOf(t, "one").Kind == "spec_completed" })
+	programtest.Until(t, "the first has ended", func() bool { return a.lastOf(t, "one").Kind == "spec_completed" })
 	s.press(t, "$SW run --spec two --timeout 1s -- sh -c 'read x </dev/tty' </dev/null | cat &\r")
-	until(t, "the time is up", func() bool { return a.lastOf(t, "two").Kind == "timeout_triggered" })
+	programtest.Until(t, "the time is up", func() bool { return a.lastOf(t, "two").Kind == "timeout_triggered" })
 	s.press(t, "exit\r\rexit\r")
 	s.ends(t)
 }
@@ -579,9 +581,9 @@ func TestTerminalCloses(t *testing.T) {
 			s.master.Close()
 			s.ends(t)
 			for _, pid := range pids {
-				until(t, "the command is gone", func() bool { return !alive(pid) })
+				programtest.Until(t, "the command is gone", func() bool { return !alive(pid) })
 			}
-			until(t, "the end is told", func() bool { return a.lastOf(t, "one").Kind == "spec_failed" })
+			programtest.Until(t, "the end is told", func() bool { return a.lastOf(t, "one").Kind == "spec_failed" })
 			if last := a.lastOf(t, "one"); last.Data["signal"] != "SIGHUP" {
 				t.Errorf("last: %+v", last)
 			}
@@ -612,12 +614,12 @@ func TestTmux(t *testing.T) {
 	pane := func(text string) func() bool {
 		return func() bool { return strings.Contains(tmux("capture-pane", "-p"), text) }
 	}
-	until(t, "the pane has its size", pane("24 80"))
+	programtest.Until(t, "the pane has its size", pane("24 80"))
 	tmux("send-keys", "hello", "Enter")
-	until(t, "the pane answers", pane("got hello"))
+	programtest.Until(t, "the pane answers", pane("got hello"))
 	tmux("kill-session")
-	until(t, "the command is gone", func() bool { return !alive(pid) })
-	until(t, "the end is told", func() bool { return a.lastOf(t, "one").Kind == "spec_failed" })
+	programtest.Until(t, "the command is gone", func() bool { return !alive(pid) })
+	programtest.Until(t, "the end is told", func() bool { return a.lastOf(t, "one").Kind == "spec_failed" })
 }
 
 // README's loop in tmux: keys and a new size reach a program with a full screen, the
@@ -664,7 +666,7 @@ read -r end
 	tmux("set-option", "-g", "window-size", "manual")
 	pane := func(text string) {
 		t.Helper()
-		until(t, "the pane shows "+text, func() bool { return strings.Contains(tmux("capture-pane", "-p"), text) })
+		programtest.Until(t, "the pane shows "+text, func() bool { return strings.Contains(tmux("capture-pane", "-p"), text) })
 	}
 
 	pane("24x80")
@@ -675,16 +677,16 @@ read -r end
 	pane("written in vim")
 	tmux("send-keys", "Escape")
 	tmux("send-keys", ":wq", "Enter")
-	until(t, "the question is written", func() bool { return len(a.requests(t, "Which port?")) == 1 })
+	programtest.Until(t, "the question is written", func() bool { return len(a.requests(t, "Which port?")) == 1 })
 	if text, err := os.ReadFile(filepath.Join(dir, "note")); err != nil || string(text) != "written in vim\n" {
 		t.Errorf("vim wrote %q, %v", text, err)
 	}
 
 	tail := a.start(t, nil, "tail")
-	until(t, "the tail follows", func() bool { return strings.Contains(tail.out.String(), "intervention_request") })
+	programtest.Until(t, "the tail follows", func() bool { return strings.Contains(tail.out.String(), "intervention_request") })
 	posted := time.Now()
 	gateway.post(t, `{"kind":"my.note","session":"s"}`)
-	until(t, "the tail prints it", func() bool { return strings.Contains(tail.out.String(), "my.note") })
+	programtest.Until(t, "the tail prints it", func() bool { return strings.Contains(tail.out.String(), "my.note") })
 	ordinary := time.Since(posted)
 	posted = time.Now()
 	gateway.post(t, fmt.Sprintf(`{"kind":"intervention_answered","session":"s","spec":"2-ask.md","data":{"request":%d,"answer":"8080"}}`, a.requests(t, "Which port?")[0]))
@@ -751,7 +753,7 @@ func sshdOnAPort(t *testing.T, path, dir string) (port string) {
 	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var log output
+	var log programtest.Output
 	server := exec.Command(path, "-D", "-e", "-f", filepath.Join(dir, "config"))
 	server.Stderr = &log
 	if err := server.Start(); err != nil {
@@ -769,7 +771,7 @@ func sshdOnAPort(t *testing.T, path, dir string) (port string) {
 			t.Logf("sshd says %s", &log)
 		}
 	})
-	until(t, "sshd listens", func() bool {
+	programtest.Until(t, "sshd listens", func() bool {
 		select {
 		case <-ended:
 			if !strings.Contains(log.String(), "already in use") {
@@ -812,8 +814,8 @@ func TestSSH(t *testing.T) {
 	if err := s.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the command is gone", func() bool { return !alive(pid) })
-	until(t, "the end is told", func() bool { return a.lastOf(t, "lost1").Data["signal"] == "SIGHUP" })
+	programtest.Until(t, "the command is gone", func() bool { return !alive(pid) })
+	programtest.Until(t, "the end is told", func() bool { return a.lastOf(t, "lost1").Data["signal"] == "SIGHUP" })
 }
 
 // README's loop over ssh with a program that has a full screen: keys and a new size
@@ -860,7 +862,7 @@ done
 				t.Fatal(err)
 			}
 			for _, pid := range pids {
-				until(t, "everything has ended", func() bool { return !alive(pid) })
+				programtest.Until(t, "everything has ended", func() bool { return !alive(pid) })
 			}
 			if exists(filepath.Join(dir, "three.pid")) {
 				t.Error("the loop went on")

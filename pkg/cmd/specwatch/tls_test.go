@@ -24,6 +24,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // certify writes a certificate of this number for localhost, and its key.
@@ -72,7 +73,7 @@ func TestServeWithTLS(t *testing.T) {
 	}
 	roots := certify(t, certFile, keyFile, 1)
 	p := a.start(t, nil, "serve", "--listen", "127.0.0.1:0", "--tls-cert", certFile, "--tls-key", keyFile)
-	until(t, "the address is printed", func() bool {
+	programtest.Until(t, "the address is printed", func() bool {
 		return strings.HasSuffix(p.out.String(), "/\n") || strings.HasSuffix(p.out.String(), "\n")
 	})
 	page := strings.Replace(strings.TrimSpace(p.out.String()), "127.0.0.1", "localhost", 1)
@@ -89,7 +90,7 @@ func TestServeWithTLS(t *testing.T) {
 		defer answer.Body.Close()
 		return answer.TLS.PeerCertificates[0].SerialNumber.Int64()
 	}
-	until(t, "it answers", func() bool { return number() == 1 })
+	programtest.Until(t, "it answers", func() bool { return number() == 1 })
 	dialer := websocket.Dialer{TLSClientConfig: config, HandshakeTimeout: time.Minute}
 	conn, _, err := dialer.Dial(strings.Replace(page, "https:", "wss:", 1)+"/ws", nil)
 	if err != nil {
@@ -97,11 +98,11 @@ func TestServeWithTLS(t *testing.T) {
 	}
 	conn.Close()
 	config.RootCAs = certify(t, certFile, keyFile, 2)
-	until(t, "the new certificate is served", func() bool { return number() == 2 })
+	programtest.Until(t, "the new certificate is served", func() bool { return number() == 2 })
 	if err := os.WriteFile(certFile, []byte("broken"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the log says that it is broken", func() bool {
+	programtest.Until(t, "the log says that it is broken", func() bool {
 		return number() == 2 && strings.Contains(p.err.String(), "the last one stays")
 	})
 	p.interrupt(t, syscall.SIGTERM)

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 func (a at) heartbeats(t *testing.T) (all []map[string]any) {
@@ -36,8 +38,8 @@ func TestHeartbeatsTellOfWork(t *testing.T) {
 		}
 		return n
 	}
-	until(t, "what is printed is told", func() bool { return sum("outputBytes") == 15 })
-	until(t, "silence is told", func() bool {
+	programtest.Until(t, "what is printed is told", func() bool { return sum("outputBytes") == 15 })
+	programtest.Until(t, "silence is told", func() bool {
 		all := a.heartbeats(t)
 		return all[len(all)-1]["silentSeconds"].(float64) > 0.5
 	})
@@ -45,7 +47,7 @@ func TestHeartbeatsTellOfWork(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "busy"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "CPU time is told", func() bool { return sum("cpuSeconds") > idle+0.3 })
+	programtest.Until(t, "CPU time is told", func() bool { return sum("cpuSeconds") > idle+0.3 })
 	if err := os.WriteFile(filepath.Join(dir, "stop"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -180,13 +182,13 @@ func TestKilledRunner(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, pid := range pids {
-		until(t, "the command is gone", func() bool { return !alive(pid) })
+		programtest.Until(t, "the command is gone", func() bool { return !alive(pid) })
 	}
-	until(t, "the end is told", func() bool { return a.lastOf(t, "s").Kind == "spec_failed" })
+	programtest.Until(t, "the end is told", func() bool { return a.lastOf(t, "s").Kind == "spec_failed" })
 	if last := a.lastOf(t, "s"); last.Data["reason"] != "the runner was killed" {
 		t.Errorf("last: %+v", last)
 	}
-	until(t, "nothing is kept", func() bool { return len(a.kept()) == 0 })
+	programtest.Until(t, "nothing is kept", func() bool { return len(a.kept()) == 0 })
 }
 
 // The same with everything that the runner has started in its own group.
@@ -205,8 +207,8 @@ func TestKilledGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	until(t, "the command is gone", func() bool { return !alive(pid) })
-	until(t, "the end is told", func() bool { return a.lastOf(t, "s").Kind == "spec_failed" })
+	programtest.Until(t, "the command is gone", func() bool { return !alive(pid) })
+	programtest.Until(t, "the end is told", func() bool { return a.lastOf(t, "s").Kind == "spec_failed" })
 }
 
 // A guard that is killed takes the command with it, and the runner says so.
@@ -222,7 +224,7 @@ func TestKilledGuard(t *testing.T) {
 	if code := p.code(t); code != 137 {
 		t.Errorf("exit code %d", code)
 	}
-	until(t, "the command is gone", func() bool { return !alive(pid) })
+	programtest.Until(t, "the command is gone", func() bool { return !alive(pid) })
 	if last := a.lastOf(t, "s"); last.Kind != "spec_failed" || last.Data["signal"] != "SIGKILL" {
 		t.Errorf("last: %+v", last)
 	}
@@ -312,15 +314,15 @@ func TestKilledInAnOutage(t *testing.T) {
 					return strings.Contains(string(text), what)
 				}
 			}
-			until(t, "what happens is on disk", kept("session_heartbeat"))
+			programtest.Until(t, "what happens is on disk", kept("session_heartbeat"))
 			if !kept("spec_started")() {
 				t.Error("the start is not on disk")
 			}
 			if err := p.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			until(t, "the end is on disk", kept("spec_failed"))
-			until(t, "the guard is gone", func() bool { return !alive(guard) })
+			programtest.Until(t, "the end is on disk", kept("spec_failed"))
+			programtest.Until(t, "the guard is gone", func() bool { return !alive(guard) })
 		})
 	}
 }
