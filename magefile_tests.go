@@ -161,7 +161,7 @@ func goTests(reports, url string) (tally, error) {
 	}
 	report := filepath.Join(reports, "go.json")
 	err := sh.RunWithV(map[string]string{testDatabase: url}, "go", "tool", tools, "gotestsum", "--format", "pkgname-and-test-fails", "--format-hide-empty-pkg",
-		"--jsonfile", report, "--", "-race", "-timeout", "15m", "./...")
+		"--jsonfile", report, "--", "-race", "-timeout", "20m", "./...")
 	file, openErr := os.Open(report)
 	if openErr != nil {
 		return tally{}, errors.Join(err, openErr)

@@ -27,16 +27,23 @@ export const session = (name: string, lastSeen: string, part: Partial<Session> =
   ...part,
 });
 
-// Nothing has happened.
-export const state = (at: string, part: Partial<State> = {}): State => ({
-  at,
-  totals: {},
-  specs: specs(),
-  sessions: [],
-  running: [],
-  silent: [],
-  waiting: [],
-  waitingTotal: 0,
-  delivery: { push: true, delaySeconds: 0 },
-  ...part,
-});
+// An overview of these sessions; without any, nothing has happened.
+export const state = (at: string, part: Partial<State> = {}): State => {
+  const { sessions = [] } = part;
+  const sum = (count: (s: Session) => number) => sessions.reduce((all, s) => all + count(s), 0);
+  return {
+    at,
+    totals: {},
+    specs: specs({ open: sum((s) => s.specs.open), silent: sum((s) => s.specs.silent) }),
+    sessions,
+    running: [],
+    silent: [],
+    waiting: [],
+    waitingTotal: sum((s) => s.waiting),
+    sessionsTotal: sessions.length,
+    sessionsRunning: sum((s) => (s.status === 'running' ? 1 : 0)),
+    sessionsSleeping: sum((s) => (s.status === 'sleeping' ? 1 : 0)),
+    delivery: { push: true, delaySeconds: 0 },
+    ...part,
+  };
+};

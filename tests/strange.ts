@@ -235,6 +235,9 @@ export const state: fc.Arbitrary<State> = fc.record({
     selector: (w) => w.id,
   }),
   waitingTotal: fc.nat(200),
+  sessionsTotal: fc.nat(10_000),
+  sessionsRunning: fc.nat(100),
+  sessionsSleeping: fc.nat(100),
   delivery: fc.record({ push: fc.boolean(), delaySeconds: fc.nat(9) }),
 });
 

@@ -155,10 +155,11 @@ type State struct {
 	WaitingTotal int `json:"waitingTotal"`
 
 	// These are about all sessions, while Sessions lists only the first: how
-	// many there are, how many run, and the longest FailureStreak.
-	SessionsTotal   int `json:"-"`
-	SessionsRunning int `json:"-"`
-	FailureStreak   int `json:"-"`
+	// many there are, how many run or sleep, and the longest FailureStreak.
+	SessionsTotal    int `json:"sessionsTotal"`
+	SessionsRunning  int `json:"sessionsRunning"`
+	SessionsSleeping int `json:"sessionsSleeping"`
+	FailureStreak    int `json:"-"`
 
 	heard  map[string]bool    // sessions that run, all of them
 	silent map[[2]string]bool // session and spec: the silent specs of these sessions
@@ -585,9 +586,12 @@ func (st *State) add(row Session) {
 	st.WaitingTotal += row.Waiting
 	st.SessionsTotal++
 	st.FailureStreak = max(st.FailureStreak, row.FailureStreak)
-	if row.Status == Running {
+	switch row.Status {
+	case Running:
 		st.SessionsRunning++
 		st.heard[row.Session] = true
+	case Sleeping:
+		st.SessionsSleeping++
 	}
 }
 

@@ -260,6 +260,22 @@ func TestSummaryIsBounded(t *testing.T) {
 	}
 }
 
+// A state lists some sessions and counts all.
+func TestAllSessionsAreCounted(t *testing.T) {
+	s := NewSummary(nil)
+	for i := range 150 {
+		s.Note(at(0, int64(2*i+1), event.SpecStarted, fmt.Sprint("asleep", i), "p"))
+	}
+	for i := range 120 {
+		s.Note(at(600, int64(1001+i), event.SpecStarted, fmt.Sprint("awake", i), "p"))
+		s.Note(at(0, int64(2001+i), event.SpecCompleted, fmt.Sprint("done", i), "p"))
+	}
+	st := s.State(start.Add(610 * time.Second))
+	if len(st.Sessions) != listed || st.SessionsTotal != 390 || st.SessionsRunning != 120 || st.SessionsSleeping != 150 {
+		t.Errorf("%d listed of %d, %d running, %d asleep", len(st.Sessions), st.SessionsTotal, st.SessionsRunning, st.SessionsSleeping)
+	}
+}
+
 // A limit of usage ends a spec and is no failure of it: until it is lifted, and
 // until the spec is tried again.
 func TestLimitIsNoFailure(t *testing.T) {

@@ -11,6 +11,9 @@ export interface State {
   silent: Open[];
   waiting: Waiting[];
   waitingTotal: number;
+  sessionsTotal: number;
+  sessionsRunning: number;
+  sessionsSleeping: number;
   delivery: Delivery;
 }
 

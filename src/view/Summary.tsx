@@ -17,7 +17,6 @@ import { Questions } from './Questions';
 import { brief, nameOf } from './text';
 
 const listed = 5; // rows of each list; the event list has the rest
-const mostSessions = 100; // that a state lists
 
 interface Props {
   state: State;
@@ -218,11 +217,8 @@ function Sessions({ state, now, filter, setFilter }: Props) {
           </Line>
         );
       })}
-      {state.sessions.length > listed && (
-        <p className={styles.soft}>
-          and {state.sessions.length >= mostSessions && 'at least '}
-          {(state.sessions.length - listed).toLocaleString()} more
-        </p>
+      {state.sessionsTotal > listed && (
+        <p className={styles.soft}>and {(state.sessionsTotal - listed).toLocaleString()} more</p>
       )}
     </div>
   );

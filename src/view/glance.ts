@@ -71,12 +71,15 @@ export type Mood = 'awake' | 'hung' | 'limited' | 'asleep' | 'done' | 'none';
 
 export function glance(state: State, now: number): { mood: Mood; headline: string; detail: string } {
   const at = (status: SessionStatus) => state.sessions.filter((s) => statusAt(s, now) === status);
-  const awake = at('running');
-  const asleep = at('sleeping');
+  // The state counts all sessions, and lists some. Those may have fallen asleep since.
+  const count = (status: SessionStatus, all: number) =>
+    all + at(status).length - state.sessions.filter((s) => s.status === status).length;
+  const awake = count('running', state.sessionsRunning);
+  const asleep = count('sleeping', state.sessionsSleeping);
   const last = Math.max(...state.sessions.map((s) => Date.parse(s.lastSeen)));
   const [longest] = idleIn(state, now);
   if (longest) {
-    const others = awake.length - 1;
+    const others = awake - 1;
     const rest = others > 0 ? `; ${others} other ${others === 1 ? 'session is' : 'sessions are'} awake` : '';
     return {
       mood: 'hung',
@@ -91,20 +94,23 @@ export function glance(state: State, now: number): { mood: Mood; headline: strin
   if (limited.length > 0 && state.sessions.every((s) => openIn(s) === 0 || limitOf(s, now) !== null)) {
     return { mood: 'limited', headline: 'Usage limit', detail: lifted(Math.min(...limited), now) };
   }
-  if (awake.length > 0) {
-    const names = new Set(awake.filter((s) => limitOf(s, now) === null).map((s) => s.session));
+  if (awake > 0) {
+    const names = new Set(
+      at('running')
+        .filter((s) => limitOf(s, now) === null)
+        .map((s) => s.session)
+    );
     const running = state.running.filter((open) => names.has(open.session) && !isLimited(open, now));
     const first = running[0];
     const others = running.length - 1;
     const work = first
       ? `working on ${nameOf(first.spec || first.session, longestName)}, for ${span(now - Date.parse(first.since))}`
       : 'between two specs';
-    const silent =
-      asleep.length > 0 ? `; ${asleep.length} other ${asleep.length === 1 ? 'session is' : 'sessions are'} asleep` : '';
+    const silent = asleep > 0 ? `; ${asleep} other ${asleep === 1 ? 'session is' : 'sessions are'} asleep` : '';
     return { mood: 'awake', headline: 'Awake', detail: `${work}${others > 0 ? `, and ${others} more` : ''}${silent}` };
   }
-  if (asleep.length > 0) {
-    const open = asleep.reduce((sum, s) => sum + openIn(s), 0);
+  if (asleep > 0) {
+    const open = state.specs.open + state.specs.silent;
     const left = open > 0 ? `, with ${open} ${open === 1 ? 'spec' : 'specs'} open` : ', waiting for you';
     return { mood: 'asleep', headline: 'Asleep', detail: `nothing was heard for ${span(now - last)}${left}` };
   }

@@ -195,6 +195,18 @@ describe('glance', () => {
       'Awake, working on login, for 12 min; 1 other session is asleep',
     ],
     [
+      'counts sessions that are not listed',
+      state({ sessions: [session('s', { specs: open })], running, sessionsTotal: 1234, sessionsSleeping: 1200 }),
+      0,
+      'Awake, working on login, for 12 min; 1200 other sessions are asleep',
+    ],
+    [
+      'is not done while a session that is not listed is asleep',
+      state({ sessions: [session('s', {})], specs: open, sessionsTotal: 101, sessionsSleeping: 1 }),
+      120,
+      'Asleep, nothing was heard for 2 h 0 min, with 1 spec open',
+    ],
+    [
       'hangs, though its heart beats',
       state({
         sessions: [session('s', { specs: open, lastWork: at(-12) })],
