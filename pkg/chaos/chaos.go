@@ -255,7 +255,7 @@ func (a *cluster) strike(ctx context.Context, f fault, rng *rand.Rand, on string
 			return
 		}
 		a.faults.trouble(f.name, err)
-		if attempt == 60 {
+		if attempt == 200 {
 			a.faults.note(mainScenario, f.name, from, time.Now(), err)
 			return
 		}

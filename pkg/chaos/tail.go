@@ -92,7 +92,7 @@ func (t *tailing) once(ctx context.Context) {
 // read takes the events that are printed; some says that there were any.
 func (t *tailing) read(stdout io.Reader) (some bool) {
 	lines := bufio.NewReaderSize(stdout, 4<<20)
-	begun := time.Now()
+	var begun time.Time // the first event was printed
 	for {
 		line, err := lines.ReadSlice('\n')
 		if err != nil {
@@ -103,7 +103,11 @@ func (t *tailing) read(stdout io.Reader) (some bool) {
 			t.answered("tail: unreadable")
 			continue
 		}
-		// Events that exist at the start come in the order of time.
+		// Events that exist when it first reads come in the order of time, and it may
+		// wait long for the database before that.
+		if begun.IsZero() {
+			begun = time.Now()
+		}
 		if t.isReading() && time.Since(r.At) < time.Since(begun) {
 			t.setReading(false)
 		}
