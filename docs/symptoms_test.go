@@ -80,6 +80,7 @@ func (s *sick) serves(t *testing.T, database, path string, header http.Header, w
 	t.Helper()
 	port := programtest.FreePort(t)
 	cmd, _ := s.command(context.Background(), []string{"SPECWATCH_DATABASE_URL=" + database, "HOME=" + s.dir}, filepath.Join(s.bin, "specwatch"), "serve", "--listen", "127.0.0.1:"+port)
+	cmd.Stderr = nil // into the log
 	log := programtest.Start(t, cmd)
 	programtest.Until(t, fmt.Sprintf("the gateway says %q", want), func() bool {
 		request, err := http.NewRequestWithContext(t.Context(), header.Get("Method"), "http://127.0.0.1:"+port+path, strings.NewReader("{}"))
