@@ -14,7 +14,7 @@ import {
   dateMath,
 } from '@grafana/data';
 import { DataSourceWithBackend, getGrafanaLiveSrv, getTemplateSrv } from '@grafana/runtime';
-import { type Observable, filter, map } from 'rxjs';
+import { type Observable, filter, map, mergeMap, of } from 'rxjs';
 
 import type { QueryType } from '../contract.gen';
 import { annotationOf, asText } from './annotations';
@@ -128,12 +128,21 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
     const key = `specwatch-${request.panelId ?? request.app}`;
     let last: DataQueryResponse | undefined;
     return askAgain(plan.hints, () => super.query(atNow(request))).pipe(
-      map((response) => {
-        if (failed(response) && last) {
-          return { ...last, key, error: response.error, errors: response.errors, state: LoadingState.Error };
+      mergeMap((response) => {
+        if (failed(response)) {
+          return of({
+            ...(last ?? response),
+            key,
+            error: response.error,
+            errors: response.errors,
+            state: LoadingState.Error,
+          });
         }
+        const first = last === undefined && plan.state === LoadingState.Streaming;
         last = response;
-        return { ...response, key, state: failed(response) ? LoadingState.Error : plan.state };
+        const answer = { ...response, key, state: plan.state };
+        // While a refresh loads, Grafana 11 blanks a panel that was never done.
+        return first ? of({ ...answer, state: LoadingState.Done }, answer) : of(answer);
       })
     );
   }
