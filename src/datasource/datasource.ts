@@ -14,7 +14,7 @@ import {
   dateMath,
 } from '@grafana/data';
 import { DataSourceWithBackend, getGrafanaLiveSrv, getTemplateSrv } from '@grafana/runtime';
-import { type Observable, filter, map, mergeMap, of } from 'rxjs';
+import { type Observable, concat, concatMap, delay, filter, map, of } from 'rxjs';
 
 import type { QueryType } from '../contract.gen';
 import { annotationOf, asText } from './annotations';
@@ -24,6 +24,8 @@ import { type Span, changes, polls, refreshes } from './live';
 import { types } from './QueryEditor';
 import { followDashboard, type Query, type SourceSettings } from './types';
 import { expand } from './variables';
+
+const drawn = 100; // ms, in which Grafana has drawn what it was given
 
 export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSettings> {
   annotations = {
@@ -128,7 +130,7 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
     const key = `specwatch-${request.panelId ?? request.app}`;
     let last: DataQueryResponse | undefined;
     return askAgain(plan.hints, () => super.query(atNow(request))).pipe(
-      mergeMap((response) => {
+      concatMap((response) => {
         if (failed(response)) {
           return of({
             ...(last ?? response),
@@ -141,8 +143,8 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
         const first = last === undefined && plan.state === LoadingState.Streaming;
         last = response;
         const answer = { ...response, key, state: plan.state };
-        // While a refresh loads, Grafana 11 blanks a panel that was never done.
-        return first ? of({ ...answer, state: LoadingState.Done }, answer) : of(answer);
+        // While a refresh loads, Grafana 11 blanks a panel that was never drawn as done.
+        return first ? concat(of({ ...answer, state: LoadingState.Done }), of(answer).pipe(delay(drawn))) : of(answer);
       })
     );
   }
