@@ -36,8 +36,11 @@ func Model() string {
 	fmt.Fprintf(&b, "\nexport type SessionStatus = %s;\n", strings.Join(statuses, " | "))
 	for _, m := range models {
 		fmt.Fprintf(&b, "\nexport interface %s {\n", m.name)
-		for field := range fields(m.of) {
+		for _, field := range reflect.VisibleFields(m.of) {
 			name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if name == "" || name == "-" {
+				continue // it is not in JSON
+			}
 			optional := ""
 			if strings.Contains(options, "omitempty") || strings.Contains(options, "omitzero") {
 				optional = "?"
@@ -47,17 +50,6 @@ func Model() string {
 		b.WriteString("}\n")
 	}
 	return b.String()
-}
-
-// fields are those that are in JSON.
-func fields(of reflect.Type) func(func(reflect.StructField) bool) {
-	return func(yield func(reflect.StructField) bool) {
-		for i := range of.NumField() {
-			if field := of.Field(i); field.IsExported() && field.Tag.Get("json") != "-" && !yield(field) {
-				return
-			}
-		}
-	}
 }
 
 // typeScript returns the type of a value in JSON. A pointer may be null, unless its

@@ -9,13 +9,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/specwatch/specwatch/pkg/embedded"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
 
 // place makes a directory that the server's user can enter, which t.TempDir, closed
@@ -343,7 +343,7 @@ func TestAnInterruptedFirstStartLeavesNothingInTheWay(t *testing.T) {
 
 func TestStopCutsConnectionsOffAndReportsToTheLog(t *testing.T) {
 	t.Parallel()
-	var log lockedBuffer
+	var log programtest.Output
 	server := start(t, embedded.Config{Dir: place(t), Log: &log, Settings: map[string]string{"fsync": "off"}})
 	connection, err := pgx.Connect(t.Context(), server.URL())
 	if err != nil {
@@ -361,22 +361,4 @@ func TestStopCutsConnectionsOffAndReportsToTheLog(t *testing.T) {
 			t.Errorf("the log does not say %q:\n%s", words, log.String())
 		}
 	}
-}
-
-// lockedBuffer may be read while the server still writes.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }

@@ -156,7 +156,7 @@ func TestSigningInOften(t *testing.T) {
 // once a second, and by one at a time.
 func TestReadyAsksRarely(t *testing.T) {
 	t.Parallel()
-	var log text
+	var log programtest.Output
 	d := start(t, gateway.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	programtest.Until(t, "it is ready", func() bool { status, _, _ := d.do("GET", "/readyz", ""); return status == http.StatusOK })
 	// The table is locked, so that asking takes until it is not.

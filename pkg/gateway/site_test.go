@@ -1,34 +1,15 @@
 package gateway_test
 
 import (
-	"bytes"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/specwatch/specwatch/pkg/gateway"
+	"github.com/specwatch/specwatch/pkg/programtest"
 )
-
-// text is a log that tests read while it is written.
-type text struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *text) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *text) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 const one = `{"kind":"spec_started","session":"s"}`
 
@@ -102,7 +83,7 @@ func TestOtherSites(t *testing.T) {
 func TestRebinding(t *testing.T) {
 	t.Parallel()
 	for _, o := range []gateway.Options{{}, {ReadToken: "read-secret", WriteToken: "write-secret"}} {
-		var log text
+		var log programtest.Output
 		o.Origins, o.Hosts, o.Log = []string{"https://watch.example"}, []string{"Gateway:8001"}, slog.New(slog.NewTextHandler(&log, nil))
 		d := start(t, o)
 		for host, allowed := range map[string]bool{
@@ -130,7 +111,7 @@ func TestRebinding(t *testing.T) {
 // The log says what to set when a proxy hides what the gateway needs to know.
 func TestRefusalsAreLogged(t *testing.T) {
 	t.Parallel()
-	var log text
+	var log programtest.Output
 	d := start(t, gateway.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if _, resp, err := d.dial("", "Origin", "https://watch.example"); err == nil || resp.StatusCode != http.StatusForbidden {
 		t.Errorf("%v", err)

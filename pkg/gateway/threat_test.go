@@ -228,7 +228,7 @@ func TestManySocketsLeave(t *testing.T) { // not parallel: it counts what the pr
 // Names are data, whatever they hold: in JSON, in metrics, in the log.
 func TestNamesAreData(t *testing.T) {
 	t.Parallel()
-	var log text
+	var log programtest.Output
 	d := start(t, gateway.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	names := []string{
 		"\x01\x1b[31mred\x1b[0m\x7f", "line\nbreak\r\nlevel=ERROR msg=forged", `quote"and\backslash`, "<script>alert(1)</script>&amp;'", "\u202eright to left\u2066", "zero\u200bwidth\ufeff",
@@ -288,7 +288,7 @@ func TestNamesAreData(t *testing.T) {
 // Tokens and cookies are in no log, answer or metric.
 func TestTokensAreToldNobody(t *testing.T) {
 	t.Parallel()
-	var log text
+	var log programtest.Output
 	d := start(t, gateway.Options{ReadToken: "read-secret", WriteToken: "write-secret", Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	cookie, attributes := d.signIn()
 	_, value, _ := strings.Cut(cookie, "=")

@@ -3,10 +3,12 @@ package programtest
 
 import (
 	"bytes"
-	"net"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/specwatch/specwatch/pkg/embedded"
 )
 
 // patience is long enough for a loaded machine. A test that passes never uses it up.
@@ -23,17 +25,14 @@ func Until(t testing.TB, what string, holds func() bool) {
 	}
 }
 
-// FreePort is a port of loopback on which nobody listens. Another program may take it
-// before its user does.
+// FreePort is that of package embedded, as text.
 func FreePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := embedded.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	return strconv.Itoa(port)
 }
 
 // Output is what a program prints. It can be read while the program runs.
