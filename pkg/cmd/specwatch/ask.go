@@ -248,7 +248,7 @@ func (q *question) withdraw(to *destination, reason string, tell func(string)) {
 }
 
 // insist retries until the request is written. If ctx ends before, the request is
-// dropped: nobody would wait for its answer.
+// dropped: nobody would wait for its answer. If ctx cut an attempt off, it is unsure.
 func (q *question) insist(ctx context.Context, to *destination, tell func(string)) error {
 	p := to.keep([]event.Event{q.event()})
 	defer p.file.Remove()
