@@ -257,3 +257,6 @@ export const told = (id: number, part: Partial<SpecEvent> = {}): SpecEvent => ({
 // Sorts before every time, and what is no time, that an event may have: a list
 // shows the rows that fit, and one that is unfolded fills it.
 export const topmost = '~';
+
+// notCounted finds a number that the view could not compute. A name may be NaN.
+export const notCounted = /\b(undefined|NaN|Infinity) (s|min|h|d|other|more|specs?)\b/;

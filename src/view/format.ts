@@ -2,10 +2,10 @@ import { compact } from '../connection/json';
 import type { Delivery, SpecEvent } from '../connection/model';
 import { brief, messageOf, nameOf } from './text';
 
-// span prints a length of time in its one or two largest units. Where a time
-// could not be read, it is NaN.
+// span prints a length of time in its one or two largest units. It is not finite
+// where a time is missing or could not be read.
 export function span(ms: number): string {
-  if (Number.isNaN(ms)) {
+  if (!Number.isFinite(ms)) {
     return 'unknown time';
   }
   const s = Math.max(0, Math.round(ms / 1000));
@@ -22,7 +22,7 @@ export function span(ms: number): string {
 }
 
 export const ago = (ms: number): string =>
-  Number.isNaN(ms) ? 'at an unknown time' : ms < 2_000 ? 'Just now' : `${span(ms)} ago`;
+  !Number.isFinite(ms) ? 'at an unknown time' : ms < 2_000 ? 'Just now' : `${span(ms)} ago`;
 
 // checked says how often the server looks for new events where the database
 // cannot push them.

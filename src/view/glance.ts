@@ -76,7 +76,7 @@ export function glance(state: State, now: number): { mood: Mood; headline: strin
     all + at(status).length - state.sessions.filter((s) => s.status === status).length;
   const awake = count('running', state.sessionsRunning);
   const asleep = count('sleeping', state.sessionsSleeping);
-  const last = Math.max(...state.sessions.map((s) => Date.parse(s.lastSeen)));
+  const last = Math.max(...state.sessions.map((s) => Date.parse(s.lastSeen)).filter(Number.isFinite));
   const [longest] = idleIn(state, now);
   if (longest) {
     const others = awake - 1;
