@@ -1,5 +1,12 @@
 // @vitest-environment jsdom
-import { CoreApp, type DataQueryRequest, type DataSourceInstanceSettings, dateTime } from '@grafana/data';
+import {
+  CoreApp,
+  type DataQueryRequest,
+  type DataQueryResponse,
+  type DataSourceInstanceSettings,
+  LoadingState,
+  dateTime,
+} from '@grafana/data';
 import {
   DataSourceWithBackend,
   type GrafanaLiveSrv,
@@ -37,16 +44,18 @@ const now = Date.parse('2026-11-20T23:30:00Z');
 const day = 86_400_000;
 let mode = 'websocket'; // of the dashboard
 let asked: Array<DataQueryRequest<Query>> = [];
+let answer: DataQueryResponse;
 
 beforeEach(() => {
   vi.useFakeTimers({ now });
   Object.assign(hints, { changes: new Subject(), polls: new Subject(), refreshes: new Subject() });
   asked = [];
+  answer = { data: [] };
   setTemplateSrv({ replace: (text = '') => text.replace('$specwatch_mode', mode) } as TemplateSrv);
   setGrafanaLiveSrv({} as GrafanaLiveSrv);
   vi.spyOn(DataSourceWithBackend.prototype, 'query').mockImplementation((request) => {
     asked.push(request as DataQueryRequest<Query>);
-    return of({ data: [] });
+    return of(answer);
   });
 });
 afterEach(() => {
@@ -134,6 +143,46 @@ describe('a query runs again', () => {
   it('live without Grafana Live: as Grafana asks', () => {
     setGrafanaLiveSrv(undefined as unknown as GrafanaLiveSrv);
     expect(runs(request(), 'websocket')).toEqual({ first: 1, changes: 0, polls: 0, refreshes: 0 });
+  });
+});
+
+// states are those of a panel: after its first answer, once Grafana has drawn
+// that, and after each hint; not as long as until it asks again after an error.
+function states(in_: string, ...later: DataQueryResponse[]) {
+  mode = in_;
+  const seen: Array<DataQueryResponse['state']> = [];
+  let last: DataQueryResponse | undefined;
+  const subscription = source.query(request()).subscribe((response) => {
+    seen.push(response.state);
+    last = response;
+  });
+  vi.advanceTimersByTime(900);
+  for (answer of later) {
+    hints[in_ === 'websocket' ? 'changes' : 'polls'].next(event as never);
+    vi.advanceTimersByTime(900);
+  }
+  subscription.unsubscribe();
+  return { seen, data: last?.data };
+}
+
+describe('a panel', () => {
+  const { Done, Streaming, Error } = LoadingState;
+  const rows = [{ fields: [], length: 0 }];
+  const refused = { data: [], state: Error, errors: [{ message: 'query: a bad kind', status: 400 }] };
+
+  it('is drawn as done before it streams, since a refresh would blank it', () => {
+    expect(states('websocket', { data: rows }, { data: rows }).seen).toEqual([Done, Streaming, Streaming, Streaming]);
+  });
+
+  it('is done after each poll', () => {
+    expect(states('polling', { data: rows }).seen).toEqual([Done, Done]);
+  });
+
+  it('keeps its rows when a later answer is an error', () => {
+    expect(states('websocket', { data: rows }, refused)).toEqual({
+      seen: [Done, Streaming, Streaming, Error],
+      data: rows,
+    });
   });
 });
 
