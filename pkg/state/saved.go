@@ -12,7 +12,7 @@ import (
 // Format is the version of the encoding of MarshalBinary. Increase it with
 // every change of what a Summary holds or of how it folds an event: summaries
 // with another Format are not used.
-const Format = 2
+const Format = 3
 
 // The types that MarshalBinary encodes. gob matches fields by name, so names
 // are part of the format.
@@ -26,7 +26,7 @@ type (
 		ClockKnown                                       bool // whether Ahead says anything
 		Ahead                                            time.Duration
 		Specs                                            map[string]savedSpec
-		Answers                                          []savedAnswer
+		Early                                            []savedEarly
 		Completed                                        savedMoment
 		Failures                                         []savedMoment
 	}
@@ -34,18 +34,20 @@ type (
 		At time.Time
 		ID int64
 	}
-	savedAnswer struct {
+	savedEarly struct {
 		Moment  savedMoment
-		Spec    string
 		Request int64
 	}
 	savedRequest struct {
-		Moment savedMoment
-		Data   json.RawMessage
+		Moment   savedMoment
+		Data     json.RawMessage
+		Answered bool
 	}
 	savedSpec struct {
 		Marks    map[event.Kind]savedMoment
 		Requests []savedRequest
+		Closed   savedMoment
+		Answered time.Time
 		Work     savedWork
 		Other    time.Time
 		Limited  bool
@@ -70,19 +72,19 @@ func (s *Summary) MarshalBinary() ([]byte, error) {
 		if held.ahead != nil {
 			session.ClockKnown, session.Ahead = true, *held.ahead
 		}
-		for _, a := range held.answers {
-			session.Answers = append(session.Answers, savedAnswer{exported(a.moment), a.spec, a.request})
+		for _, a := range held.early {
+			session.Early = append(session.Early, savedEarly{exported(a.moment), a.request})
 		}
 		for _, m := range held.streak.failures {
 			session.Failures = append(session.Failures, exported(m))
 		}
 		for specName, sp := range held.specs {
-			spec := savedSpec{Marks: make(map[event.Kind]savedMoment, len(sp.marks)), Work: savedWork{sp.work.told, sp.work.done, sp.work.limited, sp.work.lifted}, Other: sp.other}
+			spec := savedSpec{Marks: make(map[event.Kind]savedMoment, len(sp.marks)), Work: savedWork{sp.work.told, sp.work.done, sp.work.limited, sp.work.lifted}, Other: sp.other, Closed: exported(sp.closed), Answered: sp.answered}
 			for kind, m := range sp.marks {
 				spec.Marks[kind] = exported(m)
 			}
 			for _, r := range sp.requests {
-				spec.Requests = append(spec.Requests, savedRequest{exported(r.moment), r.data})
+				spec.Requests = append(spec.Requests, savedRequest{exported(r.moment), r.data, r.answered})
 			}
 			if sp.limit != nil {
 				spec.Limited, spec.Until = true, sp.limit.until
@@ -118,8 +120,8 @@ func (s *Summary) UnmarshalBinary(text []byte) error {
 		if kept.ClockKnown {
 			held.ahead = &kept.Ahead
 		}
-		for _, a := range kept.Answers {
-			held.answers = append(held.answers, answer{a.Moment.moment(), a.Spec, a.Request})
+		for _, a := range kept.Early {
+			held.early = append(held.early, early{a.Moment.moment(), a.Request})
 		}
 		for _, m := range kept.Failures {
 			held.streak.failures = append(held.streak.failures, m.moment())
@@ -128,11 +130,12 @@ func (s *Summary) UnmarshalBinary(text []byte) error {
 		for specName, stored := range kept.Specs {
 			sp := s.spec(held, specName)
 			sp.work, sp.other = work{stored.Work.Told, stored.Work.Done, stored.Work.Limited, stored.Work.Lifted}, stored.Other
+			sp.closed, sp.answered = stored.Closed.moment(), stored.Answered
 			for kind, m := range stored.Marks {
 				sp.marks[kind] = m.moment()
 			}
 			for _, r := range stored.Requests {
-				sp.requests = append(sp.requests, request{r.Moment.moment(), r.Data})
+				sp.requests = append(sp.requests, request{r.Moment.moment(), r.Data, r.Answered})
 			}
 			if stored.Limited {
 				sp.limit = &limit{stored.Until}

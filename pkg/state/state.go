@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,9 +39,12 @@ const (
 	// have been silent longest are dropped first.
 	maxSessions = 10_000
 	maxSpecs    = 100_000
-	// MaxRequests is how many requests of each spec, and how many answers of
-	// each session, a Summary holds: the latest.
+	// MaxRequests is how many requests of each spec a Summary holds: the latest.
 	MaxRequests = 20
+	// maxEarly is how many answers of each session a Summary holds whose request
+	// it does not have: the latest. An answer is written after its request, so
+	// few come before it.
+	maxEarly = 20
 	// maxData bounds the data of a request in a State, in bytes. The event
 	// itself has all of it.
 	maxData = 2_000
@@ -183,44 +187,38 @@ func (m moment) compare(o moment) int {
 // request is one intervention request.
 type request struct {
 	moment
-	data json.RawMessage
+	data     json.RawMessage
+	answered bool // by an answer that names it
 }
 
-// answer is one answer: to the request with that id or, if it is 0, to all
-// earlier requests of the spec.
-type answer struct {
+// early is an answer that names a request which the summary does not have.
+type early struct {
 	moment
-	spec    string
 	request int64
 }
 
-func (a answer) answers(spec string, r request) bool {
-	if a.request != 0 {
-		return a.request == r.id
-	}
-	return a.spec == spec && r.compare(a.moment) < 0
-}
-
-// latest inserts an item into a sorted list and keeps the greatest MaxRequests.
+// latest inserts an item into a sorted list and keeps the greatest most items.
 // A dropped item is less than all that are kept, so the result does not depend
 // on the order of the insertions.
-func latest[T any](list []T, item T, compare func(a, b T) int) []T {
-	i, held := slices.BinarySearchFunc(list, item, compare)
+func latest[T interface{ compare(o moment) int }](list []T, item T, m moment, most int) []T {
+	i, held := slices.BinarySearchFunc(list, m, T.compare)
 	if held {
 		return list
 	}
 	list = slices.Insert(list, i, item)
-	if len(list) > MaxRequests {
+	if len(list) > most {
 		list = slices.Delete(list, 0, 1)
 	}
 	return list
 }
 
-// spec holds the latest event of each kind that starts or ends it, and its
-// requests.
+// spec holds the latest event of each kind that starts or ends it, its
+// requests, and when they were answered.
 type spec struct {
 	marks    map[event.Kind]moment
 	requests []request // oldest first
+	closed   moment    // the latest answer that names no request: it answers all earlier ones
+	answered time.Time // of the latest answer
 	work     work
 	other    time.Time  // of the last custom event, as lastSeen
 	limit    *limit     // that caused the last failure; nil: none
@@ -264,10 +262,20 @@ func (s *spec) mark(kind event.Kind, cutoff time.Time) moment {
 	return moment{}
 }
 
+// answer notes that the request with that id is answered, and reports whether
+// the spec has it.
+func (s *spec) answer(id int64) bool {
+	i := slices.IndexFunc(s.requests, func(r request) bool { return r.id == id })
+	if i >= 0 {
+		s.requests[i].answered = true
+	}
+	return i >= 0
+}
+
 // waiting returns the requests since the cutoff that nothing has answered.
-func (s *spec) waiting(name string, answers []answer, cutoff time.Time) (open []request) {
+func (s *spec) waiting(cutoff time.Time) (open []request) {
 	for _, r := range s.requests {
-		answered := r.at.Before(cutoff) || slices.ContainsFunc(answers, func(a answer) bool { return a.answers(name, r) })
+		answered := r.answered || r.at.Before(cutoff) || r.compare(s.closed) < 0
 		for _, k := range []event.Kind{event.SpecStarted, event.SpecCompleted, event.SpecFailed, event.TimeoutTriggered} {
 			answered = answered || r.compare(s.marks[k]) < 0
 		}
@@ -348,7 +356,7 @@ type session struct {
 	ahead                   *time.Duration // the smallest difference between an event's time and when it was stored
 	firstStored, lastStored time.Time      // of the heartbeats
 	specs                   map[string]*spec
-	answers                 []answer // oldest first
+	early                   []early // oldest first
 	streak                  streak
 }
 
@@ -379,6 +387,40 @@ func (s *session) heartbeat(seen, stored time.Time) {
 	if stored.After(s.lastStored) {
 		s.lastStored = stored
 	}
+}
+
+// answer notes an answer in a spec, to the request with that id or, if it is 0,
+// to all earlier requests of the spec.
+func (s *session) answer(in *spec, m moment, id int64) {
+	if m.at.After(in.answered) {
+		in.answered = m.at
+	}
+	if id == 0 {
+		if in.closed.compare(m) < 0 {
+			in.closed = m
+		}
+		return
+	}
+	if id == noRequest || in.answer(id) {
+		return
+	}
+	for _, other := range s.specs { // the answer may name another spec than the request, or none
+		if other.answer(id) {
+			return
+		}
+	}
+	s.early = latest(s.early, early{m, id}, m, maxEarly)
+}
+
+// isAnswered reports whether an answer to the request came before it, and
+// forgets that answer.
+func (s *session) isAnswered(id int64) bool {
+	i := slices.IndexFunc(s.early, func(a early) bool { return a.request == id })
+	if i < 0 {
+		return false
+	}
+	s.early = slices.Delete(s.early, i, i+1)
+	return true
 }
 
 func (s *session) compareClocks(ahead time.Duration) {
@@ -474,7 +516,7 @@ func (s *Summary) Note(e event.Event) {
 	if e.Kind == event.InterventionAnswered {
 		// An answer comes from another clock than the session's, and does not
 		// show that the session is alive.
-		held.answers = latest(held.answers, answer{m, e.Spec, answered(e.Data)}, func(a, b answer) int { return a.compare(b.moment) })
+		held.answer(s.spec(held, e.Spec), m, answered(e.Data))
 		s.fit()
 		return
 	}
@@ -501,7 +543,7 @@ func (s *Summary) Note(e event.Event) {
 		}
 	case event.InterventionRequest:
 		spec := s.spec(held, e.Spec)
-		spec.requests = latest(spec.requests, request{m, clip(e.Data)}, func(a, b request) int { return a.compare(b.moment) })
+		spec.requests = latest(spec.requests, request{m, clip(e.Data), held.isAnswered(e.ID)}, m, MaxRequests)
 	default:
 		if other := &s.spec(held, e.Spec).other; seen.After(*other) {
 			*other = seen
@@ -527,17 +569,30 @@ func (s *Summary) spec(held *session, name string) *spec {
 	return found
 }
 
-// answered returns the id of the request that an answer names; 0 if none.
+// noRequest is the id that an answer names if what it names is no id.
+const noRequest = -1
+
+// answered returns the id of the request that an answer names; 0: it names none.
+// The query for conditions reads it in the same way.
 func answered(data json.RawMessage) int64 {
-	var d struct {
-		Request json.Number `json:"request"`
-	}
+	var d map[string]json.RawMessage
 	if json.Unmarshal(data, &d) != nil {
 		return 0
 	}
-	id, err := d.Request.Int64()
-	if err != nil {
+	var text string
+	switch named := d["request"]; {
+	case len(named) > 0 && named[0] == '"':
+		if json.Unmarshal(named, &text) != nil {
+			return noRequest
+		}
+	case len(named) > 0 && (named[0] == '-' || '0' <= named[0] && named[0] <= '9'):
+		text = string(named)
+	default:
 		return 0
+	}
+	id, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || id <= 0 || strconv.FormatInt(id, 10) != text {
+		return noRequest
 	}
 	return id
 }
@@ -679,7 +734,7 @@ func (f *fold) session(name string) Session {
 
 func (f *fold) spec(name string, spec *spec) {
 	counts, since := spec.outcome(f.cutoff)
-	asks := spec.waiting(name, f.held.answers, f.cutoff)
+	asks := spec.waiting(f.cutoff)
 	usage := spec.used(f.cutoff)
 	if usage != nil {
 		f.used.add(*usage)

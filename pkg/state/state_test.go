@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -181,10 +182,18 @@ func TestAnswers(t *testing.T) {
 		e.Data = json.RawMessage(data)
 		return e
 	}
+	// Request 1 is answered first, by id, and then 60 others are.
+	many := []event.Event{asks(1, 1, "p"), answers(2, 2, "p", `{"request":1}`)}
+	for i := range 60 {
+		id := int64(3 + 2*i)
+		many = append(many, asks(3+i, id, fmt.Sprint("q", i%2)), answers(3+i, id+1, "", fmt.Sprintf(`{"request":%d}`, id)))
+	}
 	for name, c := range map[string]struct {
 		events []event.Event
 		want   string
 	}{
+		"many answers after it":     {many, "[]"},
+		"the same twice":            {append(slices.Clone(many), many...), "[]"},
 		"two of one spec":           {[]event.Event{asks(1, 1, "p"), asks(2, 2, "p")}, "[1 2]"},
 		"by id":                     {[]event.Event{asks(1, 1, "p"), asks(2, 2, "p"), answers(3, 3, "p", `{"request":1}`)}, "[2]"},
 		"by id as text":             {[]event.Event{asks(1, 1, "p"), answers(3, 3, "p", `{"request":"1"}`)}, "[]"},
@@ -193,6 +202,8 @@ func TestAnswers(t *testing.T) {
 		"an answer that comes late": {[]event.Event{answers(0, 3, "p", `{"request":1}`), asks(1, 1, "p")}, "[]"},
 		"all before it":             {[]event.Event{asks(1, 1, "p"), asks(2, 2, "p"), answers(3, 3, "p", `{}`), asks(4, 4, "p")}, "[4]"},
 		"of another spec":           {[]event.Event{asks(1, 1, "p"), answers(3, 3, "q", `{}`)}, "[1]"},
+		"to what is no id":          {[]event.Event{asks(1, 1, "p"), answers(3, 3, "p", `{"request":"first"}`), answers(4, 4, "p", `{"request":1.5}`), answers(5, 5, "p", `{"request":"01"}`)}, "[1]"},
+		"to nothing":                {[]event.Event{asks(1, 1, "p"), answers(3, 3, "p", `{"request":null,"Request":7}`)}, "[]"},
 		"no JSON that it knows":     {[]event.Event{asks(1, 1, "p"), answers(3, 3, "p", `[1]`)}, "[]"},
 		"the spec goes on":          {[]event.Event{asks(1, 1, "p"), at(2, 2, event.SpecStarted, "s", "p")}, "[]"},
 		"the spec had gone on":      {[]event.Event{asks(3, 1, "p"), at(2, 2, event.SpecStarted, "s", "p")}, "[1]"},

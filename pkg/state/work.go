@@ -143,7 +143,7 @@ func (s *session) lastWork(name string, lifted *limit, now time.Time) *time.Time
 	if !told {
 		return nil
 	}
-	if asking := s.specs[""]; asking != nil && len(asking.waiting("", s.answers, time.Time{})) > 0 {
+	if asking := s.specs[""]; asking != nil && len(asking.waiting(time.Time{})) > 0 {
 		return nil
 	}
 	if lifted != nil {
@@ -158,10 +158,8 @@ func (s *session) lastWork(name string, lifted *limit, now time.Time) *time.Time
 	if !sp.other.IsZero() {
 		later(s.heard(sp.other))
 	}
-	for _, a := range s.answers {
-		if a.spec == name {
-			later(a.at.UTC()) // not corrected: by the clock of the person who answered
-		}
+	if !sp.answered.IsZero() {
+		later(sp.answered.UTC()) // not corrected: by the clock of the person who answered
 	}
 	return &last
 }

@@ -53,21 +53,24 @@ func (s *Store) SinceTime(ctx context.Context, from time.Time, limit int) (Page,
 	return s.pooled(ctx, query{from: from, limit: limit})
 }
 
-// SinceLast is SinceTime from the time of the n-th newest event, for a reader
-// that wants to show events even if there was none for long. There are more
-// than n if others have that same time.
+// SinceLast is SinceTime from the n-th newest event, for a reader that wants to
+// show events even if there was none for long. Of two events at the same time,
+// the one with the greater id is the newer.
 func (s *Store) SinceLast(ctx context.Context, n, limit int) (Page, error) {
-	// The time is only where to begin: what is written meanwhile is in this
-	// page or after its cursor.
-	moments, err := collect(ctx, s, `SELECT `+atSQL+` FROM @.events e WHERE e.at IS NOT NULL ORDER BY e.at DESC, e.id DESC OFFSET $1 LIMIT 1`, []any{n - 1}, pgx.RowTo[time.Time])
+	// The event is only where to begin: what is written meanwhile is in this page
+	// or after its cursor.
+	type place struct {
+		At time.Time
+		ID int64
+	}
+	nth, err := collect(ctx, s, `SELECT `+atSQL+`, e.id::bigint FROM @.events e WHERE e.at IS NOT NULL ORDER BY e.at DESC, e.id DESC OFFSET $1 LIMIT 1`, []any{n - 1}, pgx.RowToStructByPos[place])
 	if err != nil {
 		return Page{}, err
 	}
-	from := earliest
-	if len(moments) > 0 {
-		from = moments[0]
+	if len(nth) == 0 {
+		return s.SinceTime(ctx, earliest, limit)
 	}
-	return s.SinceTime(ctx, from, limit)
+	return s.pooled(ctx, query{from: nth[0].At, first: nth[0].ID, limit: limit})
 }
 
 func (s *Store) pooled(ctx context.Context, q query) (Page, error) {
@@ -77,6 +80,7 @@ func (s *Store) pooled(ctx context.Context, q query) (Page, error) {
 type query struct {
 	cursor cursor.Cursor
 	from   time.Time
+	first  int64 // the least id of the events at that time; 0: any
 	limit  int
 	here   bool // no rows: only the current position
 	own    bool // the connection is not of a pool
@@ -355,6 +359,8 @@ func (s *Store) ask(ctx context.Context, conn *pgx.Conn, q query) (answer, error
 			from, after, id = &latestTime, latestTime, math.MaxInt64
 		case c.InHistory():
 			from, after, id = &after, time.UnixMicro(c.History.Micros), c.History.ID
+		case q.first != 0:
+			from, after, id = &q.from, q.from, q.first-1
 		case !q.from.IsZero():
 			from = &q.from
 		}

@@ -267,48 +267,7 @@ func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summar
 			return err
 		}
 		summary = state.NewSummary(nil)
-		// The spec of a heartbeat is left out, so that one row is read for the
-		// whole session. The rows of a session come together, because a full
-		// summary drops whole sessions.
-		rows, err := tx.Query(ctx, s.sql(`
-			WITH seen AS NOT MATERIALIZED (
-			    SELECT e.id::bigint, coalesce(e.kind, '')::text AS kind, `+atSQL+` AS at, coalesce(e.session, '')::text AS session, CASE WHEN e.kind = 'session_heartbeat' THEN '' ELSE coalesce(e.spec, '') END::text AS spec,
-			           CASE WHEN e.kind IN ('intervention_request', 'intervention_answered') OR `+limitSQL+` THEN coalesce(e.data::text, '{}') ELSE '{}' END AS data, `+storedSQL+` AS stored
-			    FROM @.events e WHERE e.at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot))
-			), telling AS NOT MATERIALIZED (
-			    SELECT id, 'session_heartbeat' AS kind, at, session, spec, data::text AS data, stored, `+workSQL+` FROM (
-			        SELECT e.id::bigint, `+atSQL+` AS at, coalesce(e.session, '')::text AS session, coalesce(e.spec, '')::text AS spec, e.data, `+storedSQL+` AS stored
-			        FROM @.events e WHERE e.at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot)) AND `+tellsWork+`
-			    ) e
-			)
-			(SELECT DISTINCT ON (session, spec, kind) id, kind, at, session, spec, data, stored
-			 FROM seen WHERE kind NOT IN ('intervention_request', 'intervention_answered') AND position('.' in kind) = 0 ORDER BY session, spec, kind, at DESC, id DESC)
-			UNION ALL
-			(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, stored FROM seen WHERE position('.' in kind) > 0 ORDER BY session, spec, least(at, stored) DESC, id DESC)
-			UNION ALL -- the last heartbeat of each spec that tells of work, and the one that tells of the last work
-			(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, stored FROM telling ORDER BY session, spec, heard DESC)
-			UNION ALL
-			(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, stored FROM telling ORDER BY session, spec, worked DESC)
-			UNION ALL -- what a session was last heard by, and where its clock is nearest to the database's
-			(SELECT DISTINCT ON (session, kind = 'session_heartbeat') id, kind, at, session, spec, data, stored FROM seen WHERE kind <> 'intervention_answered' ORDER BY session, kind = 'session_heartbeat', least(at, stored) DESC, id DESC)
-			UNION ALL
-			(SELECT DISTINCT ON (session) id, kind, at, session, spec, data, stored FROM seen WHERE kind = 'session_heartbeat' AND stored IS NOT NULL ORDER BY session, stored)
-			UNION ALL
-			(SELECT DISTINCT ON (session) id, kind, at, session, spec, data, stored FROM seen WHERE kind = 'session_heartbeat' AND stored IS NOT NULL ORDER BY session, stored DESC)
-			UNION ALL
-			(SELECT DISTINCT ON (session) id, kind, at, session, spec, data, stored FROM seen WHERE kind <> 'intervention_answered' AND stored IS NOT NULL ORDER BY session, abs(extract(epoch FROM at - stored)), at - stored)
-			UNION ALL
-			(SELECT id, kind, at, session, spec, data, stored FROM (
-			    SELECT *, row_number() OVER (PARTITION BY session, kind, CASE WHEN kind = 'intervention_request' THEN spec END ORDER BY at DESC, id DESC) AS n
-			    FROM seen WHERE kind IN ('intervention_request', 'intervention_answered')
-			 ) e WHERE n <= $4)
-			UNION ALL
-			(SELECT id, kind, at, session, spec, data, stored FROM (
-			    SELECT *, row_number() OVER newest AS n, count(*) FILTER (WHERE kind = 'spec_completed') OVER newest AS completed
-			    FROM seen WHERE kind IN ('spec_completed', 'spec_failed', 'timeout_triggered') AND NOT (kind = 'spec_failed' AND data <> '{}')
-			    WINDOW newest AS (PARTITION BY session ORDER BY at DESC, id DESC)
-			 ) e WHERE completed = 0 AND n <= $3)
-			ORDER BY session`), seen, page.At.Add(-state.Horizon), state.MaxStreak, state.MaxRequests)
+		rows, err := tx.Query(ctx, s.sql(summarySQL), seen, page.At.Add(-state.Horizon), state.MaxStreak, state.MaxRequests)
 		if err != nil {
 			return err
 		}
@@ -328,6 +287,60 @@ func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summar
 	})
 	return summary, page, err
 }
+
+// summarySQL reads the rows of load from the events that the snapshot $1 contains
+// and that are not older than $2: the latest $3 failures of a session and $4
+// requests of a spec. The spec of a heartbeat is left out, so that one row is
+// read for the whole session. The rows of a session come together, because a
+// full summary drops whole sessions, and answers after what they answer.
+var summarySQL = `
+WITH seen AS NOT MATERIALIZED (
+    SELECT e.id::bigint, coalesce(e.kind, '')::text AS kind, ` + atSQL + ` AS at, coalesce(e.session, '')::text AS session, CASE WHEN e.kind = 'session_heartbeat' THEN '' ELSE coalesce(e.spec, '') END::text AS spec,
+           CASE WHEN e.kind IN ('intervention_request', 'intervention_answered') OR ` + limitSQL + ` THEN coalesce(e.data::text, '{}') ELSE '{}' END AS data, ` + storedSQL + ` AS stored,
+           CASE WHEN e.kind = 'intervention_answered' AND jsonb_typeof(e.data -> 'request') IN ('number', 'string') THEN e.data ->> 'request' END AS named
+    FROM @.events e WHERE e.at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot))
+), telling AS NOT MATERIALIZED (
+    SELECT id, 'session_heartbeat' AS kind, at, session, spec, data::text AS data, stored, ` + workSQL + ` FROM (
+        SELECT e.id::bigint, ` + atSQL + ` AS at, coalesce(e.session, '')::text AS session, coalesce(e.spec, '')::text AS spec, e.data, ` + storedSQL + ` AS stored
+        FROM @.events e WHERE e.at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot)) AND ` + tellsWork + `
+    ) e
+), asked AS MATERIALIZED (
+    SELECT * FROM (
+        SELECT *, row_number() OVER (PARTITION BY session, spec ORDER BY at DESC, id DESC) AS n FROM seen WHERE kind = 'intervention_request'
+    ) e WHERE n <= $4
+), answers AS MATERIALIZED (
+    SELECT * FROM seen WHERE kind = 'intervention_answered'
+)
+SELECT id, kind, at, session, spec, data, stored FROM (
+(SELECT DISTINCT ON (session, spec, kind) id, kind, at, session, spec, data, stored
+ FROM seen WHERE kind NOT IN ('intervention_request', 'intervention_answered') AND position('.' in kind) = 0 ORDER BY session, spec, kind, at DESC, id DESC)
+UNION ALL
+(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, stored FROM seen WHERE position('.' in kind) > 0 ORDER BY session, spec, least(at, stored) DESC, id DESC)
+UNION ALL -- the last heartbeat of each spec that tells of work, and the one that tells of the last work
+(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, stored FROM telling ORDER BY session, spec, heard DESC)
+UNION ALL
+(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, stored FROM telling ORDER BY session, spec, worked DESC)
+UNION ALL -- what a session was last heard by, and where its clock is nearest to the database's
+(SELECT DISTINCT ON (session, kind = 'session_heartbeat') id, kind, at, session, spec, data, stored FROM seen WHERE kind <> 'intervention_answered' ORDER BY session, kind = 'session_heartbeat', least(at, stored) DESC, id DESC)
+UNION ALL
+(SELECT DISTINCT ON (session) id, kind, at, session, spec, data, stored FROM seen WHERE kind = 'session_heartbeat' AND stored IS NOT NULL ORDER BY session, stored)
+UNION ALL
+(SELECT DISTINCT ON (session) id, kind, at, session, spec, data, stored FROM seen WHERE kind = 'session_heartbeat' AND stored IS NOT NULL ORDER BY session, stored DESC)
+UNION ALL
+(SELECT DISTINCT ON (session) id, kind, at, session, spec, data, stored FROM seen WHERE kind <> 'intervention_answered' AND stored IS NOT NULL ORDER BY session, abs(extract(epoch FROM at - stored)), at - stored)
+UNION ALL
+(SELECT id, kind, at, session, spec, data, stored FROM asked)
+UNION ALL -- the latest answer of each spec, the latest that names no request, and all that name a request which is read
+(SELECT DISTINCT ON (session, spec, named IS NULL) id, kind, at, session, spec, data, stored FROM answers ORDER BY session, spec, named IS NULL, at DESC, id DESC)
+UNION ALL
+(SELECT a.id, a.kind, a.at, a.session, a.spec, a.data, a.stored FROM answers a JOIN asked r ON r.session = a.session AND r.id::text = a.named)
+UNION ALL
+(SELECT id, kind, at, session, spec, data, stored FROM (
+    SELECT *, row_number() OVER newest AS n, count(*) FILTER (WHERE kind = 'spec_completed') OVER newest AS completed
+    FROM seen WHERE kind IN ('spec_completed', 'spec_failed', 'timeout_triggered') AND NOT (kind = 'spec_failed' AND data <> '{}')
+    WINDOW newest AS (PARTITION BY session ORDER BY at DESC, id DESC)
+ ) e WHERE completed = 0 AND n <= $3)
+) e ORDER BY session, kind = 'intervention_answered'`
 
 // totals counts the events of a snapshot and those that prune removed, by kind,
 // and sums up the usage. Events that were removed before any reader saw them

@@ -24,6 +24,7 @@ func (s *Store) StateOf(ctx context.Context, sessions []string) (state.State, er
 			        FROM @.events e WHERE session = ANY($1) AND `+tellsWork+`
 			    ) e
 			)
+			SELECT * FROM (
 			SELECT e.id::bigint, e.kind::text, `+atSQL+`, e.session::text, coalesce(e.spec, '')::text,
 			       CASE WHEN kind IN ('intervention_request', 'intervention_answered') OR `+limitSQL+` THEN coalesce(e.data::text, '{}') ELSE '{}' END, now()
 			FROM @.events e WHERE session = ANY($1) AND kind <> 'session_heartbeat'
@@ -33,7 +34,8 @@ func (s *Store) StateOf(ctx context.Context, sessions []string) (state.State, er
 			UNION ALL
 			(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, now() FROM telling ORDER BY session, spec, heard DESC)
 			UNION ALL
-			(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, now() FROM telling ORDER BY session, spec, worked DESC)`), sessions)
+			(SELECT DISTINCT ON (session, spec) id, kind, at, session, spec, data, now() FROM telling ORDER BY session, spec, worked DESC)
+			) e ORDER BY kind = 'intervention_answered' -- after what it answers`), sessions)
 		if err != nil {
 			return state.State{}, err
 		}

@@ -271,6 +271,10 @@ func TestTheNewestEventsHoweverOld(t *testing.T) {
 	if page, err = s.SinceLast(t.Context(), 100, 100); err != nil || len(page.Events) != 11 {
 		t.Fatalf("more than there are: %q, %v", specs(page.Events), err)
 	}
+	exec(t, conn, `INSERT INTO events (kind, session, spec) SELECT 'spec_started', 's', 'together ' || n FROM generate_series(1, 7) n`)
+	if page, err = s.SinceLast(t.Context(), 2, 100); err != nil || specs(page.Events) != "together 6 together 7" || page.More {
+		t.Fatalf("two of those at the same time: %q, more %t, %v", specs(page.Events), page.More, err)
+	}
 }
 
 func TestLargeEventsMakeSmallPages(t *testing.T) {
@@ -975,6 +979,13 @@ func TestLoadedStateIsTheFold(t *testing.T) {
 		UNION ALL SELECT 'session_heartbeat', now(), 's' || n, 'p' || m, jsonb_build_object('silentSeconds', m) FROM generate_series(0, 4) n, generate_series(0, 9, 2) m
 		UNION ALL SELECT CASE n % 2 WHEN 0 THEN 'spec_failed' ELSE 'timeout_triggered' END, now(), 's0', 'p' || n % 3, '{}' FROM generate_series(1, 150) n
 		UNION ALL SELECT 'spec_failed', now() - interval '2 hours' + interval '1 minute' * n, 'never', 'p', '{}' FROM generate_series(1, 5) n`)
+	// The first request is answered, and after it as many that a summary does not hold all of the answers.
+	exec(t, conn, `
+		WITH asked AS (INSERT INTO events (kind, session, spec) SELECT 'intervention_request', 'asks', 'p' || n FROM generate_series(1, 2) n RETURNING id, spec)
+		INSERT INTO events (kind, session, spec, data) SELECT 'intervention_answered', 'asks', '', jsonb_build_object('request', id) FROM asked WHERE spec = 'p1'`)
+	exec(t, conn, `
+		WITH asked AS (INSERT INTO events (kind, session, spec) SELECT 'intervention_request', 'asks', 'q' || n % 3 FROM generate_series(1, 60) n RETURNING id)
+		INSERT INTO events (kind, session, spec, data) SELECT 'intervention_answered', 'asks', '', jsonb_build_object('request', id::text) FROM asked`)
 	events, err := s.Range(t.Context(), store.Filter{From: event.Earliest, To: time.Now().Add(time.Hour), Limit: 10_000})
 	if err != nil {
 		t.Fatal(err)
@@ -989,6 +1000,11 @@ func TestLoadedStateIsTheFold(t *testing.T) {
 	}
 	if want := folded.State(got.At); !reflect.DeepEqual(got, want) {
 		t.Fatalf("loaded\n%+v\nfolded\n%+v", got, want)
+	}
+	for _, session := range got.Sessions {
+		if session.Session == "asks" && session.Waiting != 1 {
+			t.Errorf("%d requests wait, not p2's alone", session.Waiting)
+		}
 	}
 	var working int
 	for _, open := range got.Running {
