@@ -18,36 +18,43 @@ const (
 )
 
 // keep updates the rollups and the stored summary while events come, if the
-// user may write. They make queries over time ranges and the next start faster;
-// no result depends on them.
+// user may write them: the role of writers may update the rollups only. They
+// make queries over time ranges and the next start faster; no result depends on
+// them.
 func (o *Overview) keep(ctx context.Context) {
-	var rolled, kept cursor.Cursor
-	var keptAt time.Time
+	rollups := upkeep{do: o.rollUp}
+	summary := upkeep{do: o.keepSummary, every: keepEvery}
 	for ctx.Err() == nil {
-		here, err := o.feed.Here(ctx)
-		if err != nil {
-			pause(ctx, rollUpEvery)
-			continue
+		if here, err := o.feed.Here(ctx); err == nil {
+			rollups.run(ctx, here)
+			summary.run(ctx, here)
 		}
-		if !here.Equal(rolled) {
-			if err = o.rollUp(ctx); err == nil {
-				rolled = here
-			}
-		}
-		if err == nil && !here.Equal(kept) && time.Since(keptAt) >= keepEvery {
-			if err = o.keepSummary(ctx); err == nil {
-				kept, keptAt = here, time.Now()
-			}
-		}
-		switch {
-		case errors.Is(err, store.ErrNotAllowed):
-			pause(ctx, keepNotTried)
-		case err != nil:
-			pause(ctx, keepPause)
-		default:
-			pause(ctx, rollUpEvery)
-		}
+		pause(ctx, rollUpEvery)
 	}
+}
+
+// upkeep is work that is due again when the cursor has moved.
+type upkeep struct {
+	do    func(ctx context.Context) error
+	every time.Duration // the least time between two runs
+	done  cursor.Cursor // of the last run without an error
+	next  time.Time     // not before
+}
+
+func (u *upkeep) run(ctx context.Context, here cursor.Cursor) {
+	if here.Equal(u.done) || time.Now().Before(u.next) {
+		return
+	}
+	wait := u.every
+	switch err := u.do(ctx); {
+	case errors.Is(err, store.ErrNotAllowed):
+		wait = keepNotTried
+	case err != nil:
+		wait = keepPause
+	default:
+		u.done = here
+	}
+	u.next = time.Now().Add(wait)
 }
 
 func (o *Overview) rollUp(ctx context.Context) error {

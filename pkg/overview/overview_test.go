@@ -15,6 +15,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/overview"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/programtest"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -248,5 +249,27 @@ func TestPrunedEventsAreForgotten(t *testing.T) {
 	become("2 open, 2 waiting, $8")
 	if st := w.at(cursor.Cursor{}).State; st.Totals[event.SpecStarted] != 4 {
 		t.Errorf("%v", st.Totals)
+	}
+}
+
+// A user that may not store the summary, such as one with the role of writers,
+// updates the rollups every few seconds all the same.
+func TestRollupsGoOnWithoutASummary(t *testing.T) {
+	t.Parallel()
+	w := start(t)
+	w.exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'permission denied' USING ERRCODE = '42501'; END $$`)
+	w.exec(`CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON specwatch_overview EXECUTE FUNCTION refuse()`)
+	w.run()
+	for n := range int64(2) {
+		w.exec(insert, "p")
+		begun := time.Now()
+		programtest.Until(t, fmt.Sprintf("the rollups have %d events", n+1), func() bool {
+			var rolled int64
+			err := w.conn.QueryRow(t.Context(), `SELECT coalesce(sum(events), 0)::bigint FROM specwatch_counts WHERE seconds = 86400`).Scan(&rolled)
+			return err == nil && rolled == n+1
+		})
+		if took := time.Since(begun); took > 50*time.Second { // after an error there is a pause of a minute
+			t.Errorf("after %s", took)
+		}
 	}
 }

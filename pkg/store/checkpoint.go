@@ -43,9 +43,9 @@ func (s *Store) Keep(ctx context.Context, summary []byte, c cursor.Cursor, prune
 			INSERT INTO @.specwatch_overview AS o (format, cursor, pruned, summary) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (one) DO UPDATE SET format = excluded.format, cursor = excluded.cursor, pruned = excluded.pruned, summary = excluded.summary, kept = excluded.kept
 			WHERE o.kept < excluded.kept - $5::interval OR o.format <> excluded.format`), state.Format, c.String(), pruned, packed.Bytes(), keepEvery)
-		return struct{}{}, notAllowed(err)
+		return struct{}{}, err
 	})
-	return err
+	return notAllowed(err)
 }
 
 // kept returns the stored summary; nil if its cursor has expired, if prune has

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/store"
@@ -390,6 +391,17 @@ func TestRolesOfASchema(t *testing.T) {
 	err := open(t, as(places[0].config, "user0")).Writable(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "grant it the role one_writer") {
 		t.Errorf("a reader: %v", err)
+	}
+	// Writers may update the rollups, and only the owner the stored summary.
+	reader, both := open(t, as(places[0].config, "user0")), open(t, as(places[0].config, "user0_both"))
+	if _, _, err := reader.RollUp(t.Context()); !errors.Is(err, store.ErrNotAllowed) {
+		t.Errorf("a reader updates the rollups: %v", err)
+	}
+	if _, _, err := both.RollUp(t.Context()); err != nil {
+		t.Errorf("a writer does not update the rollups: %v", err)
+	}
+	if err := both.Keep(t.Context(), nil, cursor.Cursor{}, 0); !errors.Is(err, store.ErrNotAllowed) {
+		t.Errorf("a writer stores a summary: %v", err)
 	}
 
 	// Other roles take the place of those before, and nobody else's rights change.

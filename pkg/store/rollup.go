@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/specwatch/specwatch/pkg/event"
 )
@@ -31,10 +30,10 @@ func (s *Store) RollUp(ctx context.Context) (added int64, more bool, err error) 
 		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 			return tx.QueryRow(ctx, s.sql(`SELECT @.specwatch_roll_up($1)`), rollBatch).Scan(&n)
 		})
-		return n, notAllowed(err)
+		return n, err
 	})
 	if err != nil || rolled == nil {
-		return 0, false, err
+		return 0, false, notAllowed(err)
 	}
 	return *rolled, *rolled >= rollBatch, nil
 }
@@ -81,8 +80,8 @@ func (s *Store) rollUpAll(ctx context.Context, told func(step int64)) error {
 // notAllowed adds ErrNotAllowed to an error that says that the user may not
 // write.
 func notAllowed(err error) error {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && (pg.Code == "42501" || pg.Code == "25006") {
+	var p *Problem
+	if errors.As(err, &p) && (p.Code == NoRights || p.Code == ReadOnly) {
 		return errors.Join(ErrNotAllowed, err)
 	}
 	return err
