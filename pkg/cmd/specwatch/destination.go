@@ -140,6 +140,14 @@ func (d *destination) state(ctx context.Context) (state.State, error) {
 		return d.gateway.State(ctx)
 	}
 	summary, page, err := d.store.Load(ctx)
+	// A stored summary may lack the latest events.
+	for page.More = true; err == nil && page.More; {
+		if page, err = d.store.Since(ctx, page.Cursor, event.MaxPage); err == nil {
+			for _, e := range page.Events {
+				summary.Add(e)
+			}
+		}
+	}
 	if err != nil {
 		return state.State{}, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/state"
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // The overview is the same from the database and through a gateway, as text
@@ -46,6 +47,34 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// A gateway stores its overview once a minute. What was written since is in the
+// answer too.
+func TestStatusIsOfNow(t *testing.T) {
+	t.Parallel()
+	a := migrated(t)
+	a.mustRun(t, "emit", "spec_started", "--session", "night", "--spec", "cart")
+	s, err := store.Open(t.Context(), store.Config{URL: a.url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	summary, page, err := s.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := summary.MarshalBinary()
+	if err == nil {
+		err = s.Keep(t.Context(), text, page.Cursor, page.Pruned)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.mustRun(t, "emit", "spec_failed", "--session", "night", "--spec", "cart")
+	if out := a.mustRun(t, "status"); !strings.Contains(out, "0 running, 0 completed, 1 failed") {
+		t.Error(out)
+	}
+}
+
 // It tells which spec hangs and which is at its usage limit.
 func TestStatusOfIdleAndLimitedSpecs(t *testing.T) {
 	t.Parallel()
@@ -68,7 +97,7 @@ func TestStatusOfIdleAndLimitedSpecs(t *testing.T) {
 	for name, from := range map[string]at{"database": a, "gateway": gateway} {
 		out := from.mustRun(t, "status")
 		for spec, want := range map[string]string{
-			"works": `ago$`, "hangs": `ago +nothing has come for 12 minutes$`,
+			"works": `ago$`, "hangs": `ago +no output, CPU time or event for 12 minutes$`,
 			"limited": `ago +usage limit, resets at \d\d:\d\d$`, "long": `ago +usage limit, resets at \d+ \w+, \d\d:\d\d$`, "unknown": `ago +usage limit, reset time not known$`,
 		} {
 			if !regexp.MustCompile(`(?m)^spec runs +"` + spec + `" of "night" +started 20m.*` + want).MatchString(out) {
