@@ -108,16 +108,24 @@ func (b Box) Kept() (all []event.Event) {
 	return all
 }
 
+// Sent counts events by what the destination did with them.
+type Sent struct {
+	Stored int
+	Known  int // stored before, under the same key
+}
+
 // Send writes the kept events, oldest first, and removes them. It skips files of
 // processes that still run. It tries once.
-func (b Box) Send(ctx context.Context, to Destination, say func(string)) (sent int, err error) {
+func (b Box) Send(ctx context.Context, to Destination, say func(string)) (all Sent, err error) {
 	for _, path := range b.files() {
-		n, err := b.send(ctx, path, to, say)
-		if sent += n; err != nil {
-			return sent, err
+		sent, err := b.send(ctx, path, to, say)
+		all.Stored += sent.Stored
+		all.Known += sent.Known
+		if err != nil {
+			return all, err
 		}
 	}
-	return sent, nil
+	return all, nil
 }
 
 // SendAlone is Send by one process at a time. Of the processes that call it
@@ -140,23 +148,23 @@ func (b Box) SendAlone(ctx context.Context, to Destination) error {
 	return err
 }
 
-func (b Box) send(ctx context.Context, path string, to Destination, say func(string)) (sent int, err error) {
+func (b Box) send(ctx context.Context, path string, to Destination, say func(string)) (Sent, error) {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil // another process has just sent it
+		return Sent{}, nil // another process has just sent it
 	}
 	if err != nil {
 		say(fmt.Sprintf("kept events cannot be read: %s", err))
-		return 0, nil
+		return Sent{}, nil
 	}
 	defer file.Close()
 	if !lock(file) || !linked(file, path) {
-		return 0, nil
+		return Sent{}, nil
 	}
 	events, err := read(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return 0, nil
+		return Sent{}, nil
 	case errors.Is(err, errDamaged):
 		// It would block all others.
 		aside := path + ".damaged"
@@ -165,19 +173,19 @@ func (b Box) send(ctx context.Context, path string, to Destination, say func(str
 		}
 	case err != nil:
 		say(fmt.Sprintf("kept events cannot be read: %s", err))
-		return 0, nil
+		return Sent{}, nil
 	}
 	q := NewQueue(to, b, &File{}, say)
 	q.events = events
 	for rest := events; len(rest) > 0; rest, _ = q.Rest() {
 		if err := q.attempt(ctx); err != nil {
-			return len(events) - len(rest), err
+			return q.sent, err
 		}
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) && runtime.GOOS != "windows" {
-		return len(events), err // it would be sent again and again
+		return q.sent, err // it would be sent again and again
 	}
-	return len(events), nil
+	return q.sent, nil
 }
 
 var errDamaged = errors.New("damaged")

@@ -27,12 +27,15 @@ func (l *ledger) Append(_ context.Context, events []event.Event) (event.Receipt,
 	if l.down != nil {
 		return event.Receipt{}, l.down
 	}
+	receipt := event.Receipt{IDs: make([]int64, len(events))}
 	for _, e := range events {
-		if !slices.ContainsFunc(l.stored, func(s event.Event) bool { return s.Key == e.Key }) {
+		if slices.ContainsFunc(l.stored, func(s event.Event) bool { return s.Key == e.Key }) {
+			receipt.Known++
+		} else {
 			l.stored = append(l.stored, e)
 		}
 	}
-	return event.Receipt{IDs: make([]int64, len(events))}, nil
+	return receipt, nil
 }
 
 var errDown = errors.New("nobody answers")
@@ -95,12 +98,12 @@ func TestOnDiskAtOnce(t *testing.T) {
 	if kept, err := read(file.Path()); err != nil || len(kept) != 2 {
 		t.Fatalf("%d events, %v", len(kept), err)
 	}
-	if n, err := box.Send(t.Context(), db, silent); n != 0 || err != nil {
-		t.Fatalf("sent %d of another's events, %v", n, err)
+	if sent, err := box.Send(t.Context(), db, silent); sent != (Sent{}) || err != nil {
+		t.Fatalf("sent of another's events: %+v, %v", sent, err)
 	}
 	file.Close() // as the end of the process does
-	if n, err := box.Send(t.Context(), db, silent); n != 2 || err != nil {
-		t.Fatalf("sent %d events, %v", n, err)
+	if sent, err := box.Send(t.Context(), db, silent); sent != (Sent{Stored: 2}) || err != nil {
+		t.Fatalf("sent: %+v, %v", sent, err)
 	}
 	if left := box.files(); len(left) != 0 || len(db.stored) != 2 {
 		t.Errorf("left %v, stored %d", left, len(db.stored))
@@ -122,8 +125,8 @@ func TestCutOffLine(t *testing.T) {
 	if err := os.Truncate(file.Path(), info.Size()-5); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := box.Send(t.Context(), db, silent); n != 1 || err != nil || db.stored[0].Key != "1" {
-		t.Errorf("sent %d, %v", n, err)
+	if sent, err := box.Send(t.Context(), db, silent); sent != (Sent{Stored: 1}) || err != nil || db.stored[0].Key != "1" {
+		t.Errorf("sent: %+v, %v", sent, err)
 	}
 }
 
@@ -138,6 +141,24 @@ func TestReached(t *testing.T) {
 	q.to = &ledger{}
 	if err := q.attempt(t.Context()); err != nil || !box.Reached() || Open(state, "other").Reached() {
 		t.Error("not reached", err)
+	}
+}
+
+// An attempt whose answer was lost has stored its events: the next one tells them
+// apart from the others, over all files.
+func TestSendTellsWhatWasKnown(t *testing.T) {
+	box, db := Open(t.TempDir(), "d"), &ledger{stored: []event.Event{heartbeat("1"), heartbeat("3")}}
+	for _, events := range [][]event.Event{{heartbeat("1"), heartbeat("2")}, {heartbeat("3"), heartbeat("4"), heartbeat("5")}} {
+		file := box.File()
+		if err := file.Append(events...); err != nil {
+			t.Fatal(err)
+		}
+		file.Close()
+	}
+	for _, want := range []Sent{{Stored: 3, Known: 2}, {}} {
+		if sent, err := box.Send(t.Context(), db, silent); sent != want || err != nil {
+			t.Errorf("sent %+v, expected %+v, %v", sent, want, err)
+		}
 	}
 }
 

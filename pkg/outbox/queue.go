@@ -32,8 +32,9 @@ type Queue struct {
 	events  []event.Event
 	batch   int              // events in one attempt
 	ids     map[string]int64 // of the requests that were stored, by key
-	trouble error            // why the last attempt failed; nil: it did not
-	unkept  error            // why events are not on disk; nil: they are
+	sent    Sent
+	trouble error // why the last attempt failed; nil: it did not
+	unkept  error // why events are not on disk; nil: they are
 	closed  bool
 
 	wake  chan struct{} // holds one token: there is something to look at
@@ -180,7 +181,7 @@ func (q *Queue) attempt(ctx context.Context) error {
 	switch {
 	case err == nil:
 		q.box.reached()
-		q.written(batch, receipt.IDs)
+		q.written(batch, receipt)
 	case errors.As(err, &refused):
 		q.refused(batch, refused)
 	default:
@@ -225,7 +226,7 @@ func (q *Queue) next() []event.Event {
 	return slices.Clone(q.events[:min(q.batch, len(q.events))])
 }
 
-func (q *Queue) written(batch []event.Event, ids []int64) {
+func (q *Queue) written(batch []event.Event, receipt event.Receipt) {
 	keys := make(map[string]bool, len(batch))
 	for _, e := range batch {
 		keys[e.Key] = true
@@ -233,13 +234,15 @@ func (q *Queue) written(batch []event.Event, ids []int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i, e := range batch {
-		if e.Kind == event.InterventionRequest && i < len(ids) {
+		if e.Kind == event.InterventionRequest && i < len(receipt.IDs) {
 			if q.ids == nil {
 				q.ids = map[string]int64{}
 			}
-			q.ids[e.Key] = ids[i]
+			q.ids[e.Key] = receipt.IDs[i]
 		}
 	}
+	q.sent.Stored += len(batch) - receipt.Known
+	q.sent.Known += receipt.Known
 	q.trouble = nil
 	q.events = slices.DeleteFunc(q.events, func(e event.Event) bool { return keys[e.Key] })
 	if len(q.events) == 0 {

@@ -98,7 +98,7 @@ func (q *question) complete(cmd *cobra.Command, text string) error {
 	case q.hasDefault && q.timeout == 0:
 		return wrongUsef("--default needs --timeout: it is printed when nobody answers in time")
 	}
-	return validate(q.event())
+	return validate(q.event(), "the question")
 }
 
 // put asks the question and prints the answer.

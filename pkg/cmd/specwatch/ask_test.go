@@ -308,7 +308,7 @@ func TestThroughAGateway(t *testing.T) {
 	before := len(direct.rows(t))
 	other := a
 	other.env = append([]string{envGateway + "=" + strings.Replace(url, "127.0.0.1", "LocalHost", 1) + "/"}, a.env[1:]...)
-	if out := other.mustRun(t, "flush"); out != "1 events written\n" || len(direct.rows(t)) != before+1 {
+	if out := other.mustRun(t, "flush"); out != "1 event stored, 0 known already\n" || len(direct.rows(t)) != before+1 {
 		t.Errorf("says %q", out)
 	}
 	down := a

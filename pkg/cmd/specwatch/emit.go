@@ -117,7 +117,7 @@ func (f *emitFlags) event(cmd *cobra.Command, kind string) (e event.Event, named
 	if f.at != "" {
 		t, err := event.ParseTime(f.at)
 		if err != nil {
-			return e, named, wrongUsef("--at: %w", err)
+			return e, named, wrongUsef("--at %w", err)
 		}
 		e.At = t
 	}
@@ -130,7 +130,7 @@ func emitOne(cmd *cobra.Command, db *database, f emitFlags, kind string) error {
 	if err != nil {
 		return err
 	}
-	if err := validate(e); err != nil {
+	if err := validate(e, "--data"); err != nil {
 		return err
 	}
 	if e.Spec == "" && e.Kind != event.SessionHeartbeat && e.Kind.Known() {
@@ -160,19 +160,20 @@ func emitOne(cmd *cobra.Command, db *database, f emitFlags, kind string) error {
 	return nil
 }
 
-// validate checks an event from flags; its errors name the flags.
-func validate(e event.Event) error {
+// validate checks an event from the command line. Its errors name the flag or the
+// argument; data says where its data come from.
+func validate(e event.Event, data string) error {
 	err := e.Validate(time.Now())
 	var field *event.FieldError
 	switch {
-	case err == nil:
-		return nil
 	case !errors.As(err, &field):
-		return wrongUse{err}
+		return err
 	case field.Field == "kind":
-		return wrongUsef("%w%s", err, didYouMean(string(e.Kind), kindNames()...))
+		return wrongUsef("KIND %s%s", field.Detail, didYouMean(string(e.Kind), kindNames()...))
+	case field.Field == "data":
+		return wrongUsef("%s %s", data, field.Detail)
 	}
-	return wrongUse{err}
+	return wrongUsef("--%s %s", field.Field, field.Detail)
 }
 
 // emitted is the result of an emit.
@@ -187,8 +188,15 @@ func (e emitted) print(cmd *cobra.Command, format outputFormat) error {
 	if format == outputJSON {
 		return printJSON(cmd, e)
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%d events stored, %d known already\n", e.Stored, e.Known)
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s stored, %d known already\n", eventCount(e.Stored), e.Known)
 	return err
+}
+
+func eventCount(n int64) string {
+	if n == 1 {
+		return "1 event"
+	}
+	return fmt.Sprintf("%d events", n)
 }
 
 func kindNames() []string {

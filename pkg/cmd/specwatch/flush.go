@@ -16,8 +16,9 @@ func newFlush(db *database) *cobra.Command {
 		Use:   "flush",
 		Short: "Write the events that were kept on disk while the database was away",
 		Long: `Writes the events that earlier commands kept on disk because the database, or the
-gateway, was away, and says how many files are kept for other databases. "specwatch
-run" and "specwatch emit" do the same before they write their own events.`,
+gateway, was away, and prints how many were stored and how many were known already.
+It says how many files are kept for other databases. "specwatch run" and "specwatch
+emit" do the same before they write their own events.`,
 		Args: cobra.NoArgs,
 	}
 	var background bool
@@ -35,15 +36,14 @@ run" and "specwatch emit" do the same before they write their own events.`,
 			_ = to.box.SendAlone(ctx, to) // the rest stays on disk
 			return nil
 		}
-		n, err := to.box.Send(ctx, to, func(text string) { say(cmd.ErrOrStderr(), text) })
+		sent, err := to.box.Send(ctx, to, func(text string) { say(cmd.ErrOrStderr(), text) })
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%d events written\n", n)
 		if others := elsewhere(to.box); others > 0 {
-			say(cmd.ErrOrStderr(), fmt.Sprintf("%d files of events are kept for other databases or gateways; name them to write those", others))
+			say(cmd.ErrOrStderr(), fmt.Sprintf("files of events that are kept for other databases or gateways: %d; name them to write those", others))
 		}
-		return nil
+		return emitted{Stored: int64(sent.Stored), Known: int64(sent.Known)}.print(cmd, outputText)
 	})
 	return cmd
 }

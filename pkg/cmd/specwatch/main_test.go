@@ -236,11 +236,13 @@ func TestExitCodesAndErrors(t *testing.T) {
 		{"not migrated", bare, "emit spec_started --session s", 1, "specwatch migrate"},
 		{"not migrated, tail", bare, "tail", 1, "specwatch migrate"},
 		{"no kind", known.url, "emit", 2, "spec_started"},
-		{"unknown kind", known.url, "emit spec_began --session s", 2, "kind"},
-		{"data is no JSON", known.url, "emit spec_started --session s --data {", 2, "data"},
+		{"unknown kind", known.url, "emit spec_began --session s", 2, `KIND "spec_began" is not known`},
+		{"data is no JSON", known.url, "emit spec_started --session s --data {", 2, "--data is not JSON"},
+		{"long spec", known.url, "emit spec_started --session s --spec " + strings.Repeat("x", 513), 2, "--spec has 513 bytes"},
+		{"long session of a question", known.url, "ask Which? --session " + strings.Repeat("x", 513), 2, "--session has 513 bytes"},
 		{"data that only PostgreSQL refuses", known.url, `emit spec_started --session s --data {"a":1e999999}`, 1, "data"},
-		{"time without zone", known.url, "emit spec_started --session s --at 2026-01-01T00:00:00", 2, "at"},
-		{"time in the future", known.url, "emit spec_started --session s --at 2999-01-01T00:00:00Z", 2, "at"},
+		{"time without zone", known.url, "emit spec_started --session s --at 2026-01-01T00:00:00", 2, `--at "2026-01-01T00:00:00" is not`},
+		{"time in the future", known.url, "emit spec_started --session s --at 2999-01-01T00:00:00Z", 2, "--at 2999-01-01T00:00:00Z lies"},
 		{"two kinds", known.url, "emit spec_started spec_failed --session s", 2, "spec_failed"},
 		{"kind and file", known.url, "emit spec_started --from x", 2, "--from"},
 		{"session and file", known.url, "emit --session s --from x", 2, "--session"},
@@ -676,7 +678,7 @@ func TestOutages(t *testing.T) {
 		stop(t, server)
 		b := a
 		for _, b.url = range append(spellings, a.url) {
-			if code, _, errs := b.run(t, "emit", "session_heartbeat", "--session", "spelt"); code != 0 {
+			if code, _, errs := b.run(t, "emit", "session_heartbeat", "--session", "spelt", "--key", "spelt"); code != 0 {
 				t.Errorf("exit code %d: %s", code, errs)
 			}
 		}
@@ -685,10 +687,10 @@ func TestOutages(t *testing.T) {
 		}
 		restart(t, server)
 		b.url = spellings[1]
-		if out := b.mustRun(t, "flush"); out != "4 events written\n" || len(a.rows(t)) != before+4 || len(a.kept()) != 0 {
+		if out := b.mustRun(t, "flush"); out != "1 event stored, 3 known already\n" || len(a.rows(t)) != before+1 || len(a.kept()) != 0 {
 			t.Errorf("says %q, kept %v", out, a.kept())
 		}
-		if out := a.mustRun(t, "flush"); out != "0 events written\n" {
+		if out := a.mustRun(t, "flush"); out != "0 events stored, 0 known already\n" {
 			t.Errorf("says %q", out)
 		}
 	})
@@ -783,7 +785,7 @@ func TestPrune(t *testing.T) {
 	for _, c := range []struct {
 		age, says string
 		left      int
-	}{{"30d", "1 events removed\n", 3}, {"30d", "0 events removed\n", 3}, {"1d2h", "1 events removed\n", 2}, {"60m", "1 events removed\n", 1}} {
+	}{{"30d", "1 event removed\n", 3}, {"30d", "0 events removed\n", 3}, {"1d2h", "1 event removed\n", 2}, {"60m", "1 event removed\n", 1}} {
 		if out := a.mustRun(t, "prune", "--older-than", c.age); out != c.says {
 			t.Errorf("%s: %q", c.age, out)
 		}
