@@ -11,18 +11,39 @@ import (
 // pruneBatch bounds how many rows one transaction locks and removes.
 const pruneBatch = 10_000
 
+// Pruning is the progress of Prune: first of the rollups, then of the removal.
+type Pruning struct {
+	RolledUp, ToRollUp int64 // events; what there is to roll up is an estimate, 0 or less: unknown
+	Removed, ToRemove  int64 // events; both 0 until the removal begins
+}
+
 // Prune removes the events that are older than the given time and returns how
 // many; their counts are kept. It works in batches, so it may be interrupted
 // and repeated. It records the time, so that a cursor whose last row was
 // removed stays valid. It first completes the rollups, from which a trigger
 // then subtracts what is removed. At the end it runs VACUUM, if this user may,
-// so that new events can use the space. progress, unless nil, is called with
-// the running total after each batch.
-func (s *Store) Prune(ctx context.Context, before time.Time, progress func(total int64)) (int64, error) {
-	if err := s.rollUpAll(ctx, func(int64) {}); err != nil {
-		return 0, err
+// so that new events can use the space. progress, unless nil, is called after
+// each step, and when the removal begins.
+func (s *Store) Prune(ctx context.Context, before time.Time, progress func(Pruning)) (int64, error) {
+	if progress == nil {
+		progress = func(Pruning) {}
 	}
-	total, err := s.remove(ctx, before, progress)
+	var p Pruning
+	err := s.RollUpAll(ctx, func(added, all int64) {
+		p.RolledUp, p.ToRollUp = added, all
+		progress(p)
+	})
+	if err == nil {
+		p.ToRemove, err = s.prunable(ctx, before)
+	}
+	if err != nil {
+		return 0, s.ownersOnly(ctx, err)
+	}
+	progress(p)
+	total, err := s.remove(ctx, before, func(total int64) {
+		p.Removed = total
+		progress(p)
+	})
 	if err == nil && total > 0 {
 		_, err = writing(ctx, s, func(conn *pgx.Conn) (struct{}, error) {
 			// If another session has locked the table, autovacuum does it
@@ -32,6 +53,14 @@ func (s *Store) Prune(ctx context.Context, before time.Time, progress func(total
 		})
 	}
 	return total, err
+}
+
+// prunable counts the events that are older than the given time.
+func (s *Store) prunable(ctx context.Context, before time.Time) (int64, error) {
+	return reading(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
+		err = conn.QueryRow(ctx, s.sql(`SELECT count(*) FROM @.events WHERE at < $1`), before).Scan(&n)
+		return n, err
+	})
 }
 
 func (s *Store) remove(ctx context.Context, before time.Time, progress func(total int64)) (total int64, err error) {
@@ -58,9 +87,7 @@ func (s *Store) remove(ctx context.Context, before time.Time, progress func(tota
 		if n == 0 {
 			return total, nil
 		}
-		if progress != nil {
-			progress(total)
-		}
+		progress(total)
 	}
 }
 

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
 func newPrune(db *database) *cobra.Command {
@@ -34,17 +38,31 @@ func newPrune(db *database) *cobra.Command {
 			return err
 		}
 		defer st.Close()
-		shown := newProgress(cmd.ErrOrStderr(), "events removed")
-		defer shown.end()
-		n, err := st.Prune(ctx, time.Now().Add(-age), func(total int64) { shown.show(total, -1) })
+		n, err := pruneShown(ctx, st, time.Now().Add(-age), cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}
-		shown.end()
-		fmt.Fprintf(cmd.OutOrStdout(), "%d events removed\n", n)
+		fmt.Fprintf(cmd.OutOrStdout(), "%s removed\n", eventCount(n))
 		return nil
 	})
 	return cmd
+}
+
+// pruneShown prunes, and shows the progress of the rollups and of the removal.
+func pruneShown(ctx context.Context, st *store.Store, before time.Time, stderr io.Writer) (int64, error) {
+	shown := newProgress(stderr, "events rolled up")
+	defer func() { shown.end() }()
+	return st.Prune(ctx, before, func(p store.Pruning) {
+		switch {
+		case p.ToRemove == 0:
+			shown.show(p.RolledUp, share(p.RolledUp, p.ToRollUp))
+		case p.Removed == 0: // the removal begins
+			shown.end()
+			shown = newProgress(stderr, "events removed")
+		default:
+			shown.show(p.Removed, share(p.Removed, p.ToRemove))
+		}
+	})
 }
 
 // parseAge reads a duration of Go that may begin with days.
