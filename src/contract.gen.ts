@@ -14,6 +14,7 @@ export type Kind = (typeof kinds)[number];
 export const limits = {
   "awakeSeconds": 60,
   "dataBytes": 1000000,
+  "failureStreak": 3,
   "idleSeconds": 600,
   "nameBytes": 512,
   "pageDefault": 500,

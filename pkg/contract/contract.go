@@ -86,6 +86,10 @@ const (
 	TimelineSpecs = 50    // of a timeline: rows that a person can tell apart
 )
 
+// FailureStreak is how many specs of a session that failed or timed out in a row
+// the page notifies of, and the alert rules of Grafana and Prometheus fire at.
+const FailureStreak = 3
+
 // QueryTypes lists them in the order of the query editor, Conditions those
 // among them that name sessions and specs in trouble, and Alerting those that
 // are numbers, which an alert rule can compare.
@@ -128,7 +132,8 @@ func TypeScript() string {
 		"awakeSeconds": int(state.Awake.Seconds()),
 		// A spec that runs counts as idle from this long after its last sign of
 		// work on.
-		"idleSeconds": int(state.Idle.Seconds()),
+		"idleSeconds":   int(state.Idle.Seconds()),
+		"failureStreak": FailureStreak,
 	})
 	b.WriteString("\n")
 	write("settings", Settings)

@@ -2,6 +2,7 @@ package contract_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +23,22 @@ func TestGeneratedFilesAreUpToDate(t *testing.T) {
 		}
 		if string(got) != want {
 			t.Errorf("%s differs from the Go definitions: run `go generate ./pkg/contract`", name)
+		}
+	}
+}
+
+// Rules in files fire at the streak of which the page notifies.
+func TestRulesFireAtTheFailureStreak(t *testing.T) {
+	for name, want := range map[string]string{
+		"provisioning/alerting/rules.yaml":      fmt.Sprintf("expression: failures, conditions: [{ evaluator: { type: gt, params: [%d] } }]", contract.FailureStreak-1),
+		"deploy/prometheus/specwatch.rules.yml": fmt.Sprintf("specwatch_session_failure_streak[5m])) >= %d\n", contract.FailureStreak),
+	} {
+		text, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%s lacks %q", name, want)
 		}
 	}
 }

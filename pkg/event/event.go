@@ -76,7 +76,7 @@ func (k Kind) Meaning() string {
 	case SessionHeartbeat:
 		return "the loop is alive"
 	}
-	return "a kind of the writer's own: stored, shown, and without effect on the state"
+	return "a kind of the writer's own: it shows that its session is alive and its spec at work, and changes nothing else of the state"
 }
 
 // EndsSpec reports whether an event of this kind closes its spec.

@@ -33,13 +33,13 @@ describe('a matter to notify of', () => {
       ['Silent: night'],
     ],
     [
-      'no silence where a person is waited for and nothing runs',
+      'no silence if a request waits and no spec runs',
       [],
       state({ sessions: [session({ status: 'sleeping', lastSeen: at(-5), specs: { ...specs, open: 0 } })] }),
       [],
     ],
     [
-      'a spec that is silent while its session goes on',
+      'a spec that is silent while its session continues',
       [],
       state({
         sessions: [session({ specs: { ...specs, silent: 2 } })],
@@ -84,10 +84,10 @@ describe('a matter to notify of', () => {
     expect(titles(events, s)).toEqual(expected);
   });
 
-  const forgetful: Memory = { read: () => null, write: () => undefined };
+  const none: Memory = { read: () => null, write: () => undefined };
 
   it('is told once, and not if it was there when a browser first read the events', () => {
-    const news = new News(forgetful);
+    const news = new News(none);
     const told = (events: SpecEvent[], s: State) => news.of(mattersIn(events, s, now)).map((m) => m.title);
     expect(told([timeout], state())).toEqual([]);
     expect(told([timeout], state({ waiting: [request] }))).toEqual(['Needs you: docs']);
@@ -127,11 +127,11 @@ describe('a matter to notify of', () => {
       now
     );
     expect(together(matters.slice(1))).toEqual(matters.slice(1));
-    expect(together(matters)).toMatchObject([{ title: '4 things call for you' }]);
+    expect(together(matters)).toMatchObject([{ title: '4 new notifications' }]);
   });
 
   it('stays bounded', () => {
-    const news = new News(forgetful);
+    const news = new News(none);
     news.of([]);
     for (let id = 0; id < 1_500; id++) {
       news.of(mattersIn([{ ...timeout, id }], state(), now));
@@ -139,7 +139,7 @@ describe('a matter to notify of', () => {
     expect((news as unknown as { told: Set<string> }).told.size).toBeLessThanOrEqual(500);
   });
 
-  it('stands in the title', () => {
+  it('is counted in the title', () => {
     expect([
       titleOf(null),
       titleOf(state()),

@@ -1,23 +1,23 @@
-// What the user is told of while the page is open: by a number in the title and on
-// the icon, and by one notification each.
+// The matters that the user is notified of while the page is open: by a number in
+// the title and on the icon, and by one notification each.
 import type { Session, SpecEvent, State } from '../connection/model';
+import { limits } from '../contract.gen';
 import { askOf } from '../view/ask';
 import { said, span } from '../view/format';
 import { idleIn } from '../view/glance';
 import { brief, nameOf } from '../view/text';
 
-// Matter is one thing to notify of. Its key stays the same while it is the same
-// thing, over reconnects and reloads.
+// Matter is the content of a notification. Its key stays the same over reconnects
+// and reloads.
 export interface Matter {
   key: string;
   title: string;
   body: string;
 }
 
-const streakShown = 3; // failures in a row
 const longest = 200; // characters
 
-// mattersIn finds them in what the view holds; events newest first.
+// mattersIn returns the matters in the events, newest first, and in the state.
 export function mattersIn(events: readonly SpecEvent[], state: State, now: number): Matter[] {
   const matters: Matter[] = [];
   const add = (key: unknown[], title: string, body: string) =>
@@ -41,7 +41,7 @@ export function mattersIn(events: readonly SpecEvent[], state: State, now: numbe
       add(
         ['silent', s.session, s.lastSeen],
         `Silent: ${name}`,
-        `Nothing was heard for ${span(now - Date.parse(s.lastSeen))}, and a spec has not ended.`
+        `No event has arrived for ${span(now - Date.parse(s.lastSeen))}, and a spec has not ended.`
       );
     }
     if (s.status === 'running') {
@@ -49,11 +49,11 @@ export function mattersIn(events: readonly SpecEvent[], state: State, now: numbe
         add(
           ['silent', s.session, spec, since],
           `Silent: ${nameOf(spec || s.session)}`,
-          `A spec has not ended, and its heartbeats have; session ${name} goes on.`
+          `A spec has not ended, but its heartbeats have; session ${name} continues.`
         );
       }
     }
-    if (s.failureStreak >= streakShown) {
+    if (s.failureStreak >= limits.failureStreak) {
       add(
         ['streak', s.session],
         `Failures in a row: ${name}`,
@@ -65,7 +65,7 @@ export function mattersIn(events: readonly SpecEvent[], state: State, now: numbe
     add(
       ['idle', session, spec, lastWork],
       `No output: ${nameOf(spec || session)}`,
-      `It is alive, but nothing has come for ${span(idle)}.`
+      `Its heartbeats continue, but it has shown no output, CPU time or event for ${span(idle)}.`
     );
   }
   return matters;
@@ -79,18 +79,18 @@ function silentIn(state: State, { session, specs }: Session): Array<{ spec: stri
 
 const remembered = 500; // keys
 
-// Memory keeps a text in this browser, for all of its tabs; null: there is none.
+// Memory stores a text in this browser, for all of its tabs; null: there is none.
 export interface Memory {
   read(): string | null;
   write(text: string): void;
 }
 
-// News returns each matter once per browser, those that began while no page was
-// open included. Those that exist when a browser first reads the events are not
-// returned: the page shows them.
+// News returns each matter once per browser, also those that began while no page was
+// open. It does not return those that exist when a browser first reads the events:
+// the page shows them.
 export class News {
   private told: Set<string> | null = null;
-  private text: string | null = null; // of told
+  private text: string | null = null; // the stored text that told was read from
 
   constructor(private readonly memory: Memory) {}
 
@@ -127,18 +127,20 @@ export class News {
   }
 }
 
-const single = 3; // matters that are told one by one
+const single = 3; // matters with a notification each; more of them share one
 
-// together makes one of many matters, for a page that was closed for long.
+// together replaces many matters by one. There are many if the page was closed for
+// long.
 export function together(matters: readonly Matter[]): readonly Matter[] {
   if (matters.length <= single) {
     return matters;
   }
   const body = matters.map((m) => m.title).join('\n');
-  return [{ key: 'together', title: `${matters.length} things call for you`, body: brief(body, longest) }];
+  return [{ key: 'together', title: `${matters.length} new notifications`, body: brief(body, longest) }];
 }
 
-// titleOf is the page's title: what waits and what failed comes first.
+// titleOf returns the title of the page, which begins with the numbers of waiting
+// requests and of failed specs.
 export function titleOf(state: State | null): string {
   const failed = state ? state.specs.failed + state.specs.timedOut : 0;
   const parts = [

@@ -1,25 +1,26 @@
-// How each kind of event, and each state of a spec, is called and coloured,
-// everywhere the same.
+// Names and colours of the kinds of events and of the outcomes of specs.
 import type { GrafanaTheme2 } from '@grafana/data';
 
-import { kinds } from '../contract.gen';
+import { type Kind, kinds } from '../contract.gen';
 import type { SpecEvent } from '../connection/model';
 import { nameOf } from './text';
 
 export const limitKind = 'agent.limit';
 
-const names = new Map<string, string>([
-  ['spec_started', 'started'],
-  ['spec_completed', 'completed'],
-  ['spec_failed', 'failed'],
-  ['intervention_request', 'needs you'],
-  ['intervention_answered', 'answered'],
-  ['timeout_triggered', 'timed out'],
-  ['session_heartbeat', 'heartbeat'],
-  [limitKind, 'usage limit'],
-]);
+const called: Record<Kind | typeof limitKind, string> = {
+  spec_started: 'started',
+  spec_completed: 'completed',
+  spec_failed: 'failed',
+  intervention_request: 'needs you',
+  intervention_answered: 'answered',
+  timeout_triggered: 'timed out',
+  session_heartbeat: 'heartbeat',
+  [limitKind]: 'usage limit',
+};
+// A custom kind may have any name, such as one that each object inherits.
+const names = new Map<string, string>(Object.entries(called));
 
-// shownKind tells a spec that a limit of usage ended from one that failed.
+// shownKind returns the kind of an event; for a spec that a usage limit ended, limitKind.
 export function shownKind({ kind, data }: Pick<SpecEvent, 'kind' | 'data'>): string {
   return kind === 'spec_failed' &&
     data !== null &&
@@ -30,14 +31,14 @@ export function shownKind({ kind, data }: Pick<SpecEvent, 'kind' | 'data'>): str
     : kind;
 }
 
-// A custom kind is called as its writer called it.
+// kindName returns the name of a kind; the name of a custom kind is the kind itself.
 export const kindName = (kind: string): string => names.get(kind) ?? nameOf(kind);
 
 export const isKnown = (kind: string): boolean => (kinds as readonly string[]).includes(kind);
 
 export type Outcome = 'running' | 'completed' | 'failed' | 'timed out' | 'usage limit' | 'abandoned' | 'silent';
 
-// What ends a spec, and how the spec is called then.
+// The kinds that end a spec, and the outcome of the spec then.
 export const ends = new Map<string, Outcome>([
   ['spec_completed', 'completed'],
   ['spec_failed', 'failed'],
