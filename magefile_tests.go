@@ -147,18 +147,7 @@ func withPostgreSQL(ctx context.Context, f func(url string) error) error {
 }
 
 func goTests(reports, url string) (tally, error) {
-	// What runs beside Specwatch: Debian's package, and its program.
-	for pkg, program := range map[string]string{
-		"prometheus": "prometheus", "pgbouncer": "pgbouncer", "faketime": "faketime", "nginx": "nginx", "caddy": "caddy",
-		"openssh-server": "sshd", "tmux": "tmux", "vim": "vim",
-	} {
-		switch path, err := installed(pkg, program); {
-		case err != nil:
-			fmt.Printf("%s could not be installed, so its tests are skipped: %v\n", program, err)
-		case path == "":
-			fmt.Printf("%s is not installed, so its tests are skipped; CI=true lets this command install the distribution's package\n", program)
-		}
-	}
+	programsBeside()
 	report := filepath.Join(reports, "go.json")
 	err := sh.RunWithV(map[string]string{testDatabase: url}, "go", "tool", tools, "gotestsum", "--format", "pkgname-and-test-fails", "--format-hide-empty-pkg",
 		"--jsonfile", report, "--", "-race", "-timeout", "20m", "./...")
@@ -185,6 +174,30 @@ func goTests(reports, url string) (tally, error) {
 		}
 	}
 	return t, err
+}
+
+// programsBeside installs what tests run beside Specwatch, where it may, and says
+// which tests are skipped.
+func programsBeside() {
+	// Debian's package, and its program.
+	for pkg, program := range map[string]string{
+		"prometheus": "prometheus", "pgbouncer": "pgbouncer", "faketime": "faketime", "nginx": "nginx", "caddy": "caddy",
+		"openssh-server": "sshd", "tmux": "tmux", "vim": "vim", "less": "less", "bsdutils": "script",
+	} {
+		switch path, err := installed(pkg, program); {
+		case err != nil:
+			fmt.Printf("%s could not be installed, so its tests are skipped: %v\n", program, err)
+		case path == "":
+			fmt.Printf("%s is not installed, so its tests are skipped; CI=true lets this command install the distribution's package\n", program)
+		}
+	}
+	// These packages start a server of the machine, or are its init system, so
+	// they are not installed for a test.
+	for pkg, program := range map[string]string{"postgresql": "/usr/lib/postgresql/*/bin/initdb", "systemd": "/usr/bin/systemd-analyze"} {
+		if found, _ := filepath.Glob(program); len(found) == 0 {
+			fmt.Printf("Debian's package %s is not installed, so its tests are skipped\n", pkg)
+		}
+	}
 }
 
 func vitest(reports string) (tally, error) {

@@ -80,7 +80,8 @@ var notRun = map[string]string{
 	"go tool mage build":    "installs packages and runs webpack for minutes; the browser tests use what it builds",
 	"go tool mage buildAll": "needs Docker",
 	"go tool mage bench":    "runs for many minutes on an idle machine",
-	"go tool pprof http://127.0.0.1:6060/debug/pprof/profile?seconds=10": "needs a gateway with --pprof under load; its test is in pkg/cmd/specwatch",
+	"git clone --depth 1 https://github.com/grafana/plugin-validator ../plugin-validator": "needs the internet, and builds for minutes; the workflow ci.yml runs the same",
+	"go tool pprof http://127.0.0.1:6060/debug/pprof/profile?seconds=10":                  "needs a gateway with --pprof under load; its test is in pkg/cmd/specwatch",
 	"go tool mage lint": "runs these tests itself",
 	"go test ./pkg/cursor -run TestSnapshotsAreSets":                                                                                       "TestCommandsInText checks that what it names exists",
 	"go test -race ./pkg/feed -run TestLateCommit":                                                                                         "TestCommandsInText checks that what it names exists",
@@ -242,9 +243,10 @@ type operator struct {
 
 func newOperator(t *testing.T) operator {
 	t.Helper()
-	installed, err := filepath.Glob("/usr/lib/postgresql/*/bin/pg_dump")
+	// The package of the server depends on the one with psql and pg_dump.
+	installed, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err != nil || len(installed) == 0 {
-		t.Skip("psql and pg_dump are not installed")
+		t.Skip("Debian's package postgresql is not installed")
 	}
 	tools := filepath.Dir(installed[len(installed)-1])
 	t.Setenv("SPECWATCH_POSTGRES_HOME", filepath.Dir(tools))
