@@ -21,6 +21,13 @@ type Problem struct {
 	Code   string `json:"code,omitempty"` // of a *store.Problem
 }
 
+// BadRequest is the problem of a request whose parameters are wrong.
+func BadRequest(err error) Problem {
+	p := ProblemOf(err)
+	p.Title = "bad request"
+	return p
+}
+
 // ProblemOf says what an error means to the caller.
 func ProblemOf(err error) Problem {
 	var batch *store.BatchError

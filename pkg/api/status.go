@@ -49,6 +49,17 @@ type Since struct {
 	Last   int // events
 }
 
+// ParseQuery returns the parameters of a URL. Unlike URL.Query it does not drop
+// those that cannot be parsed: the client would get the answer to another request.
+// The error is an *event.FieldError.
+func ParseQuery(u *url.URL) (url.Values, error) {
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return nil, &event.FieldError{Detail: "the query of the URL cannot be parsed: " + err.Error() + "; separate parameters with &, and write % as %25 and ; as %3B"}
+	}
+	return query, nil
+}
+
 // ParseSince reads a cursor's token or an RFC 3339 time; empty is the zero
 // value. The error is an *event.FieldError for "since".
 func ParseSince(text string) (Since, error) {
@@ -207,8 +218,8 @@ func (a *Answer) Holds(ifNoneMatch []string) bool {
 func (s *Source) Poll(ctx context.Context, query url.Values) (*Answer, error) {
 	since, limit, bad := parsePoll(query)
 	if bad != nil {
-		p := ProblemOf(bad)
-		p.Type, p.Title = "about:blank", "bad request"
+		p := BadRequest(bad)
+		p.Type = "about:blank"
 		return &Answer{Code: p.Status, body: encoded(p)}, nil
 	}
 	status, err := s.read(ctx, since, limit)

@@ -3,7 +3,9 @@ package gateway
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/specwatch/specwatch/pkg/api"
 	"github.com/specwatch/specwatch/pkg/event"
@@ -49,6 +51,13 @@ var (
 		Detail: "the gateway stops and did not finish this request; ask again, and use a key for events that must not be stored twice"}
 )
 
+// refuseMethod says which methods the path takes; methods is the value of Allow.
+func refuseMethod(w http.ResponseWriter, r *http.Request, methods string) {
+	w.Header().Set("Allow", methods)
+	refuse(w, api.Problem{Status: http.StatusMethodNotAllowed, Title: "method not allowed",
+		Detail: fmt.Sprintf("%s does not take %s; use %s", r.URL.Path, r.Method, strings.ReplaceAll(methods, ", ", " or "))})
+}
+
 func refuse(w http.ResponseWriter, p api.Problem) {
 	p.Type = "about:blank"
 	send(w, p.Status, "application/problem+json", p)
@@ -59,11 +68,7 @@ func answer(w http.ResponseWriter, status int, body any) {
 }
 
 func send(w http.ResponseWriter, status int, mediaType string, body any) {
-	text, err := json.Marshal(body)
-	if err != nil {
-		http.Error(w, "the answer cannot be written as JSON", http.StatusInternalServerError)
-		return
-	}
+	text, _ := json.Marshal(body) // texts and numbers cause no error
 	sendText(w, status, mediaType, text)
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -15,13 +16,20 @@ import (
 
 // reader requires the read token, the write token, or a cookie for one of them.
 // Writers may read, because a program that asks a question waits for the answer.
-func (g *Gateway) reader(next http.HandlerFunc) http.Handler {
+// It parses the parameters of the URL for the handler, and refuses those that cannot
+// be parsed.
+func (g *Gateway) reader(next func(http.ResponseWriter, *http.Request, url.Values)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, signedIn := g.signedIn(r); g.options.ReadToken != "" && !g.bearsToken(r) && !signedIn {
 			refuseUnknown(w, "reading", "SPECWATCH_READ_TOKEN or SPECWATCH_WRITE_TOKEN")
 			return
 		}
-		next(w, r)
+		query, err := api.ParseQuery(r.URL)
+		if err != nil {
+			refuse(w, api.BadRequest(err))
+			return
+		}
+		next(w, r, query)
 	})
 }
 

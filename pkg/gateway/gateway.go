@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -194,20 +193,19 @@ func (g *Gateway) Handler() http.Handler {
 	mux.HandleFunc("POST /api/login", g.login)
 	mux.HandleFunc("POST /api/logout", g.logout)
 	mux.Handle("GET /ws", g.reader(g.socket))
-	mux.Handle("GET /metrics", g.reader(g.metrics().ServeHTTP))
+	mux.Handle("GET /metrics", g.reader(g.metrics()))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
 	mux.HandleFunc("GET /readyz", g.ready)
-	methods := map[string]string{"/api/status": "GET", "/api/events": "POST", "/api/login": "POST", "/api/logout": "POST"}
-	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
-		if method := methods[r.URL.Path]; method != "" {
-			w.Header().Set("Allow", method)
-			refuse(w, api.Problem{Status: http.StatusMethodNotAllowed, Title: "method not allowed", Detail: fmt.Sprintf("%s takes %s", r.URL.Path, method)})
-			return
-		}
-		refuse(w, api.Problem{Status: http.StatusNotFound, Title: "not found", Detail: "there is no such path; see GET /api/status, POST /api/events and GET /ws"})
-	})
+	// Without these patterns, the page would get the other methods of these paths,
+	// and GET /ws would get HEAD requests.
+	for pattern, methods := range map[string]string{
+		"/api/status": "GET, HEAD", "/api/events": "POST", "/api/login": "POST", "/api/logout": "POST",
+		"/ws": "GET", "HEAD /ws": "GET", "/metrics": "GET, HEAD", "/healthz": "GET, HEAD", "/readyz": "GET, HEAD",
+	} {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { refuseMethod(w, r, methods) })
+	}
 	mux.Handle("/", gzhttp.GzipHandler(page()))
 
 	foreign := http.NewCrossOriginProtection()

@@ -142,7 +142,7 @@ func (d *server) send(r *http.Request, path string) (int, answer, http.Header) {
 			d.t.Fatalf("%s: %s", err, text)
 		}
 	}
-	if resp.StatusCode >= 400 && strings.HasPrefix(path, "/api") && (resp.Header.Get("Content-Type") != "application/problem+json" || a.Detail == "") {
+	if resp.StatusCode >= 400 && (resp.Header.Get("Content-Type") != "application/problem+json" || a.Detail == "") {
 		d.t.Errorf("%s %s: %d without a problem: %s", r.Method, path, resp.StatusCode, text)
 	}
 	documented(d.t, r.Method, path, resp.StatusCode, resp.Header, text)
@@ -403,12 +403,43 @@ func TestStatus(t *testing.T) {
 	if a = d.poll(a.Cursor); specs(a.Events) != "new" {
 		t.Errorf("after it: %+v", a)
 	}
-	if status, _, _ := d.do("DELETE", "/api/events", ""); status != http.StatusMethodNotAllowed {
-		t.Errorf("DELETE: %d", status)
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if status, _, _ := d.do("GET", path, ""); status != http.StatusOK {
+			t.Errorf("%s: %d", path, status)
+		}
 	}
-	for path, status := range map[string]int{"/healthz": 200, "/readyz": 200, "/api/nothing": 404} {
-		if got, _, _ := d.do("GET", path, ""); got != status {
-			t.Errorf("%s: %d", path, got)
+}
+
+// Every path answers errors as problems, which send checks.
+func TestNoSuchPathOrMethod(t *testing.T) {
+	t.Parallel()
+	d := start(t, gateway.Options{BasePath: "/watch"})
+	for _, path := range []string{"/nope", "/assets/nope.js", "/%ff", "/api", "/api/", "/api/nothing"} {
+		for _, method := range []string{"GET", "POST"} {
+			if status, a, h := d.do(method, path, ""); status != http.StatusNotFound || !strings.Contains(a.Detail, "/api/status") || h.Get("Cache-Control") != "no-store" {
+				t.Errorf("%s %s: %d %+v %v", method, path, status, a, h)
+			}
+		}
+	}
+	for path, allowed := range map[string]string{
+		"/": "GET, HEAD", "/watch/": "GET, HEAD", "/healthz": "GET, HEAD", "/readyz": "GET, HEAD", "/metrics": "GET, HEAD", "/ws": "GET",
+		"/api/status": "GET, HEAD", "/watch/api/status": "GET, HEAD", "/api/events": "POST", "/api/login": "POST", "/api/logout": "POST",
+	} {
+		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "OPTIONS"} {
+			if strings.Contains(allowed, method) {
+				continue
+			}
+			if status, a, h := d.do(method, path, ""); status != http.StatusMethodNotAllowed || h.Get("Allow") != allowed || !strings.Contains(a.Detail, "use "+allowed[:3]) {
+				t.Errorf("%s %s: %d %+v, allowed are %q", method, path, status, a, h.Get("Allow"))
+			}
+		}
+		head, err := d.client.Head("http://" + d.address + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head.Body.Close()
+		if refused := head.StatusCode == http.StatusMethodNotAllowed; refused == strings.Contains(allowed, "HEAD") {
+			t.Errorf("HEAD %s: %s", path, head.Status)
 		}
 	}
 }
@@ -475,6 +506,26 @@ func TestBadInput(t *testing.T) {
 	conn.Close()
 	if _, resp, err := d.dial("garbage"); err == nil || resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("a garbage cursor opens a socket: %v", err)
+	}
+}
+
+// Parameters that cannot be parsed are refused, not dropped.
+func TestBadParameters(t *testing.T) {
+	t.Parallel()
+	d := start(t, gateway.Options{})
+	for _, query := range []string{"since=%zz", "since=a;b", "last=5&%"} {
+		for _, path := range []string{"/api/status?", "/ws?", "/metrics?"} {
+			if status, a, _ := d.do("GET", path+query, ""); status != http.StatusBadRequest || a.Title != "bad request" || !strings.Contains(a.Detail, "%25") {
+				t.Errorf("%s%s: %d %+v", path, query, status, a)
+			}
+		}
+		conn, resp, err := websocket.DefaultDialer.Dial("ws://"+d.address+"/ws?"+query, nil)
+		if err == nil {
+			conn.Close()
+			t.Errorf("%s opens a socket", query)
+		} else if resp == nil || resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("a socket with %s: %v", query, err)
+		}
 	}
 }
 

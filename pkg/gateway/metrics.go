@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"net/url"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -17,6 +18,7 @@ func newRegistry(s *api.Source) *prometheus.Registry {
 	return registry
 }
 
-func (g *Gateway) metrics() http.Handler {
-	return promhttp.HandlerFor(g.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+func (g *Gateway) metrics() func(http.ResponseWriter, *http.Request, url.Values) {
+	registered := promhttp.HandlerFor(g.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+	return func(w http.ResponseWriter, r *http.Request, _ url.Values) { registered.ServeHTTP(w, r) }
 }

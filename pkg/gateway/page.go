@@ -1,10 +1,14 @@
 package gateway
 
 import (
+	"cmp"
 	"embed"
 	"io/fs"
 	"net/http"
+	"path"
 	"strings"
+
+	"github.com/specwatch/specwatch/pkg/api"
 )
 
 // The page is built by `npm run build` and carried inside the executable. A
@@ -18,19 +22,23 @@ func page() http.Handler {
 	if err != nil {
 		panic(err) // the path is the one above
 	}
+	const index = "index.html"
 	server := http.FileServerFS(files)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Styles are injected by the page's own script.
 		w.Header().Set("Content-Security-Policy", "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'self'; base-uri 'none'; form-action 'self'")
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "the page is read with GET", http.StatusMethodNotAllowed)
+		// FileServerFS would answer these errors in plain text.
+		name := cmp.Or(strings.Trim(path.Clean("/"+r.URL.Path), "/"), index)
+		_, err := fs.Stat(files, name)
+		switch {
+		case err != nil && name != index:
+			refuse(w, api.Problem{Status: http.StatusNotFound, Title: "not found", Detail: "there is no such path; see GET /, GET /api/status, POST /api/events and GET /ws"})
 			return
-		}
-		if _, err := fs.Stat(files, "index.html"); err != nil && r.URL.Path == "/" {
-			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-			w.WriteHeader(http.StatusNotFound)
-			w.Write([]byte("This executable was built without its page. Run `go tool mage build` and start bin/specwatch.\n")) //nolint:errcheck // as everywhere
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			refuseMethod(w, r, "GET, HEAD")
+			return
+		case err != nil:
+			refuse(w, api.Problem{Status: http.StatusNotFound, Title: "not built", Detail: "this executable was built without its page; run `go tool mage build` and start bin/specwatch"})
 			return
 		}
 		if strings.HasPrefix(r.URL.Path, "/assets/") {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -102,12 +103,10 @@ func (t *telling) of(st *overview.Snapshot, at cursor.Cursor) (f *frame, err err
 	return t.frame, nil
 }
 
-func (g *Gateway) socket(w http.ResponseWriter, r *http.Request) {
-	since, err := api.ParseSince(r.URL.Query().Get("since"))
+func (g *Gateway) socket(w http.ResponseWriter, r *http.Request, query url.Values) {
+	since, err := api.ParseSince(query.Get("since"))
 	if err != nil {
-		p := api.ProblemOf(err)
-		p.Title = "bad request"
-		refuse(w, p)
+		refuse(w, api.BadRequest(err))
 		return
 	}
 	if !g.originAllowed(r) {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -18,8 +19,7 @@ const (
 	maxWaiting  = 5_000            // reads that wait, including those whose clients are gone
 )
 
-func (g *Gateway) status(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
+func (g *Gateway) status(w http.ResponseWriter, r *http.Request, query url.Values) {
 	key := query.Get("since") + " " + query.Get("last") + " " + query.Get("limit")
 	// Requests with the same cursor that wait at the same time share one read. It
 	// must not be cancelled with the first of them.

@@ -96,8 +96,12 @@ func (f *serveFlags) serve(cmd *cobra.Command, db *database) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen on %s: %w; choose another address with --listen", f.listen, err)
 	}
+	st, err := openStore(ctx, config, at)
+	if err != nil {
+		return err
+	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%s://%s%s\n", scheme, at.Addr(), strings.TrimSuffix(options.BasePath+"/", "/"))
-	return serve(ctx, config, at, options)
+	return serveStore(ctx, st, at, options)
 }
 
 // readTLS adds the certificate to the options, if the flags name one, and returns
@@ -122,15 +126,30 @@ func serverOptions(options gateway.Options) gateway.Options {
 	return options
 }
 
-// serve runs a gateway on the listener until ctx ends. If the database is away, or
-// has no schema yet, it waits and logs the reason.
+// serve runs a gateway on the listener until ctx ends.
 func serve(ctx context.Context, config store.Config, at net.Listener, options gateway.Options) error {
+	st, err := openStore(ctx, config, at)
+	if err != nil {
+		return err
+	}
+	return serveStore(ctx, st, at, options)
+}
+
+// openStore opens the store of a gateway, and closes the listener if the config is
+// wrong. It does not wait for the database.
+func openStore(ctx context.Context, config store.Config, at net.Listener) (*store.Store, error) {
 	config.MaxConns = serverConns
 	st, err := store.Open(ctx, config)
 	if err != nil {
 		at.Close()
-		return wrongUse{err}
+		return nil, wrongUse{err}
 	}
+	return st, nil
+}
+
+// serveStore runs a gateway until ctx ends, and closes the store. If the database
+// is away, or has no schema yet, it waits and logs the reason.
+func serveStore(ctx context.Context, st *store.Store, at net.Listener, options gateway.Options) error {
 	defer func() {
 		closed := make(chan struct{})
 		go func() { st.Close(); close(closed) }()

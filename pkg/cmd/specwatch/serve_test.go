@@ -260,6 +260,15 @@ func TestServeRefusesWhatCannotMatch(t *testing.T) {
 	}
 }
 
+// serve does not print its URL if it cannot serve because of its settings.
+func TestServeRefusesAWrongDatabaseURL(t *testing.T) {
+	a := place(t, "postgres://u@h:notaport/d")
+	code, out, errs := a.run(t, "serve", "--listen", "127.0.0.1:0")
+	if code != 2 || out != "" || !strings.HasPrefix(errs, "specwatch: ") || strings.Count(errs, "\n") != 1 {
+		t.Errorf("exit code %d: %s%s", code, out, errs)
+	}
+}
+
 // The gateway need not wait for its database.
 func TestServeBeforeTheDatabase(t *testing.T) {
 	server := postgrestest.Cluster(t, nil)
