@@ -27,11 +27,12 @@ import (
 
 const (
 	requestTimeout = 30 * time.Second
-	silence        = time.Minute // of a socket, after which it is lost; the gateway pings more often
-	maxAnswer      = 256 << 20   // bytes: a page of large events
+	silence        = time.Minute // after which a socket without data is broken; the gateway pings more often
+	maxAnswer      = 256 << 20   // bytes; a page of large events has less
 )
 
-// Gateway is one that answers at an address. It is safe for concurrent use.
+// Gateway sends requests to the gateway at an address. It is safe for concurrent
+// use.
 type Gateway struct {
 	base        *url.URL
 	write, read string // tokens
@@ -56,15 +57,15 @@ func (g *Gateway) URL() *url.URL {
 	return &bare
 }
 
-// Unreachable is why the gateway gave no answer of its own: it, its database or
-// the network is away.
+// Unreachable is the error if the gateway cannot be reached or cannot answer now,
+// such as while its database cannot be reached.
 type Unreachable struct{ err error }
 
 func (u *Unreachable) Error() string { return u.err.Error() }
 func (u *Unreachable) Unwrap() error { return u.err }
 
-// Append writes the events. An event that is refused comes back as store's
-// Append returns it.
+// Append writes the events. The error for a refused event is that of store's
+// Append.
 func (g *Gateway) Append(ctx context.Context, events []event.Event) (event.Receipt, error) {
 	if len(events) == 0 {
 		return event.Receipt{IDs: []int64{}}, nil
@@ -98,8 +99,8 @@ func (g *Gateway) Append(ctx context.Context, events []event.Event) (event.Recei
 	return answer, err
 }
 
-// keyed reports whether the events may be written in parts: writing one of them
-// again does no harm.
+// keyed reports whether all events have a key. Then they may be written in parts,
+// because an event that is written again is stored once.
 func keyed(events []event.Event) bool {
 	for _, e := range events {
 		if e.Key == "" {
@@ -109,16 +110,16 @@ func keyed(events []event.Event) bool {
 	return true
 }
 
-// Page is what one read brought.
+// Page is the result of one read.
 type Page struct {
 	Events []event.Event
 	Cursor string
 	More   bool
 }
 
-// Since returns what the cursor, or the time, has not seen, at most limit
-// events; empty: the last five minutes. A cursor of another history comes back
-// as store.ErrExpired.
+// Since returns at most limit events after a cursor or a time; empty: those of the
+// last five minutes. The error for a cursor of another history is
+// store.ErrExpired.
 func (g *Gateway) Since(ctx context.Context, since string, limit int) (Page, error) {
 	query := url.Values{"limit": {strconv.Itoa(limit)}}
 	if since != "" {
@@ -133,8 +134,8 @@ func (g *Gateway) Since(ctx context.Context, since string, limit int) (Page, err
 	return Page{Events: events(answer.Events), Cursor: answer.Cursor, More: answer.More}, err
 }
 
-// State is the overview. It has seen the newest event: without one, a gateway
-// answers with what its feed has read so far.
+// State returns the overview. It asks for the newest event too: without that, a
+// gateway answers with the state that its feed has read so far.
 func (g *Gateway) State(ctx context.Context) (state.State, error) {
 	var answer struct {
 		State state.State `json:"state"`
@@ -143,8 +144,9 @@ func (g *Gateway) State(ctx context.Context) (state.State, error) {
 	return answer.State, err
 }
 
-// Follow passes on the events that the cursor has not seen, and then each that
-// comes, as soon as it comes. It ends with an error, or when take returns one.
+// Follow passes the events after the cursor to take, and then each new event as
+// soon as it arrives. It returns when the connection fails or take returns an
+// error.
 func (g *Gateway) Follow(ctx context.Context, since string, take func(Page) error) error {
 	address := *g.base
 	address.Scheme = strings.Replace(address.Scheme, "http", "ws", 1)
@@ -163,14 +165,14 @@ func (g *Gateway) Follow(ctx context.Context, since string, take func(Page) erro
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	alive := func() { _ = conn.SetReadDeadline(time.Now().Add(silence)) }
+	extend := func() { _ = conn.SetReadDeadline(time.Now().Add(silence)) }
 	ping := conn.PingHandler()
 	conn.SetPingHandler(func(text string) error {
-		alive()
+		extend()
 		return ping(text)
 	})
 	for {
-		alive()
+		extend()
 		var message struct {
 			Cursor  string `json:"cursor"`
 			Expired bool   `json:"expired"`
@@ -193,7 +195,7 @@ func (g *Gateway) Follow(ctx context.Context, since string, take func(Page) erro
 	}
 }
 
-// readEvent is an event as a gateway prints it.
+// readEvent is an event in the JSON of a gateway.
 type readEvent struct {
 	ID      int64           `json:"id"`
 	Kind    event.Kind      `json:"kind"`
@@ -243,12 +245,13 @@ func (g *Gateway) ask(ctx context.Context, method, path string, query url.Values
 		if ctx.Err() != nil {
 			return g.unreachable(ctx.Err())
 		}
-		return fmt.Errorf("the gateway at %s gives no answer of a Specwatch gateway: %w", g.URL(), err)
+		return fmt.Errorf("cannot read the answer of the gateway at %s; is it a Specwatch gateway? %w", g.URL(), err)
 	}
 	return nil
 }
 
-// unreachable tells why, without the address that the library's errors repeat.
+// unreachable wraps an error of a connection. It leaves out the URL that errors of
+// net/http contain, because the message has it already.
 func (g *Gateway) unreachable(err error) error {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
@@ -257,11 +260,11 @@ func (g *Gateway) unreachable(err error) error {
 	return &Unreachable{fmt.Errorf("cannot connect to the gateway at %s: %w", g.URL(), err)}
 }
 
-// refusal is the error that an answer other than the wanted one stands for.
+// refusal returns the error of an unexpected response.
 func (g *Gateway) refusal(response *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	var p api.Problem
-	_ = json.Unmarshal(text, &p) // what cannot be read has no detail
+	_ = json.Unmarshal(text, &p) // a body that cannot be read leaves the detail empty
 	detail := p.Detail
 	if detail == "" {
 		detail = response.Status
@@ -270,7 +273,7 @@ func (g *Gateway) refusal(response *http.Response) error {
 	case response.StatusCode == http.StatusGone:
 		return store.ErrExpired
 	case response.StatusCode == http.StatusUnauthorized:
-		return fmt.Errorf("the gateway at %s does not let this program in: %s; set the same value here", g.URL(), detail)
+		return fmt.Errorf("the gateway at %s requires a token: %s; set SPECWATCH_READ_TOKEN or SPECWATCH_WRITE_TOKEN to the gateway's value", g.URL(), detail)
 	case response.StatusCode == http.StatusBadRequest && p.Field != "":
 		if _, after, ok := strings.Cut(detail, p.Field+": "); ok {
 			detail = after

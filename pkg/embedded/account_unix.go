@@ -16,13 +16,15 @@ import (
 	"time"
 )
 
-// accountName is whom root runs PostgreSQL as, which refuses to run as root.
+// accountName is the user that PostgreSQL runs as if this process runs as root:
+// PostgreSQL refuses to run as root.
 const accountName = "nobody"
 
-// relocated is where root keeps data whose directory that user could not enter.
+// relocated is the directory for the data of root's servers if that user cannot
+// enter the directory asked for.
 const relocated = "/var/lib/specwatch"
 
-// account is another user; nil stands for the one who runs this process.
+// account is a user that the server runs as; nil: the user of this process.
 type account struct {
 	uid, gid uint32
 }
@@ -47,9 +49,9 @@ func serverAccount() (*account, error) {
 	return &account{uid: uint32(uid), gid: uint32(gid)}, nil // #nosec G115 -- -2 means 2^32-2
 }
 
-// Place is where Start keeps a server that is asked to live in dir. That is dir
-// itself, made absolute, except for root: PostgreSQL then runs as another user,
-// who cannot enter a directory below one that is closed to others.
+// Place returns the directory that Start uses for dir. That is dir itself, made
+// absolute, except for root: PostgreSQL then runs as another user, who cannot
+// enter a directory below one that is closed to others.
 func Place(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -66,8 +68,8 @@ func Place(dir string) (string, error) {
 	return filepath.Join(relocated, filepath.Base(dir)+"-"+hex.EncodeToString(name[:6])), nil
 }
 
-// reaches says whether the account may enter dir and everything above it. What
-// does not exist yet will be made enterable.
+// reaches reports whether the account may enter dir and all directories above it.
+// It may enter those that do not exist, because they are made with such rights.
 func (a *account) reaches(dir string) bool {
 	for {
 		info, err := os.Stat(dir)
@@ -92,7 +94,7 @@ func (a *account) enters(info fs.FileInfo) bool {
 	return info.Mode()&0o001 != 0
 }
 
-// own hands dir and what is in it to the account, unless it has it already.
+// own makes the account the owner of dir and of what is in it.
 func (a *account) own(dir string) error {
 	if a == nil {
 		return nil
@@ -111,7 +113,7 @@ func (a *account) own(dir string) error {
 		return os.Lchown(path, int(a.uid), int(a.gid)) // #nosec G122 -- nobody else writes in this folder yet, and links are not followed
 	})
 	if err != nil {
-		return fmt.Errorf("cannot hand %s to the user %q, as whom PostgreSQL must run: %w", dir, accountName, err)
+		return fmt.Errorf("cannot make the user %q, as whom PostgreSQL must run, the owner of %s: %w", accountName, dir, err)
 	}
 	return nil
 }
@@ -123,7 +125,7 @@ func (a *account) credential() *syscall.Credential {
 	return &syscall.Credential{Uid: a.uid, Gid: a.gid}
 }
 
-// shutdown is how a server is asked to end.
+// shutdown is a signal that ends a server.
 type shutdown = syscall.Signal
 
 const (
@@ -135,13 +137,18 @@ func signalServer(_ installation, process *os.Process, kind shutdown) error {
 	return process.Signal(kind)
 }
 
-// killTree kills a server with all its processes and waits until they are gone.
-// It is stopped first, so that it starts no more of them while they are counted.
+// killTree kills a server with all its processes and waits until they have ended.
+// It first stops the server, which then starts no process while they are listed.
 func killTree(pid int) error {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); errors.Is(err, syscall.ESRCH) {
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("cannot kill PostgreSQL (process %d): %w", pid, err)
+	}
+	// The signal arrives later than kill returns, and the server may start a
+	// process until then.
+	for running(pid) && !stopped(pid) {
+		time.Sleep(time.Millisecond)
 	}
 	children, err := childrenOf(pid)
 	for _, process := range append(children, pid) {
@@ -150,8 +157,8 @@ func killTree(pid int) error {
 		}
 	}
 	for _, process := range children {
-		for living(process) {
-			time.Sleep(time.Millisecond) // there is no signal for the child of another process
+		for running(process) {
+			time.Sleep(time.Millisecond) // the end of another process's child cannot be waited for
 		}
 	}
 	return err

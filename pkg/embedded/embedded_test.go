@@ -120,8 +120,8 @@ func TestDataSurvivesStopKillAndRestart(t *testing.T) {
 	}
 }
 
-// What a crash loses is lost: transaction ids of which nothing was written down
-// are given out again, and commits that did not wait for the log are gone.
+// After a crash, transaction ids that are not in the WAL are assigned again, and
+// commits that did not wait for the WAL are lost.
 func TestKillIsACrash(t *testing.T) {
 	t.Parallel()
 	const delay = 10 * time.Second
@@ -129,9 +129,8 @@ func TestKillIsACrash(t *testing.T) {
 	execute(t, server.URL(), "CREATE TABLE kept (word text)")
 	var before string
 	var lock []byte
-	// The server writes the log down by itself when it starts, and again after the
-	// delay, for which it waits. On a machine where this takes longer it is done
-	// once more.
+	// The server writes the WAL when it starts, and again after wal_writer_delay.
+	// On a machine where this takes longer, it is tried again.
 	for attempt, early := 1, false; !early; attempt++ {
 		if attempt > 10 {
 			t.Fatalf("ten times a restart and three statements took longer than %s", delay)
@@ -244,7 +243,7 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 		if err := os.Remove(filepath.Join(dir, "password")); err != nil {
 			t.Fatal(err)
 		}
-		fails(t, embedded.Config{Dir: dir}, "its password is not", "start afresh")
+		fails(t, embedded.Config{Dir: dir}, "the file with its password cannot be read", "start with an empty database")
 	})
 	t.Run("a taken port", func(t *testing.T) {
 		t.Parallel()
@@ -311,8 +310,8 @@ func TestAStaleLockFileIsRemoved(t *testing.T) {
 	if err := server.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The number of a living process that is no server on this data, as it happens
-	// after a crash: numbers are given out again.
+	// The id of a process that runs and is no server on this data, as after a crash:
+	// process ids are used again.
 	other := start(t, embedded.Config{Dir: place(t)})
 	lock, err := os.ReadFile(filepath.Join(other.DataDir(), "postmaster.pid"))
 	if err != nil {

@@ -17,7 +17,8 @@ import (
 	"strconv"
 )
 
-// homeVariable names a directory with bin/initdb and bin/postgres that goes before all others.
+// homeVariable names a directory with bin/initdb and bin/postgres. If it is set, no
+// other directory is searched.
 const homeVariable = "SPECWATCH_POSTGRES_HOME"
 
 // installation is a set of PostgreSQL programs that the server's user can run.
@@ -37,9 +38,9 @@ func program(home, name string) string {
 	return filepath.Join(home, "bin", name)
 }
 
-// findInstallation looks where SPECWATCH_POSTGRES_HOME says, then in node_modules,
-// then among the programs of the machine. A version that is asked for and is not
-// there is installed.
+// findInstallation searches the directory in SPECWATCH_POSTGRES_HOME, then
+// node_modules, then the programs of the machine. If that is not the version asked
+// for, it installs this version.
 func findInstallation(ctx context.Context, account *account, version string) (installation, error) {
 	if version == "" {
 		version = os.Getenv(versionVariable)
@@ -63,7 +64,7 @@ func findInstallation(ctx context.Context, account *account, version string) (in
 	return usable(home, account)
 }
 
-// usable makes an installation one that the server's user can run.
+// usable prepares an installation so that the server's user can run it.
 func usable(home string, account *account) (installation, error) {
 	if err := completeLinks(home); err != nil {
 		return installation{}, err
@@ -107,7 +108,8 @@ func locate() (string, error) {
 		bundled, homeVariable)
 }
 
-// above finds the first directory that fits, from the starting points upwards.
+// above returns the first directory that fits, from the starting points upwards;
+// empty: there is none.
 func above(fits func(dir string) bool) string {
 	for _, start := range startingPoints() {
 		for dir := start; ; dir = filepath.Dir(dir) {
@@ -182,14 +184,14 @@ func majorVersion(home string) (string, error) {
 	}
 	match := versionPattern.FindSubmatch(output)
 	if match == nil {
-		return "", fmt.Errorf("%s --version says %q, which names no PostgreSQL version", program(home, "postgres"), output)
+		return "", fmt.Errorf("%s --version prints %q, which is not a PostgreSQL version", program(home, "postgres"), output)
 	}
 	return string(match[1]), nil
 }
 
 // completeLinks makes the symbolic links that npm archives cannot hold. The
-// packages bring a list and an install script for it; npm 11 runs no install
-// scripts unless approved, so the list is followed here.
+// packages have a list of them and an install script. npm 11 runs install scripts
+// only with approval, so the links are made here.
 func completeLinks(home string) error {
 	content, err := os.ReadFile(filepath.Join(home, "pg-symlinks.json"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -225,12 +227,12 @@ func completeLinks(home string) error {
 	return nil
 }
 
-// copies is where root keeps programs that it must run as somebody else and that
-// lie where only root can go, such as a clone below /root.
+// copies is the directory for copies of programs that the server's user cannot
+// reach, such as those in a clone below /root.
 const copies = "/var/cache/specwatch"
 
 // copyForAccount copies an installation to where every user can run it. The
-// copy's name depends on the content, so that it is made once and never stale.
+// copy's name depends on the content, so that it is made once for each content.
 func copyForAccount(home string) (string, error) {
 	sum, err := digest(program(home, "postgres"))
 	if err != nil {

@@ -9,8 +9,9 @@ import (
 	"syscall"
 )
 
-// processAttributes keep the terminal's Ctrl-C away from the server (its parent
-// decides when it stops) and end it in order if the parent dies.
+// processAttributes puts the server into a process group of its own, so that Ctrl-C
+// in the terminal does not end it. If this process ends, the server gets SIGINT
+// and shuts down.
 func processAttributes(account *account) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{
 		Credential: account.credential(),
@@ -19,8 +20,8 @@ func processAttributes(account *account) *syscall.SysProcAttr {
 	}
 }
 
-// servesDirectory says whether the process is a server on this data directory:
-// PostgreSQL works inside its own.
+// servesDirectory reports whether the process is a server on this data directory,
+// which is the working directory of its processes.
 func servesDirectory(pid int, dataDir string) bool {
 	at, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "cwd"))
 	if err != nil {
@@ -47,19 +48,25 @@ func childrenOf(pid int) ([]int, error) {
 	return children, nil
 }
 
-// living says whether a process still holds what it held: a zombie holds nothing.
-func living(pid int) bool {
+// running reports whether a process runs; a zombie does not.
+func running(pid int) bool {
 	state, _ := status(pid)
 	return state != "" && state != "Z" && state != "X"
 }
 
-// status is a process's state and parent, or nothing if it is gone.
+// stopped reports whether SIGSTOP has stopped a process.
+func stopped(pid int) bool {
+	state, _ := status(pid)
+	return state == "T" || state == "t"
+}
+
+// status returns the state and the parent of a process; empty: it does not exist.
 func status(pid int) (state string, parent int) {
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return "", 0
 	}
-	// The name before them stands in parentheses and may contain any.
+	// The fields follow the name, which is in parentheses and may contain some.
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	if len(fields) < 2 {
 		return "", 0

@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// processAttributes keep the terminal's Ctrl-C away from the server: its parent
-// decides when it stops.
+// processAttributes puts the server into a process group of its own, so that Ctrl-C
+// in the terminal does not end it.
 func processAttributes(account *account) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{
 		Credential: account.credential(),
@@ -19,9 +19,9 @@ func processAttributes(account *account) *syscall.SysProcAttr {
 	}
 }
 
-// servesDirectory says whether the process may be a server on the data
-// directory. Any living process may be: what directory it works in cannot be
-// asked here.
+// servesDirectory reports whether the process may be a server on the data
+// directory. It is true for all processes that run: their working directories are
+// not known here.
 func servesDirectory(pid int, _ string) bool {
 	return syscall.Kill(pid, 0) == nil
 }
@@ -43,5 +43,11 @@ func childrenOf(pid int) ([]int, error) {
 	return children, nil
 }
 
-// living says whether there is such a process.
-func living(pid int) bool { return syscall.Kill(pid, 0) == nil }
+// running reports whether a process runs.
+func running(pid int) bool { return syscall.Kill(pid, 0) == nil }
+
+// stopped reports whether SIGSTOP has stopped a process.
+func stopped(pid int) bool {
+	state, err := exec.Command("ps", "-o", "state=", "-p", strconv.Itoa(pid)).Output() // #nosec G204 -- a number
+	return err != nil || strings.HasPrefix(strings.TrimSpace(string(state)), "T")
+}

