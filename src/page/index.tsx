@@ -1,5 +1,5 @@
-// The page that the gateway serves: the panel's view, with the theme that
-// Grafana would bring.
+// The page that the gateway serves: the view of the panel, with the theme that
+// Grafana sets in a panel.
 import './assets';
 
 import { ThemeContext, createTheme } from '@grafana/data';
@@ -20,7 +20,7 @@ import { announce } from './notify';
 const connection = new Connection(new GatewayTransport(), complete(remembered()));
 const darkness = matchMedia('(prefers-color-scheme: dark)');
 
-// The device's own fonts: nothing to load on a poor link.
+// The fonts of the device: loading others is slow on a poor link.
 const typography = {
   fontFamily: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
   fontFamilyMonospace: 'ui-monospace, Menlo, Consolas, monospace',
@@ -86,7 +86,7 @@ function getStyles() {
 connection.start();
 announce(connection);
 void navigator.serviceWorker?.register('sw.js').catch(() => undefined); // without https there is none
-// Grafana's components ask for their texts; English needs no file.
+// Grafana's components load their texts here; English needs no file.
 void initPluginTranslations('specwatch-events-app').then(() =>
   createRoot(document.getElementById('root')!).render(<Page />)
 );

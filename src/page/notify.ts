@@ -3,7 +3,7 @@ import type { Connection } from '../connection/connection';
 import type { State } from '../connection/model';
 import { type Matter, type Memory, News, mattersIn, titleOf, together } from './attention';
 
-// announce keeps title and icon in step with the connection, and notifies.
+// announce updates title and icon when the connection changes, and notifies.
 export function announce(connection: Connection): void {
   const news = new News(memory);
   let shown = '';
@@ -27,7 +27,7 @@ export function announce(connection: Connection): void {
 
 const told = 'specwatch.told';
 
-// Without storage, notifications are of what is new since the page was opened.
+// Without storage, notifications are for matters since the page was opened.
 const memory: Memory = {
   read: () => {
     try {
@@ -81,7 +81,7 @@ function notify({ key, title, body }: Matter): void {
       note.close();
     };
   } catch {
-    // Phones notify by a service worker only.
+    // Phones show notifications of service workers only.
     void navigator.serviceWorker?.ready
       .then((worker) => worker.showNotification(title, options))
       .catch(() => undefined);

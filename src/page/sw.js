@@ -1,5 +1,5 @@
-// Phones notify, and install a page, by a service worker only. It keeps nothing:
-// events always come from the gateway.
+// Phones show notifications, and install pages, only with a service worker. It has
+// no cache: events always come from the gateway.
 self.addEventListener('install', () => self.skipWaiting());
 self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
 self.addEventListener('notificationclick', (event) => {

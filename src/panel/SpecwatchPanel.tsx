@@ -48,7 +48,8 @@ export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
     connection?.start();
     return () => connection?.stop();
   }, [connection]);
-  const scene = data.request?.scopedVars?.__sceneObject?.value as SceneNode | undefined; // where the renderer has such
+  // undefined in Grafana's older renderer
+  const scene = data.request?.scopedVars?.__sceneObject?.value as SceneNode | undefined;
   useDashboard(connection, drive, scene);
   if (!connection) {
     return <div style={{ padding: 16 }}>Choose a Specwatch data source in this panel’s query.</div>;
@@ -64,11 +65,11 @@ export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
 // the user changes one, it sets the other. A fallback changes neither: the
 // connection of the built-in panels falls back by itself.
 function useDashboard(connection: Connection | null, drive: boolean, scene: SceneNode | undefined): void {
-  const around = useRef(scene);
+  const latestScene = useRef(scene);
   useLayoutEffect(() => {
-    around.current = scene;
+    latestScene.current = scene;
   }, [scene]);
-  const asked = useRef<DashboardMode | null>(null); // of the dashboard, which has not followed yet
+  const asked = useRef<DashboardMode | null>(null); // mode that was set and that the dashboard does not have yet
   useEffect(() => {
     if (!connection || !drive) {
       return;
@@ -83,7 +84,7 @@ function useDashboard(connection: Connection | null, drive: boolean, scene: Scen
         last = now;
         const before = dashboardMode();
         asked.current = before !== undefined && before !== mode ? mode : null;
-        driveDashboard(mode, view.settings.pollingInterval, around.current);
+        driveDashboard(mode, view.settings.pollingInterval, latestScene.current);
       }
       if (view.refreshing && !refreshing) {
         refreshDashboard();

@@ -1,5 +1,5 @@
-// The dashboard around the panel. Its variable says how the queries of built-in
-// panels are delivered, and its refresh interval how often polled ones are asked.
+// The dashboard that contains the panel. Its variable is the mode of the queries of
+// built-in panels, and its refresh interval the time between two polls.
 import { getTemplateSrv, locationService } from '@grafana/runtime';
 
 import { type Mode, type Settings } from '../connection/settings';
@@ -7,15 +7,15 @@ import { modeVariable, refreshEvent } from '../datasource/types';
 
 const parameter = `var-${modeVariable}`;
 
-// DashboardMode is what the variable holds.
+// DashboardMode is a value of the variable.
 export type DashboardMode = Mode | 'manual';
 
 function asMode(value: string | null): DashboardMode | undefined {
   return value === 'websocket' || value === 'polling' || value === 'manual' ? value : undefined;
 }
 
-// linkedMode is the mode that the dashboard's address asks for: what the person
-// chose before a reload, or sent to somebody.
+// linkedMode returns the mode in the dashboard's address: the user's choice before a
+// reload, or that of the user who sent the link.
 export const linkedMode = (): DashboardMode | undefined => asMode(locationService.getSearch().get(parameter));
 
 export const dashboardMode = (): DashboardMode | undefined => asMode(getTemplateSrv().replace(`$${modeVariable}`));
@@ -23,13 +23,14 @@ export const dashboardMode = (): DashboardMode | undefined => asMode(getTemplate
 export const dashboardModeOf = (mode: Mode, settings: Settings): DashboardMode =>
   settings.manualRefreshOnly ? 'manual' : mode;
 
-// watchDashboard tells when the variable may have changed: Grafana keeps it in
-// the address.
+// watchDashboard calls changed when the variable may have changed: Grafana keeps the
+// variable in the address.
 export const watchDashboard = (changed: () => void): (() => void) => locationService.getHistory().listen(changed);
 
-// driveDashboard leaves a dashboard without the variable alone. Pushed panels
-// need no refresh. The step replaces the last one in the browser's history, so
-// that Back leaves the dashboard.
+// driveDashboard sets the variable and the refresh interval. It does nothing in a
+// dashboard without the variable. Live panels need no refresh interval. The new
+// address replaces the last one in the browser's history, so that Back leaves the
+// dashboard.
 export function driveDashboard(mode: DashboardMode, seconds: number, scene: SceneNode | undefined): void {
   if (dashboardMode() === undefined) {
     return;
@@ -37,8 +38,8 @@ export function driveDashboard(mode: DashboardMode, seconds: number, scene: Scen
   const refresh = mode === 'polling' ? `${seconds}s` : '';
   const picker = scene && pickerOf(scene);
   if (picker) {
-    // Grafana's renderer of scenes takes an interval from the address without
-    // starting it, and none without stopping.
+    // If the address changes the interval, Grafana's scenes renderer shows it, but
+    // does not start or stop it.
     locationService.partial({ [parameter]: mode }, true);
     if (picker.state.refresh !== refresh) {
       picker.onIntervalChanged(refresh);
@@ -51,9 +52,8 @@ export function driveDashboard(mode: DashboardMode, seconds: number, scene: Scen
   }
 }
 
-// switchOffRefresh chooses "Off" in the refresh picker. Grafana's older
-// renderer starts an interval that the address asks for, and nothing but the
-// picker itself can end it.
+// switchOffRefresh chooses "Off" in the refresh picker. Grafana's older renderer
+// starts an interval that is in the address, and only the picker can end it.
 function switchOffRefresh(): void {
   const button = document.querySelector<HTMLElement>('[data-testid="data-testid RefreshPicker interval button"]');
   if (!button?.innerText.trim()) {
@@ -73,8 +73,8 @@ function switchOffRefresh(): void {
   button.click();
 }
 
-// SceneNode is what is needed of the objects that a dashboard is made of in
-// Grafana's renderer of scenes.
+// SceneNode is the part that is used here of the objects of which Grafana's scenes
+// renderer makes a dashboard.
 export interface SceneNode {
   parent?: SceneNode;
   forEachChild?(visit: (child: SceneNode) => void): void;
@@ -89,7 +89,7 @@ const isPicker = (node: SceneNode): node is Picker =>
   typeof (node as Partial<Picker>).onIntervalChanged === 'function' &&
   typeof (node as Partial<Picker>).state?.refresh === 'string';
 
-// pickerOf finds the refresh picker of the dashboard that a node is in.
+// pickerOf returns the refresh picker of the dashboard that contains a node.
 export function pickerOf(node: SceneNode): Picker | undefined {
   let root = node;
   while (root.parent) {
@@ -108,5 +108,5 @@ export function pickerOf(node: SceneNode): Picker | undefined {
   return found;
 }
 
-// refreshDashboard lets the queries that wait for Refresh ask again.
+// refreshDashboard runs the queries that wait for Refresh.
 export const refreshDashboard = (): boolean => window.dispatchEvent(new Event(refreshEvent));

@@ -1,6 +1,6 @@
 // @vitest-environment jsdom
-// The panel over a scripted Grafana: whatever events hold, and whatever fails,
-// the panel goes on.
+// The panel in a simulated Grafana works with any content of events, and with errors
+// in some of its parts.
 import {
   FieldType,
   getDefaultTimeRange,
@@ -77,7 +77,7 @@ class Script {
     });
   }
 
-  // keep stores events of which the stream does not tell.
+  // keep stores events without a message of the stream.
   keep(events: SpecEvent[], state = this.state): void {
     this.state = state;
     this.batches.push(events);
@@ -172,7 +172,7 @@ it('no event blanks the panel, whatever it holds', { timeout: 240_000 }, async (
       } else {
         script.keep(events, state);
       }
-      // What the stream has not told of is asked for.
+      // Events without a message of the stream are polled.
       script.keep([strange.told(id, { spec: marker, at: strange.topmost })], state);
       script.push([], state);
       await shown(marker);

@@ -60,7 +60,7 @@ export function ConnectionBar({ view, now, connection, openSettings }: Props) {
   );
 }
 
-// frequency says how often this view gets new events.
+// frequency returns how often this view gets new events.
 function frequency({ settings, mode, state }: View): string {
   if (settings.manualRefreshOnly) {
     return 'on Refresh only';
@@ -78,8 +78,8 @@ const words: Record<Badge, string> = {
   offline: 'Offline',
 };
 
-// StatusBadge shows in one word how current the view is, and its age if it is not
-// live. A screen reader reads the word when it changes, not each second.
+// StatusBadge shows in one word whether the view is current, and the age of its data
+// if it is not live. Screen readers read the word when it changes, not each second.
 function StatusBadge({ view, now }: { view: View; now: number }) {
   const styles = useStyles2(getStyles);
   const { badge, updatedAt } = view;

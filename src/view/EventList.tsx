@@ -56,7 +56,7 @@ export function EventList({ events, state, now, filter, setFilter }: Props) {
         <h2>Events</h2>
         <span className={styles.soft} data-testid="event-count">
           {shown.length.toLocaleString()}
-          {/* A view begins with so many, however many more there are. */}
+          {/* A view begins with this number of events; the database may have more. */}
           {events.length >= firstEvents && ` of the newest ${events.length.toLocaleString()}`}
         </span>
         {usage !== '' && (
@@ -172,7 +172,7 @@ function Filters({ events, filter, setFilter }: Pick<Props, 'events' | 'filter' 
         />
       </div>
       <div className={styles.pills} role="group" aria-label="Kinds">
-        {filter.latest && <FilterPill label="last word only" selected onClick={() => set({})} />}
+        {filter.latest && <FilterPill label="latest outcome of each spec" selected onClick={() => set({})} />}
         {[...kinds, ...customKinds].map((kind) => (
           <FilterPill
             key={kind}

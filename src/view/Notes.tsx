@@ -72,7 +72,7 @@ export function Notes({ view, connection }: { view: View; connection: Connection
         <Note
           icon="info-circle"
           tone="info"
-          text={`The database cannot push events through a connection pooler in transaction mode: it is ${checked(state.delivery)}. For push, connect Specwatch to PostgreSQL directly, or to the pooler in session mode.`}
+          text={`PostgreSQL cannot notify of new events through a connection pooler or from a standby, so the database is ${checked(state.delivery)}. For push, connect Specwatch to the primary server directly.`}
         />
       )}
       {view.error && !(view.fallback && view.error === view.lost) && !view.signIn && (

@@ -42,18 +42,18 @@ export function Questions({ state, now, connection, showEvents }: Props) {
   );
 }
 
-// useCannotAnswer says why the user cannot answer: empty if they can, null while it
-// is not known. It checks again with each new request.
+// useCannotAnswer returns why the user cannot answer: empty if they can, null while
+// it is not known. It checks again with each new request.
 function useCannotAnswer(connection: Connection, { waiting }: State): string | null {
   const [why, setWhy] = useState<string | null>(null);
   const latest = Math.max(0, ...waiting.map(({ id }) => id));
   useEffect(() => {
     let current = latest > 0;
-    const tell = (text: string) => current && setWhy(text);
+    const set = (text: string) => current && setWhy(text);
     if (current) {
       connection.cannotAnswer().then(
-        (text) => tell(text ?? ''),
-        (error: Error) => tell(error.message)
+        (text) => set(text ?? ''),
+        (error: Error) => set(error.message)
       );
     }
     return () => {
@@ -88,7 +88,7 @@ function Question({
         {`, ${ago(now - Date.parse(request.at))}`}
         {deadline(ask, Date.parse(request.at), now)}
         {ask.elsewhere && '. The agent takes the answer in its own terminal'}
-        {ask.clipped && '. The question is cut; its event has it whole'}
+        {ask.clipped && '. The question is shortened; its event contains all of it'}
       </p>
       {ask.elsewhere && ask.options.length > 0 && (
         <p className={styles.soft}>{`Options: ${ask.options.map((option) => brief(option, 200)).join(', ')}`}</p>
@@ -103,7 +103,7 @@ function Question({
   );
 }
 
-// deadline says what happens without an answer.
+// deadline returns what happens without an answer, and when.
 function deadline({ timeout, fallback }: Ask, at: number, now: number): string {
   const left = timeout === undefined ? NaN : at + timeout * 1_000 - now;
   const otherwise = fallback === undefined ? '' : `“${brief(fallback, 80)}” is taken`;

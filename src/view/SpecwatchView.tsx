@@ -68,7 +68,7 @@ function Frame({ connection, onSettings, onSignIn }: Props) {
   );
 }
 
-// A narrow view shows one part at a time: else the events were below all else.
+// A narrow view shows one part at a time, so that the events are not below the rest.
 type Part = 'now' | 'events';
 const parts: Array<{ value: Part; label: string }> = [
   { value: 'now', label: 'Now' },
@@ -119,7 +119,7 @@ function Content({ view, now, connection }: { view: View; now: number; connectio
       </div>
       <div className={cx(styles.part, styles.rest, part !== 'events' && styles.hidden)}>
         <Boundary what="The list of events" retry={view}>
-          {/* In another history, an id means another event. */}
+          {/* In another history of the database, an id belongs to another event. */}
           <EventList
             key={view.history}
             events={events}

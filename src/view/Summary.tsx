@@ -1,5 +1,5 @@
-// Summary: whether the loop is alive, what runs and for how long, how specs ended,
-// and what waits for an answer.
+// Summary: whether sessions run, which specs run and for how long, how specs ended,
+// and which requests wait for an answer.
 import { css, cx } from '@emotion/css';
 import type { GrafanaTheme2 } from '@grafana/data';
 import { Icon, type IconName, useStyles2, useTheme2 } from '@grafana/ui';
@@ -25,7 +25,8 @@ interface Props {
   setFilter(filter: Filter): void;
 }
 
-// asOf is when the data were last current, by this device's clock; null: they are.
+// asOf is when the data were last current, by this device's clock; null: they are
+// current.
 export function Summary({
   state,
   now,
@@ -43,7 +44,7 @@ export function Summary({
       <Boundary what="The counts" retry={state}>
         <Figures state={state} filter={filter} setFilter={setFilter} />
       </Boundary>
-      <Boundary what="What waits for you" retry={state}>
+      <Boundary what="The list of requests" retry={state}>
         <Questions
           state={state}
           now={now}
@@ -52,7 +53,7 @@ export function Summary({
         />
       </Boundary>
       <div className={styles.columns}>
-        <Boundary what="What runs" retry={state}>
+        <Boundary what="The list of running specs" retry={state}>
           <Running state={state} now={now} setFilter={setFilter} />
         </Boundary>
         <Boundary what="The list of sessions" retry={state}>
@@ -159,7 +160,7 @@ function Running({ state, now, setFilter }: Pick<Props, 'state' | 'now' | 'setFi
       {[
         several(state) && open.spec ? nameOf(open.session, 40) : '',
         used(open.usage),
-        idle.has(key) ? `nothing has come for ${span(idle.get(key)!)}` : '',
+        idle.has(key) ? `no sign of work for ${span(idle.get(key)!)}` : '',
         span(now - Date.parse(open.since)),
       ]
         .filter((text) => text !== '')
@@ -171,7 +172,7 @@ function Running({ state, now, setFilter }: Pick<Props, 'state' | 'now' | 'setFi
       <h2>Running now</h2>
       {state.running.length === 0 && <p className={styles.soft}>No spec runs.</p>}
       {running.map((open) => line(open, keyOf(open), tagOf(open)))}
-      {rest.map((open) => line(open, keyOf(open), 'not heard of'))}
+      {rest.map((open) => line(open, keyOf(open), 'silent'))}
       {more > 0 && <p className={styles.soft}>and {more.toLocaleString()} more</p>}
     </div>
   );
@@ -179,7 +180,8 @@ function Running({ state, now, setFilter }: Pick<Props, 'state' | 'now' | 'setFi
 
 const keyOf = ({ session, spec }: Open): string => JSON.stringify([session, spec]);
 
-// several: with several sessions, the name of the spec is not enough.
+// several reports whether there are several sessions, so that specs are shown with
+// their session.
 const several = (state: State): boolean =>
   new Set([...state.running, ...state.silent].map((open) => open.session)).size > 1;
 
@@ -195,9 +197,9 @@ function Sessions({ state, now, filter, setFilter }: Props) {
         const status = statusAt(s, now);
         const idle = idleFor(s, now);
         const limit = limitOf(s, now);
-        const heard = s.lastHeartbeat
+        const latest = s.lastHeartbeat
           ? `heartbeat ${ago(now - Date.parse(s.lastHeartbeat)).toLowerCase()}`
-          : `heard ${ago(now - Date.parse(s.lastSeen)).toLowerCase()}`;
+          : `last event ${ago(now - Date.parse(s.lastSeen)).toLowerCase()}`;
         return (
           <Line
             key={s.session}
@@ -210,7 +212,7 @@ function Sessions({ state, now, filter, setFilter }: Props) {
             {[
               used(s.usage),
               clockOff(s),
-              limit !== null ? lifted(limit, now) : idle === null ? heard : `nothing has come for ${span(idle)}`,
+              limit !== null ? lifted(limit, now) : idle === null ? latest : `no sign of work for ${span(idle)}`,
             ]
               .filter((text) => text !== '')
               .join(', ')}
@@ -224,7 +226,7 @@ function Sessions({ state, now, filter, setFilter }: Props) {
   );
 }
 
-// clockOff says that a writer's clock is wrong, and so its times.
+// clockOff returns by how much the clock of a writer is wrong; empty: it is not.
 function clockOff({ clockAheadSeconds }: Session): string {
   return Math.abs(clockAheadSeconds) < 60
     ? ''

@@ -117,13 +117,13 @@ function Row({ track, several, start, now, at, colors, setFilter }: RowProps) {
   const latest = track.attempts.at(-1)!;
   const name = nameOf(track.spec || track.session);
   const session = several && track.spec ? nameOf(track.session) : '';
-  const told = `${name}${session && `, ${session}`}: ${latest.outcome}, ${span((latest.to ?? now) - latest.from)}`;
+  const label = `${name}${session && `, ${session}`}: ${latest.outcome}, ${span((latest.to ?? now) - latest.from)}`;
   return (
     <button
       type="button"
       className={styles.row}
-      title={`${told}. Show its events`}
-      aria-label={told}
+      title={`${label}. Show its events`}
+      aria-label={label}
       data-testid="timeline-row"
       onClick={() => setFilter({ ...everything, session: track.session, spec: track.spec })}
     >

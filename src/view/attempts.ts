@@ -1,10 +1,10 @@
 import type { SpecEvent, State } from '../connection/model';
 import { type Outcome, ends, limitKind, shownKind } from './kinds';
 
-// Attempt is one try at a spec. Times are in ms since 1970.
+// Attempt is one attempt at a spec. Times are in ms since 1970.
 export interface Attempt {
   from: number;
-  to: number | null; // null: nothing has ended it
+  to: number | null; // null: it has not ended
   outcome: Outcome;
 }
 
@@ -55,7 +55,7 @@ export function tracksOf(events: readonly SpecEvent[], state: State): Track[] {
       current.outcome = outcome;
     }
   }
-  // An open spec may have started before the oldest event that is held.
+  // An open spec may have started before the oldest event in the list.
   for (const open of [...state.running, ...state.silent]) {
     const t = track(open.session, open.spec);
     const from = Date.parse(open.since);
@@ -64,15 +64,15 @@ export function tracksOf(events: readonly SpecEvent[], state: State): Track[] {
       t.last = Math.max(t.last, from);
     }
   }
-  silence(found.values(), state);
+  markSilent(found.values(), state);
   return [...found.values()].filter((t) => t.attempts.length > 0).sort((a, b) => b.last - a.last);
 }
 
-// silence marks the open attempts that the state does not count as running:
-// their session is not heard from, or their own heartbeats have ended. Attempts that are newer than the state are in
-// none yet, and where it lists only some of the running specs, nothing is known
-// of the others.
-function silence(tracks: Iterable<Track>, state: State): void {
+// markSilent marks the open attempts that the state does not count as running: their
+// session, or their own heartbeats, have stopped. It does not mark attempts that
+// are newer than the state. It does nothing if the state lists only some of the
+// running specs.
+function markSilent(tracks: Iterable<Track>, state: State): void {
   if (state.specs.open > state.running.length) {
     return;
   }

@@ -17,26 +17,26 @@ export const isEverything = (f: Filter): boolean =>
   f.kinds.length === 0 && f.session === null && f.spec === null && f.text.trim() === '' && !f.latest;
 
 // matches filters events, newest first. Heartbeats are left out unless they are
-// chosen, because there are so many. The state says what waits and what runs, if
-// it lists all of it.
+// chosen, because there are so many. If the state lists all requests and running
+// specs, `latest` leaves out the others.
 export function matches(events: readonly SpecEvent[], f: Filter, state: State | null = null): readonly SpecEvent[] {
   const words = f.text
     .toLowerCase()
     .split(/\s+/)
     .filter((word) => word !== '');
-  const told = new Set<string>(); // specs whose latest outcome was found
+  const found = new Set<string>(); // specs whose latest outcome was found
   const open = f.latest && state ? openIn(state) : { waiting: null, running: null };
   return events.filter((e) => {
     if (f.latest && e.kind === 'intervention_request' && open.waiting) {
       if (!open.waiting.has(e.id)) {
         return false;
       }
-    } else if (f.latest && lastWords(f).includes(e.kind)) {
+    } else if (f.latest && outcomeKinds(f).includes(e.kind)) {
       const spec = JSON.stringify([e.session, e.spec]);
-      if (told.has(spec)) {
+      if (found.has(spec)) {
         return false;
       }
-      told.add(spec);
+      found.add(spec);
       if (e.kind === 'spec_started' && open.running && !open.running.has(spec)) {
         return false;
       }
@@ -63,10 +63,9 @@ function openIn(state: State): { waiting: Set<number> | null; running: Set<strin
   };
 }
 
-// lastWords groups the kinds that replace one another as the latest outcome. A
-// request ends nothing, and is answered by any later event of its group (as in
-// pkg/state).
-const lastWords = (f: Filter): readonly string[] =>
+// outcomeKinds returns the kinds that can be the latest outcome of a spec. A request
+// is the latest until any later event of these kinds, as in pkg/state.
+const outcomeKinds = (f: Filter): readonly string[] =>
   f.kinds.includes('intervention_request') ? [...outcomes, 'intervention_request'] : outcomes;
 
 const outcomes: readonly string[] = ['spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered'];

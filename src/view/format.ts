@@ -2,8 +2,8 @@ import { compact } from '../connection/json';
 import type { Delivery, SpecEvent } from '../connection/model';
 import { brief, messageOf, nameOf } from './text';
 
-// span prints a length of time in its one or two largest units. It is not finite
-// where a time is missing or could not be read.
+// span prints a length of time in its one or two largest units. ms is not finite if
+// a time is missing or cannot be read.
 export function span(ms: number): string {
   if (!Number.isFinite(ms)) {
     return 'unknown time';
@@ -24,8 +24,8 @@ export function span(ms: number): string {
 export const ago = (ms: number): string =>
   !Number.isFinite(ms) ? 'at an unknown time' : ms < 2_000 ? 'Just now' : `${span(ms)} ago`;
 
-// checked says how often the server looks for new events where the database
-// cannot push them.
+// checked returns how often the server reads new events if PostgreSQL cannot notify
+// it.
 export const checked = ({ delaySeconds }: Delivery): string =>
   delaySeconds ? `checked every ${Number(delaySeconds.toPrecision(2))} s` : 'checked at intervals';
 
@@ -54,7 +54,8 @@ export function clock(at: number, now = Date.now()): string {
 
 const minuteFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hour12: false });
 
-// lifted says when a limit of usage ends; Infinity: nobody knows.
+// lifted returns a text for the time at which a usage limit ends; Infinity: it is not
+// known.
 export function lifted(at: number, now: number): string {
   if (at === Infinity) {
     return 'reset time not known';
@@ -66,21 +67,22 @@ export function lifted(at: number, now: number): string {
     : `resets ${dayFormat.format(date)}, ${time}`;
 }
 
-const longest = 300; // characters of what an event says in one line
+const longest = 300; // characters of an event's data on one line
 
-// scalarIn is the text of a value that has one of its own.
+// scalarIn returns the text of a string, a number or a boolean; undefined: it is
+// another value.
 export const scalarIn = (value: unknown): string | undefined =>
   typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean' ? String(value) : undefined;
 
-// What is shown of a value of any shape.
+// short returns a text for any value.
 const short = (value: unknown): string => scalarIn(value) ?? compact(value);
 
 const seconds = (value: unknown): string =>
   typeof value !== 'number' ? `${short(value)} s` : value < 60 ? `${Number(value.toFixed(1))} s` : span(value * 1_000);
 
-const plainReasons = ['exit code', 'signal', 'timeout']; // the rest of the data says it
+const plainReasons = ['exit code', 'signal', 'timeout']; // other fields of the data show these
 
-// What the runner writes, in words.
+// Texts for the fields that the runner writes.
 const phrases = new Map<string, (value: unknown) => string>([
   ['exitCode', (v) => `exit code ${short(v)}`],
   ['signal', (v) => `ended by ${short(v)}`],
@@ -109,16 +111,16 @@ const lastLine = (text: string): string => text.slice(-2_000).trimEnd().split('\
 
 const tokens = new Intl.NumberFormat(undefined, { notation: 'compact', maximumFractionDigits: 1 });
 
-// used says what tokens and money were used; empty where nothing is known.
+// used returns the cost and the tokens of a usage; empty: it has none.
 export const used = (usage: unknown): string => usedIn([usage]);
 
-// usedBy is the same for all of the events together.
+// usedBy returns the sum over all of the events.
 export const usedBy = (events: readonly SpecEvent[]): string =>
   usedIn(
     events.map(({ data }) => (data !== null && typeof data === 'object' && 'usage' in data ? data.usage : undefined))
   );
 
-// usedIn sums as pkg/state does: what is no number or below zero is none.
+// usedIn sums as pkg/state does: a value that is not a number, or is negative, is 0.
 function usedIn(usages: readonly unknown[]): string {
   let [read, written, cost] = [0, 0, 0];
   for (const usage of usages) {
@@ -144,13 +146,12 @@ function usedIn(usages: readonly unknown[]): string {
 
 const messages = ['question', 'message', 'error', 'text', 'title'];
 
-// said finds in an event's data what a person would want to read first, in one
-// line.
+// said returns an event's data on one line: its message, or else its fields.
 export function said(data: unknown): string {
   return nameOf(messageIn(data).replace(/\s+/g, ' ').trim(), longest);
 }
 
-// asked is the same with its lines, for a question that somebody answers.
+// asked returns the same with its line breaks, for a question.
 export const asked = (data: unknown): string => messageOf(brief(messageIn(data).trim(), 4_000));
 
 function messageIn(data: unknown): string {
@@ -170,7 +171,7 @@ function messageIn(data: unknown): string {
     }
   }
   let all = '';
-  const last = fields.filter(([name]) => name === 'output'); // after what is shorter
+  const last = fields.filter(([name]) => name === 'output'); // after the other fields, which are shorter
   for (const [name, value] of [...fields.filter(([name]) => name !== 'output'), ...last]) {
     const text = phrases.get(camel(name))?.(value) ?? `${words(name)} ${short(value)}`;
     all += text === '' ? '' : `${all === '' ? '' : ', '}${text}`;

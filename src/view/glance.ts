@@ -16,8 +16,8 @@ export function statusAt(s: Session, now: number): SessionStatus {
 
 const openIn = ({ specs }: Session): number => specs.open + specs.silent;
 
-// idleFor is for how long a spec of a session whose heartbeats go on has shown no
-// sign of work; null: all of them work, or nothing is known of it.
+// idleFor returns how long a spec of a session with heartbeats has shown no sign of
+// work; null: none is idle, or it is not known.
 export function idleFor(s: Session, now: number): number | null {
   const idle = s.lastWork ? now - Date.parse(s.lastWork) : NaN;
   return statusAt(s, now) === 'running' && s.specs.open > 0 && idle >= limits.idleSeconds * 1_000 ? idle : null;
@@ -25,7 +25,7 @@ export function idleFor(s: Session, now: number): number | null {
 
 export interface Idle {
   session: string;
-  spec: string; // empty: the session has it, and the state does not list its specs
+  spec: string; // empty: the state does not list the spec
   lastWork: string;
   for: number; // ms
 }
@@ -52,17 +52,17 @@ export function idleIn({ sessions, running }: State, now: number): Idle[] {
   return found.sort((a, b) => b.for - a.for);
 }
 
-// limitOf is until when a session waits for its usage limit to be lifted, in ms
-// since 1970, and Infinity if that is not known; null: it does not wait. The
-// agent of an open spec may stay open at its limit. If such a session is no
-// longer heard, that is the news.
+// limitOf returns the time until which a session waits for its usage limit to reset,
+// in ms since 1970; Infinity: the time is not known; null: it does not wait. The
+// agent of an open spec may stay open at its limit. A silent session is shown as
+// silent, not as limited.
 export function limitOf(s: Session, now: number): number | null {
   const until = s.limitedUntil ? Date.parse(s.limitedUntil) : s.limited ? Infinity : NaN;
   const silent = openIn(s) > 0 && statusAt(s, now) !== 'running';
   return until > now && !silent ? until : null;
 }
 
-// isLimited is whether a usage limit stops an open spec.
+// isLimited reports whether a usage limit stops an open spec.
 export function isLimited(open: Open, now: number): boolean {
   return open.limited === true && !(open.limitedUntil && Date.parse(open.limitedUntil) <= now);
 }
@@ -71,7 +71,8 @@ export type Mood = 'awake' | 'hung' | 'limited' | 'asleep' | 'done' | 'none';
 
 export function glance(state: State, now: number): { mood: Mood; headline: string; detail: string } {
   const at = (status: SessionStatus) => state.sessions.filter((s) => statusAt(s, now) === status);
-  // The state counts all sessions, and lists some. Those may have fallen asleep since.
+  // The state counts all sessions, and lists some. The status of listed sessions may
+  // have changed since.
   const count = (status: SessionStatus, all: number) =>
     all + at(status).length - state.sessions.filter((s) => s.status === status).length;
   const awake = count('running', state.sessionsRunning);
@@ -83,11 +84,11 @@ export function glance(state: State, now: number): { mood: Mood; headline: strin
     const rest = others > 0 ? `; ${others} other ${others === 1 ? 'session is' : 'sessions are'} awake` : '';
     return {
       mood: 'hung',
-      headline: 'Alive',
-      detail: `but nothing has come for ${span(longest.for)} from ${nameOf(longest.spec || longest.session, longestName)}${rest}`,
+      headline: 'No output',
+      detail: `CPU time or event for ${span(longest.for)} from ${nameOf(longest.spec || longest.session, longestName)}${rest}`,
     };
   }
-  // A limit without an end is the news of the session heard last alone.
+  // A limit without a reset time is shown only for the session with the latest event.
   const limited = state.sessions
     .map((s) => ({ until: limitOf(s, now), latest: Date.parse(s.lastSeen) === last }))
     .flatMap(({ until, latest }) => (until !== null && (latest || until < Infinity) ? [until] : []));
@@ -112,13 +113,13 @@ export function glance(state: State, now: number): { mood: Mood; headline: strin
   if (asleep > 0) {
     const open = state.specs.open + state.specs.silent;
     const left = open > 0 ? `, with ${open} ${open === 1 ? 'spec' : 'specs'} open` : ', waiting for you';
-    return { mood: 'asleep', headline: 'Asleep', detail: `nothing was heard for ${span(now - last)}${left}` };
+    return { mood: 'asleep', headline: 'Asleep', detail: `no event for ${span(now - last)}${left}` };
   }
   if (state.sessions.length > 0) {
     return {
       mood: 'done',
       headline: 'Done',
-      detail: `every spec has ended; last heard ${ago(now - last).toLowerCase()}`,
+      detail: `every spec has ended; last event ${ago(now - last).toLowerCase()}`,
     };
   }
   return { mood: 'none', headline: 'Nothing yet', detail: 'no session in the last seven days' };

@@ -1,3 +1,3 @@
-// The view's own width, not that of the window, decides how it is laid out.
+// The layout depends on the width of the view, not of the window.
 export const container = 'specwatch';
 export const narrow = `@container ${container} (max-width: 560px)`;

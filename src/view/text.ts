@@ -1,5 +1,5 @@
-// Names and messages for display. Writers may use any text, which must neither
-// break the view nor deceive its readers.
+// Names and messages for display. Events may contain any text. It must not break the
+// view or look like another text.
 
 // Control characters are shown by their Unicode pictures. Characters that change
 // the direction of the text, or are invisible, are replaced.

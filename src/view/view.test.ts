@@ -1,4 +1,4 @@
-// What the view makes of events and state, without a browser.
+// The functions of the view on events and state, without a browser.
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
@@ -16,7 +16,7 @@ import { brief, messageOf, nameOf } from './text';
 const start = Date.parse('2026-01-01T00:00:00Z');
 const at = (minutes: number) => new Date(start + minutes * 60_000).toISOString();
 
-// Events in the order in which they happened, told as "minute kind session spec".
+// Events in the order in which they happened, written as "minute kind session spec".
 function told(...lines: string[]): SpecEvent[] {
   return lines
     .map((line, i): SpecEvent => {
@@ -101,7 +101,7 @@ describe('timeline', () => {
       ['a', '0-2 failed', '3-5 timed out'],
     ]);
   });
-  it('tells a limit of usage from a failure', () => {
+  it('distinguishes a usage limit from a failure', () => {
     const events = told('0 spec_started s a', '1 agent.limit s a', '2 spec_failed s a', '3 spec_failed s b');
     events[1] = { ...events[1], data: { reason: 'usage limit', resetsAt: at(60) } };
     expect(attempts(events)).toEqual([['a', '0-2 usage limit']]);
@@ -113,7 +113,7 @@ describe('timeline', () => {
   it('ends an attempt that was begun again', () => {
     expect(attempts(told('0 spec_started s a', '2 spec_started s a'))).toEqual([['a', '0-2 abandoned', '2- running']]);
   });
-  it('knows open specs that began before the events it holds', () => {
+  it('has open specs that began before the events in the list', () => {
     const running = [{ session: 's', spec: 'old', since: at(-60) }];
     expect(attempts([], state({ running }))).toEqual([['old', '-60- running']]);
     expect(attempts(told('-60 spec_started s old'), state({ running }))).toEqual([['old', '-60- running']]);
@@ -134,7 +134,7 @@ describe('timeline', () => {
       )
     ).toEqual([['a', '0- running']]);
   });
-  it('knows silent specs that began before the events it holds', () => {
+  it('has silent specs that began before the events in the list', () => {
     const silent = [{ session: 's', spec: 'old', since: at(-60) }];
     expect(attempts([], state({ silent }))).toEqual([['old', '-60- silent']]);
   });
@@ -178,16 +178,11 @@ describe('glance', () => {
       'falls asleep',
       state({ sessions: [session('s', { specs: open })], running }),
       14,
-      'Asleep, nothing was heard for 14 min, with 1 spec open',
+      'Asleep, no event for 14 min, with 1 spec open',
     ],
-    [
-      'waits',
-      state({ sessions: [session('s', { waiting: 1 })] }),
-      14,
-      'Asleep, nothing was heard for 14 min, waiting for you',
-    ],
+    ['waits', state({ sessions: [session('s', { waiting: 1 })] }), 14, 'Asleep, no event for 14 min, waiting for you'],
     ['rests between two specs', state({ sessions: [session('s', {})] }), 0, 'Awake, between two specs'],
-    ['is done', state({ sessions: [session('s', {})] }), 120, 'Done, every spec has ended; last heard 2 h 0 min ago'],
+    ['is done', state({ sessions: [session('s', {})] }), 120, 'Done, every spec has ended; last event 2 h 0 min ago'],
     [
       'sees one awake and one asleep',
       state({ sessions: [session('s', { specs: open }), session('t', { specs: open, lastSeen: at(-30) })], running }),
@@ -204,31 +199,31 @@ describe('glance', () => {
       'is not done while a session that is not listed is asleep',
       state({ sessions: [session('s', {})], specs: open, sessionsTotal: 101, sessionsSleeping: 1 }),
       120,
-      'Asleep, nothing was heard for 2 h 0 min, with 1 spec open',
+      'Asleep, no event for 2 h 0 min, with 1 spec open',
     ],
     [
       'is asleep while no session is listed',
       state({ specs: open, sessionsTotal: 1, sessionsSleeping: 1 }),
       0,
-      'Asleep, nothing was heard for unknown time, with 1 spec open',
+      'Asleep, no event for unknown time, with 1 spec open',
     ],
     [
       'is asleep while one of the times cannot be read',
       state({ sessions: [session('s', { specs: open }), session('t', { lastSeen: 'infinity' })], specs: open }),
       14,
-      'Asleep, nothing was heard for 14 min, with 1 spec open',
+      'Asleep, no event for 14 min, with 1 spec open',
     ],
     [
-      'hangs, though its heart beats',
+      'hangs, though its heartbeats continue',
       state({
         sessions: [session('s', { specs: open, lastWork: at(-12) })],
         running: [{ ...running[0], lastWork: at(-12) }],
       }),
       0,
-      'Alive, but nothing has come for 12 min from login',
+      'No output, CPU time or event for 12 min from login',
     ],
     [
-      'tells which of two specs hangs',
+      'names the one of two specs that hangs',
       state({
         sessions: [session('s', { specs: { ...open, open: 2 }, lastWork: at(-11) })],
         running: [
@@ -237,7 +232,7 @@ describe('glance', () => {
         ],
       }),
       0,
-      'Alive, but nothing has come for 11 min from docs',
+      'No output, CPU time or event for 11 min from docs',
     ],
     [
       'waits for a limit of usage, asleep or awake',
@@ -293,7 +288,7 @@ describe('glance', () => {
       'falls asleep at a limit',
       state({ sessions: [session('s', { specs: open, limited: true, limitedUntil: at(60) })], running }),
       14,
-      'Asleep, nothing was heard for 14 min, with 1 spec open',
+      'Asleep, no event for 14 min, with 1 spec open',
     ],
     [
       'waits for a limit whose end is not known',
@@ -302,16 +297,16 @@ describe('glance', () => {
       'Usage limit, reset time not known',
     ],
     [
-      'forgets such a limit when another session came later',
+      'does not show such a limit if another session has a later event',
       state({ sessions: [session('t', { lastSeen: at(-5) }), session('s', { limited: true, lastSeen: at(-120) })] }),
       0,
-      'Done, every spec has ended; last heard 5 min ago',
+      'Done, every spec has ended; last event 5 min ago',
     ],
     [
       'is done once the limit is lifted',
       state({ sessions: [session('s', { limitedUntil: at(-60), lastSeen: at(-120) })] }),
       0,
-      'Done, every spec has ended; last heard 2 h 0 min ago',
+      'Done, every spec has ended; last event 2 h 0 min ago',
     ],
     [
       'is not taken for hung early, between specs, or where nothing is known',
@@ -330,7 +325,7 @@ describe('glance', () => {
       'left specs behind',
       state({ sessions: [session('s', { specs: { ...open, open: 0, silent: 2 }, lastSeen: at(-30) })] }),
       0,
-      'Asleep, nothing was heard for 30 min, with 2 specs open',
+      'Asleep, no event for 30 min, with 2 specs open',
     ],
     ['has seen nothing', state(), 0, 'Nothing yet, no session in the last seven days'],
   ])('%s', (_, s, minutes, expected) => {
