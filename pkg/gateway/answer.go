@@ -29,9 +29,6 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 			g.options.Log.Warn("request failed", "path", r.URL.Path, "error", err)
 		}
 	}
-	if p.Status >= 500 {
-		w.Header().Set("Retry-After", "2")
-	}
 	refuse(w, p)
 }
 
@@ -60,6 +57,9 @@ func refuseMethod(w http.ResponseWriter, r *http.Request, methods string) {
 
 func refuse(w http.ResponseWriter, p api.Problem) {
 	p.Type = "about:blank"
+	if p.Status >= 500 {
+		w.Header().Set("Retry-After", "2")
+	}
 	send(w, p.Status, "application/problem+json", p)
 }
 

@@ -125,7 +125,7 @@ func New(s *store.Store, o Options) *Gateway {
 
 // Serve runs the feed and answers on the listener until ctx ends. Then it tells
 // every WebSocket client that it stops, lets requests finish for a moment, and
-// returns within about two seconds, whatever the clients and the database do.
+// returns within about 2.5 seconds, whatever the clients and the database do.
 func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler:           g.Handler(),

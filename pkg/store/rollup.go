@@ -54,27 +54,17 @@ func (s *Store) RollUpAll(ctx context.Context, told func(added, all int64)) erro
 		return err
 	}
 	var added int64
-	return s.rollUpAll(ctx, func(step int64) {
-		added += step
-		told(added, all)
-	})
-}
-
-// rollUpAll is RollUpAll without the statistics.
-func (s *Store) rollUpAll(ctx context.Context, told func(step int64)) error {
-	for {
-		step, more, err := s.RollUp(ctx)
-		if errors.Is(err, ErrNotAllowed) {
+	for more := true; more; {
+		var step int64
+		if step, more, err = s.RollUp(ctx); errors.Is(err, ErrNotAllowed) {
 			return nil
-		}
-		if err != nil {
+		} else if err != nil {
 			return err
 		}
-		told(step)
-		if !more {
-			return nil
-		}
+		added += step
+		told(added, all)
 	}
+	return nil
 }
 
 // notAllowed adds ErrNotAllowed to an error that says that the user may not
