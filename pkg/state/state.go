@@ -35,9 +35,9 @@ const (
 	Horizon = 7 * 24 * time.Hour
 	// listed bounds each list of a State.
 	listed = 100
-	// maxSessions and maxSpecs bound what a Summary holds. The sessions that
+	// MaxSessions and maxSpecs bound what a Summary holds. The sessions that
 	// have been silent longest are dropped first.
-	maxSessions = 10_000
+	MaxSessions = 10_000
 	maxSpecs    = 100_000
 	// MaxRequests is how many requests of each spec a Summary holds: the latest.
 	MaxRequests = 20
@@ -554,7 +554,7 @@ func (s *Summary) Note(e event.Event) {
 
 // fit keeps the summary within its bounds.
 func (s *Summary) fit() {
-	if len(s.sessions) > maxSessions || s.specs > maxSpecs {
+	if len(s.sessions) > MaxSessions || s.specs > maxSpecs {
 		s.shed()
 	}
 }

@@ -259,13 +259,13 @@ func TestWrongClocks(t *testing.T) {
 
 func TestSummaryIsBounded(t *testing.T) {
 	s := NewSummary(nil)
-	for i := range 3 * maxSessions {
+	for i := range 3 * MaxSessions {
 		s.Add(at(i, int64(i), event.SpecStarted, fmt.Sprint("s", i), "p"))
 	}
-	if len(s.sessions) > maxSessions {
+	if len(s.sessions) > MaxSessions {
 		t.Errorf("%d sessions are held", len(s.sessions))
 	}
-	last := fmt.Sprint("s", 3*maxSessions-1)
+	last := fmt.Sprint("s", 3*MaxSessions-1)
 	if got := s.State(start).Sessions; len(got) != listed || got[0].Session != last {
 		t.Errorf("%d sessions listed, first %+v", len(got), got[0])
 	}

@@ -1,4 +1,0 @@
-package state
-
-// MaxSessions is how many sessions a Summary holds.
-const MaxSessions = maxSessions
