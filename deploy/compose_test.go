@@ -2,6 +2,7 @@ package deploy_test
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -65,6 +66,42 @@ func TestComposeHasNoDefaultSecrets(t *testing.T) {
 		}
 		if !strings.Contains(strings.SplitN(string(text), "name: specwatch", 2)[0], name) {
 			t.Errorf("the top of the file does not say how to make %s", name)
+		}
+	}
+}
+
+// The Grafana of docker-compose.yml gets each file of provisioning/, and every file
+// that it gets exists: Docker would make a folder of a missing one.
+func TestComposeMountsWhatIsProvisioned(t *testing.T) {
+	text, err := os.ReadFile("../docker-compose.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Services map[string]struct{ Volumes []string }
+	}
+	if err := yaml.Unmarshal(text, &file); err != nil {
+		t.Fatal(err)
+	}
+	mounts := map[string]string{} // by the path in this repository
+	for _, volume := range file.Services["grafana"].Volumes {
+		from, to, _ := strings.Cut(strings.TrimSuffix(volume, ":ro"), ":")
+		mounts[strings.TrimPrefix(from, "./")] = to
+		if strings.Contains(to, "/provisioning/") {
+			if _, err := os.Stat(filepath.Join("..", from)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	files, err := filepath.Glob("../provisioning/*/*")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, path := range files {
+		path = strings.TrimPrefix(filepath.ToSlash(path), "../")
+		folder := path[:strings.LastIndex(path, "/")]
+		if mounts[path] != "/etc/grafana/"+path && mounts[folder] != "/etc/grafana/"+folder {
+			t.Errorf("%s is not mounted: %v", path, mounts)
 		}
 	}
 }
