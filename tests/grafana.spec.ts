@@ -1,4 +1,6 @@
 // In a real Grafana; `go tool mage test` starts it where GRAFANA_HOME is set.
+import { readFileSync } from 'node:fs';
+
 import { complaints } from './axe';
 import { admin, grafana, noGrafana, refuseStreams } from './frontends';
 import { write } from './events';
@@ -11,6 +13,12 @@ test.describe('in Grafana', () => {
 
   const run = Date.now(); // what an earlier run wrote is still there
   const emit = (kind: string, spec: string, data = {}) => write({ kind, session: 'night', spec, data });
+
+  test('Grafana provisions all without an error', () => {
+    const errors = /^.*logger=provisioning\S* .*level=error.*$/gm;
+    // The command that starts Grafana writes its log there.
+    expect(readFileSync('.specwatch/test/grafana.log', 'utf8').match(errors)).toBeNull();
+  });
 
   test('the data source passes Save & test', async ({ page }) => {
     await page.goto('/connections/datasources/edit/specwatch');

@@ -8,6 +8,19 @@ import { expect, test } from './fixtures';
 import { Table } from './table';
 
 const panel = (page: Page, title: string) => page.getByTestId(`data-testid Panel header ${title}`);
+
+// queriesOf lists the types of the queries that the page sends from now on.
+function queriesOf(page: Page): string[] {
+  const asked: string[] = [];
+  page.on('request', (request) => {
+    if (request.url().includes('/api/ds/query')) {
+      const { queries } = request.postDataJSON() as { queries: Array<{ queryType: string }> };
+      asked.push(...queries.map(({ queryType }) => queryType));
+    }
+  });
+  return asked;
+}
+
 const number = (n: number) => n.toLocaleString('en-US');
 
 test.describe('two data sources', () => {
@@ -103,6 +116,99 @@ test.describe('two data sources', () => {
       await expect(page).not.toHaveURL(/refresh=\d/);
       await events.close();
     });
+
+    test(`in live mode a session falls asleep without an event${renderer && ', scenes'}`, async ({ page }) => {
+      const events = await Table.open(database.SPECWATCH_SCHEMA!);
+      const session = `falls silent ${Date.now()}`;
+      await page.goto(`/d/specwatch?from=now-1h&to=now&var-datasource=specwatch${renderer}`);
+      await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'live', { timeout: 90_000 });
+      await events.read(
+        `INSERT INTO events (kind, session, spec, at) VALUES ('spec_started', '${session}', 'spec', now() - interval '51 seconds'),
+         ('session_heartbeat', '${session}', '', now() - interval '50 seconds')`
+      );
+      const row = panel(page, 'Sessions').getByRole('row').filter({ hasText: session });
+      await expect(row.getByText('awake')).toBeVisible();
+      await expect(row.getByText('asleep')).toBeVisible({ timeout: 40_000 });
+      await events.close();
+    });
+
+    test(`a session of the past is not queried again, except for its present state${renderer && ', scenes'}`, async ({
+      page,
+    }) => {
+      const events = await Table.open(database.SPECWATCH_SCHEMA!);
+      const session = `of the past ${Date.now()}`;
+      await events.read(
+        `INSERT INTO events (kind, session, spec, at) VALUES ('spec_completed', '${session}', 'spec', now() - interval '3 days')`
+      );
+      const to = Date.now() - 2 * 86_400_000;
+      await page.addInitScript(() => localStorage.setItem('specwatch.settings', '{"pollingInterval":5}'));
+      await page.goto(
+        `/d/specwatch-session?from=${to - 2 * 86_400_000}&to=${to}&var-datasource=specwatch&var-session=${encodeURIComponent(session)}${renderer}`
+      );
+      await expect(panel(page, 'Events')).toContainText('spec_completed spec', { timeout: 90_000 });
+      // Its five stats are of now, and are polled. All panels are queried once more when
+      // the stream connects, which takes less than the first polls.
+      const asked = queriesOf(page);
+      const polls = (n: number) =>
+        expect
+          .poll(() => asked.filter((type) => type === 'sessions').length, { timeout: 90_000 })
+          .toBeGreaterThan(n * 5);
+      await polls(3);
+      asked.length = 0;
+      await polls(3);
+      expect(asked.filter((type) => type !== 'sessions')).toEqual([]);
+      await events.close();
+    });
+
+    test(`the annotations are those of the chosen session${renderer && ', scenes'}`, async ({ page }) => {
+      const events = await Table.open(database.SPECWATCH_SCHEMA!);
+      const [one, other] = ['one', 'other'].map((name) => `annotated ${name} ${Date.now()}`);
+      await events.insert('spec_failed', one, 'spec');
+      await events.insert('spec_failed', other, 'spec');
+      await page.goto(
+        `/d/specwatch-session?from=now-15m&to=now&var-datasource=specwatch&var-session=${encodeURIComponent(one)}${renderer}`
+      );
+      const marker = page.getByTestId('data-testid annotation-marker');
+      await expect(marker).toHaveCount(1, { timeout: 60_000 });
+      await marker.dispatchEvent('mouseenter');
+      await expect(page.getByText(one, { exact: true }).last()).toBeVisible();
+      await events.close();
+    });
+
+    test(`Nights shows what failed and why, who was asked, and leads to the session${renderer && ', scenes'}`, async ({
+      page,
+    }) => {
+      const events = await Table.open(database.SPECWATCH_SCHEMA!);
+      const session = `a night & more ${Date.now()}`;
+      await events.insert('spec_started', session, 'login');
+      await events.insert('intervention_request', session, 'login', { question: 'Which port?' });
+      await events.insert('intervention_answered', session, 'login', { answer: '8080' });
+      await events.insert('spec_failed', session, 'login', { reason: 'the port is taken' });
+      // Of the last 30 days, also where the range is of a year ago.
+      const aYearAgo = Date.now() - 365 * 86_400_000;
+      await page.goto(
+        `/d/specwatch-nights?from=${aYearAgo}&to=${aYearAgo + 3_600_000}&var-datasource=specwatch${renderer}`
+      );
+      for (const title of ['Night against night, last 30 days', 'Specs that fail, last 30 days']) {
+        await expect(panel(page, title).getByRole('row').nth(1)).toBeVisible({ timeout: 90_000 });
+      }
+      await page.goto(`/d/specwatch-nights?from=now-1h&to=now&var-datasource=specwatch${renderer}`);
+      await expect(panel(page, 'What failed, and why')).toContainText('the port is taken', { timeout: 90_000 });
+      await expect(panel(page, 'Who was asked')).toContainText('Which port?');
+      await expect(panel(page, 'Who was asked')).toContainText('8080');
+      const link = panel(page, 'What failed, and why').getByRole('link', { name: session }).first();
+      const address = await link.getAttribute('href');
+      await page.goto(`${address}${renderer}`);
+      await expect(page).toHaveURL(/\/d\/specwatch-session/);
+      await expect(panel(page, 'Status').getByText('awake')).toBeVisible({ timeout: 60_000 });
+      await expect(panel(page, 'Events')).toContainText('spec_failed login', { timeout: 60_000 });
+      // The range is half an hour to both sides of the event, in either renderer.
+      const { searchParams } = new URL(page.url());
+      const [from, to] = ['from', 'to'].map((end) => searchParams.get(end)!).map((at) => Number(at) || Date.parse(at));
+      expect(to - from).toBe(3_600_000);
+      await expect(page.getByTestId('data-testid TimePicker Open Button')).toContainText(' to ');
+      await events.close();
+    });
   }
 
   test('over five years every start counts, and what is over is not asked for again', async ({ page }) => {
@@ -122,7 +228,6 @@ test.describe('two data sources', () => {
         .first()
     ).toBeVisible({ timeout: 90_000 });
 
-    const asked: string[] = [];
     const to = Date.now() - 3 * 86_400_000;
     const from = to - 300 * 86_400_000;
     await page.goto(`/d/specwatch?from=${from}&to=${to}`);
@@ -135,12 +240,7 @@ test.describe('two data sources', () => {
     ).toBeVisible({ timeout: 90_000 });
     await expect(page.getByRole('status').first()).toHaveAttribute('data-status', 'live', { timeout: 60_000 });
     await page.waitForLoadState('networkidle');
-    page.on('request', (request) => {
-      if (request.url().includes('/api/ds/query')) {
-        const { queries } = request.postDataJSON() as { queries: Array<{ queryType: string }> };
-        asked.push(...queries.map(({ queryType }) => queryType));
-      }
-    });
+    const asked = queriesOf(page);
     for (const spec of ['one', 'two', 'three']) {
       await events.insert('spec_completed', 'of now', spec);
       await expect(page.getByTestId('event-row').filter({ hasText: spec }).first()).toBeVisible();
@@ -173,31 +273,13 @@ test.describe('two data sources', () => {
     await expect(page.getByText('spec_completed spec 5').first()).toBeVisible({ timeout: 90_000 });
     await expect(page.getByText(/Logs volume/).first()).toBeVisible();
     await expect(page.getByText(/does not support full range histograms|No logs volume available/)).toHaveCount(0);
+    await page.getByText('spec_completed spec 5').first().click();
+    const link = page.getByRole('link', { name: 'This session' }).first();
+    await expect(link).toHaveAttribute('href', /\/d\/specwatch-session\?.*var-session=explored&from=\d+&to=\d+$/);
     await page.getByRole('button', { name: 'Live', exact: true }).click();
     const spec = `followed ${Date.now()}`;
     await events.insert('spec_completed', 'explored', spec);
     await expect(page.getByText(`spec_completed ${spec}`).first()).toBeVisible();
-    await events.close();
-  });
-
-  test('Nights shows what failed and why, who was asked, and leads to the session', async ({ page }) => {
-    const events = await Table.open(database.SPECWATCH_SCHEMA!);
-    const session = `a night & more ${Date.now()}`;
-    await events.insert('spec_started', session, 'login');
-    await events.insert('intervention_request', session, 'login', { question: 'Which port?' });
-    await events.insert('intervention_answered', session, 'login', { answer: '8080' });
-    await events.insert('spec_failed', session, 'login', { reason: 'the port is taken' });
-    await page.goto('/d/specwatch-nights?from=now-1h&to=now');
-    await expect(panel(page, 'What failed, and why')).toContainText('the port is taken', { timeout: 90_000 });
-    await expect(panel(page, 'Who was asked')).toContainText('Which port?');
-    await expect(panel(page, 'Who was asked')).toContainText('8080');
-    for (const title of ['Night against night', 'Specs that fail']) {
-      await expect(panel(page, title).getByRole('row').nth(1)).toBeVisible();
-    }
-    await panel(page, 'What failed, and why').getByRole('link', { name: session }).first().click();
-    await expect(page).toHaveURL(/\/d\/specwatch-session/);
-    await expect(panel(page, 'Status').getByText('awake')).toBeVisible({ timeout: 60_000 });
-    await expect(panel(page, 'Events')).toContainText('spec_failed login', { timeout: 60_000 });
     await events.close();
   });
 });

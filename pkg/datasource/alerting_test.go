@@ -64,10 +64,9 @@ func numbers(t testing.TB, frame *data.Frame) string {
 	return strings.Join(lines, ", ")
 }
 
-// Each rule's queries, read from the file that is provisioned, give the exact
-// numbers that its expressions need: none while nothing is wrong, one for each
-// session and spec in the condition; and the condition of the alert holds for
-// those above the threshold only.
+// The queries of each provisioned rule return the exact numbers that its expressions
+// need: none outside of the condition, and one for each session and spec in it. The
+// alert fires only for numbers above the threshold.
 func TestProvisionedAlertRules(t *testing.T) {
 	t.Parallel()
 	rules := alertRules(t)
@@ -77,7 +76,7 @@ func TestProvisionedAlertRules(t *testing.T) {
 		kind          event.Kind
 		session, spec string
 	}
-	// What a heartbeat tells of work, by the name of the session.
+	// The signs of work in a heartbeat, by the name of the session.
 	silent := map[string]string{"hangs": `{"silentSeconds": 720, "cpuSeconds": 0.01}`, "works": `{"silentSeconds": 3}`, "busy": `{"silentSeconds": 720, "cpuSeconds": 9}`}
 	const started, completed, failed, timeout, asked, heartbeat = event.SpecStarted, event.SpecCompleted, event.SpecFailed, event.TimeoutTriggered, event.InterventionRequest, event.SessionHeartbeat
 	at := func(d time.Duration) string { return fmt.Sprint(now.Add(-d).UnixMilli()) }
@@ -243,7 +242,7 @@ func (r alertRule) threshold(t testing.TB) float64 {
 	return 0
 }
 
-// A rule's message names session and spec, and leads to a dashboard that
+// The message of a rule names session and spec, and links to a dashboard that
 // exists, with the rule's data source. It names no panel: Grafana would draw its
 // states there whichever data source the panel shows, and render the names in
 // their labels as HTML.

@@ -12,15 +12,16 @@ import (
 	"github.com/specwatch/specwatch/pkg/event"
 )
 
-// answering is what GET answer says: whether the person may answer requests,
-// and if not, why.
+// answering is the response to GET answer: whether the user may answer requests,
+// and the reason if not.
 type answering struct {
 	Allowed bool   `json:"allowed"`
 	Why     string `json:"why,omitempty"`
 }
 
-// refuseRole says why a person of this role may not answer; empty: they may.
-// Grafana shows the resources of a data source to whoever may query it.
+// refuseRole returns why a user of this role may not answer requests; empty: the
+// user may. It is checked here, because Grafana permits the resources of a data
+// source to every user who may query it.
 func refuseRole(user *backend.User) string {
 	if user != nil && (user.Role == "Editor" || user.Role == "Admin") {
 		return ""
@@ -38,9 +39,9 @@ func (d *Datasource) mayAnswer(w http.ResponseWriter, r *http.Request) {
 	answer(w, answering{why == "", why})
 }
 
-// answerRequest writes an answer to a request, or that it needs none any more:
+// answerRequest writes the answer to a request, or that it needs none any more:
 // {"data": {"request": 7, "answer": "8080"}}, or "dismissed": true in place of
-// the answer. Session and spec are those of the request.
+// the answer. The event has the session and the spec of the request.
 func (d *Datasource) answerRequest(w http.ResponseWriter, r *http.Request) {
 	if why := refuseRole(backend.UserFromContext(r.Context())); why != "" {
 		write(w, http.StatusForbidden, "application/problem+json", problem(http.StatusForbidden, "forbidden", why))
@@ -62,15 +63,15 @@ func (d *Datasource) answerRequest(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &event.FieldError{Field: "data", Detail: `cannot be read; it is {"request": ID, "answer": TEXT} or {"request": ID, "dismissed": true}`})
 		return
 	}
-	said := map[string]any{"request": body.Data.Request}
+	fields := map[string]any{"request": body.Data.Request}
 	switch a := body.Data.Answer; {
 	case body.Data.Request < 1:
-		refuse(w, &event.FieldError{Field: "request", Detail: "is missing; it is the id of the event that asks"})
+		refuse(w, &event.FieldError{Field: "request", Detail: "is missing; it is the id of the intervention_request"})
 		return
 	case a != nil && !body.Data.Dismissed && strings.TrimSpace(*a) != "":
-		said["answer"] = *a
+		fields["answer"] = *a
 	case a == nil && body.Data.Dismissed:
-		said["dismissed"] = true
+		fields["dismissed"] = true
 	default:
 		refuse(w, &event.FieldError{Field: "answer", Detail: "must be a text that is not empty, or dismissed must be true in its place"})
 		return
@@ -84,7 +85,7 @@ func (d *Datasource) answerRequest(w http.ResponseWriter, r *http.Request) {
 		write(w, http.StatusNotFound, "application/problem+json", problem(http.StatusNotFound, "not found", "there is no such request; it may have been removed as old"))
 		return
 	}
-	data, _ := json.Marshal(said) // texts and numbers
+	data, _ := json.Marshal(fields) // texts and numbers cause no error
 	receipt, err := d.store.Append(r.Context(), []event.Event{{Kind: event.InterventionAnswered, Session: asked.Session, Spec: asked.Spec, Data: data}})
 	if err != nil {
 		refuse(w, err)
@@ -95,6 +96,6 @@ func (d *Datasource) answerRequest(w http.ResponseWriter, r *http.Request) {
 }
 
 func problem(status int, title, detail string) []byte {
-	body, _ := json.Marshal(api.Problem{Type: "about:blank", Title: title, Status: status, Detail: detail}) // texts and numbers
+	body, _ := json.Marshal(api.Problem{Type: "about:blank", Title: title, Status: status, Detail: detail}) // texts and numbers cause no error
 	return body
 }

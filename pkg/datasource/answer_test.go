@@ -11,8 +11,8 @@ import (
 	"github.com/grafana/grafana-plugin-sdk-go/genproto/pluginv2"
 )
 
-// A person with the role Editor answers or dismisses a request from the panel;
-// others are told why they cannot.
+// A user with the role Editor answers or dismisses a request in the panel; others
+// get the reason why they cannot.
 func TestAnswer(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -39,7 +39,7 @@ func TestAnswer(t *testing.T) {
 			t.Errorf("%s: %d %v", role, code, body)
 		}
 	}
-	g.context.User = nil // such as a rule's queries
+	g.context.User = nil // as in the queries of rules
 	if code, _, _ := g.send(http.MethodPost, "answer", fmt.Sprintf(`{"data":{"request":%d,"answer":"8080"}}`, port)); code != http.StatusForbidden {
 		t.Errorf("nobody: %d", code)
 	}
@@ -48,7 +48,7 @@ func TestAnswer(t *testing.T) {
 	}
 	as("Editor")
 	for body, detail := range map[string]string{
-		`{"data":{"answer":"8080"}}`:                                               "id of the event that asks",
+		`{"data":{"answer":"8080"}}`:                                               "id of the intervention_request",
 		fmt.Sprintf(`{"data":{"request":%d}}`, port):                               "not empty",
 		fmt.Sprintf(`{"data":{"request":%d,"answer":" "}}`, port):                  "not empty",
 		fmt.Sprintf(`{"data":{"request":%d,"answer":"x","dismissed":true}}`, port): "not empty",
@@ -61,8 +61,8 @@ func TestAnswer(t *testing.T) {
 			t.Errorf("%.80s: %d %v", body, code, problem)
 		}
 	}
-	// Session and spec are those of the request, whatever is sent; a request
-	// without a spec is answered, too.
+	// The answer has the session and spec of the request, also if others are sent.
+	// A request without a spec is answered, too.
 	reviewer, old := ask(""), ask("login")
 	for i, sent := range []string{
 		fmt.Sprintf(`{"kind":"spec_failed","session":"another","spec":"x","data":{"request":%d,"answer":"80\"80"}}`, port),
@@ -87,7 +87,7 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
-// Where the database user may only read, the panel says so.
+// If the database user may only read, the panel shows that.
 func TestAnswerNeedsAWriter(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)

@@ -17,7 +17,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// PluginID is that of the data source's plugin.json.
+// PluginID is the id in the data source's plugin.json.
 const PluginID = "specwatch-events-datasource"
 
 // Datasource is one configured data source; Grafana makes a new one when the
@@ -35,12 +35,12 @@ type Datasource struct {
 
 	shared shared
 
-	metrics   *Metrics             // to which the instance is added …
-	name      name                 // … under this name …
-	collector prometheus.Collector // … with this collector
+	metrics   *Metrics             // collects the metrics of this instance
+	name      name                 // key of this instance in metrics
+	collector prometheus.Collector // metrics of this instance
 
 	mu     sync.Mutex
-	stream cursor.Cursor // what the viewers of the live stream have been given
+	stream cursor.Cursor // cursor that the viewers of the live stream have
 }
 
 var (
@@ -58,7 +58,7 @@ func (m *Metrics) New(ctx context.Context, settings backend.DataSourceInstanceSe
 	if err != nil {
 		return nil, backend.DownstreamError(err)
 	}
-	// Not the context of this call: it ends before the pool does.
+	// The pool is used after this call, so it does not get the context of the call.
 	running, stop := context.WithCancel(context.Background())
 	s, err := store.Open(running, config)
 	if err != nil {
@@ -71,8 +71,8 @@ func (m *Metrics) New(ctx context.Context, settings backend.DataSourceInstanceSe
 	return d, nil
 }
 
-// live returns the source and starts it when it is first asked for: a data
-// source that is only queried keeps no connection open.
+// live returns the source and starts it at the first call. Until then the data
+// source keeps no connection open for its feed.
 func (d *Datasource) live() *api.Source {
 	d.start.Do(func() {
 		d.started.Store(true)
@@ -84,7 +84,7 @@ func (d *Datasource) live() *api.Source {
 	return d.source
 }
 
-// Dispose ends what the instance started.
+// Dispose ends the feed of the instance and closes its connections.
 func (d *Datasource) Dispose() {
 	d.metrics.remove(d)
 	d.stop()

@@ -44,11 +44,14 @@ func eventFrame(events []event.Event) *data.Frame {
 		data.NewField("spec", nil, spec), data.NewField("data", nil, texts), data.NewField("id", nil, id),
 	), data.FrameTypeTable, 0, data.VisTypeTable)
 	// Ids are numbers, and Grafana would draw them as values.
-	frame.Fields[5].Config = &data.FieldConfig{Custom: map[string]any{"hideFrom": map[string]bool{"viz": true, "legend": true, "tooltip": true}}}
+	frame.Fields[5].Config = &data.FieldConfig{Custom: map[string]any{"hideFrom": undrawn}}
 	return frame
 }
 
-// severities as the logs panel colours them.
+// undrawn is the setting of a field that no panel draws.
+var undrawn = map[string]bool{"viz": true, "legend": true, "tooltip": true}
+
+// severities are the values by which Grafana's logs panel colours log lines.
 var severities = map[event.Kind]string{
 	event.SpecStarted: "info", event.SpecCompleted: "info", event.SpecFailed: "error",
 	event.InterventionRequest: "warning", event.InterventionAnswered: "info", event.TimeoutTriggered: "error", event.SessionHeartbeat: "debug",
@@ -56,10 +59,11 @@ var severities = map[event.Kind]string{
 }
 
 // logFrame has the fields of Grafana's log-lines contract: timestamp, body,
-// severity, id, labels.
+// severity, id, labels; and session, because labels have no links.
 func logFrame(events []event.Event) *data.Frame {
 	n := len(events)
-	at, body, severity, id, labels := make([]time.Time, n), make([]string, n), make([]string, n), make([]string, n), make([]json.RawMessage, n)
+	at, body, severity, id, session := make([]time.Time, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	labels := make([]json.RawMessage, n)
 	for i, e := range events {
 		line := string(e.Kind)
 		if e.Spec != "" {
@@ -69,17 +73,19 @@ func logFrame(events []event.Event) *data.Frame {
 			line += " " + string(text)
 		}
 		at[i], body[i], severity[i], id[i] = e.At, line, severities[e.Kind.Counted()], strconv.FormatInt(e.ID, 10)
-		labels[i], _ = json.Marshal(map[string]string{"kind": string(e.Kind), "session": e.Session, "spec": e.Spec}) // texts
+		session[i] = e.Session
+		labels[i], _ = json.Marshal(map[string]string{"kind": string(e.Kind), "session": e.Session, "spec": e.Spec}) // texts cause no error
 	}
 	return typed(data.NewFrame("logs",
 		data.NewField("timestamp", nil, at), data.NewField("body", nil, body), data.NewField("severity", nil, severity),
-		data.NewField("id", nil, id), data.NewField("labels", nil, labels),
+		data.NewField("id", nil, id), data.NewField("labels", nil, labels), data.NewField("session", nil, session),
 	), data.FrameTypeLogLines, 0, data.VisTypeLogs)
 }
 
 const usd = "currencyUSD"
 
-// usageFrame is a table of what specs used, with when they last told of it.
+// usageFrame is a table of the cost and the tokens of specs, with the time of the
+// last event that reports them.
 func usageFrame(used []state.Used, specs int64) *data.Frame {
 	frame := typed(data.NewFrame("usage",
 		data.NewField("session", nil, []string{}), data.NewField("spec", nil, []string{}), data.NewField("cost", nil, []float64{}),
@@ -90,7 +96,7 @@ func usageFrame(used []state.Used, specs int64) *data.Frame {
 	for _, u := range used {
 		frame.AppendRow(u.Session, u.Spec, u.Usage.Cost.USD(), u.Usage.InputTokens, u.Usage.CachedInputTokens, u.Usage.OutputTokens, u.At)
 	}
-	noteCut(frame, len(used), specs, "dearest", "specs")
+	noteCut(frame, len(used), specs, "most expensive", "specs")
 	return frame
 }
 
@@ -111,7 +117,7 @@ func usageOverFrame(used []state.Used, f store.Filter, step time.Duration) *data
 	return frame
 }
 
-// buckets of a range, each by its beginning.
+// buckets are the intervals of a time series; at has the beginning of each.
 type buckets struct {
 	at    []time.Time
 	width int64 // ms
@@ -128,15 +134,15 @@ func bucketsOf(f store.Filter, step time.Duration) buckets {
 	return b
 }
 
-// index is the place of the bucket that begins then; the database's times are
-// floats.
+// index returns the index of the bucket that begins at this time. It rounds,
+// because the database computes these times as floats.
 func (b buckets) index(at time.Time) (i int64, within bool) {
 	i = int64(math.Round(float64(at.UnixMicro())/1000/float64(b.width))) - b.first
 	return i, i >= 0 && i < int64(len(b.at))
 }
 
 // countFrame has a field time and one number field for each kind that was
-// asked for. Every bucket of the range has its row: no event is 0, not a gap.
+// asked for. Every bucket of the range has a row: without events the number is 0.
 func countFrame(counts []store.Count, f store.Filter, step time.Duration) *data.Frame {
 	buckets := bucketsOf(f, step)
 	kinds := f.Kinds
@@ -163,8 +169,9 @@ func countFrame(counts []store.Count, f store.Filter, step time.Duration) *data.
 	return typed(frame, data.FrameTypeTimeSeriesWide, 1, data.VisTypeGraph)
 }
 
-// levelFrames sums the kinds of a countFrame up by their severity, a frame for
-// each: Explore draws them above the log lines, in the colours of these.
+// levelFrames sums the fields of a countFrame by the severity of their kinds, and
+// returns a frame for each severity. Explore draws them above the log lines, in
+// the colours of the lines.
 func levelFrames(counts *data.Frame) data.Frames {
 	var levels []string
 	sums := map[string][]float64{}
@@ -216,32 +223,59 @@ func durationFrame(attempts []store.Attempt) *data.Frame {
 	return frame
 }
 
-// moments are the fields that say when the events of a row happened.
-var moments = []string{"time", "started", "last started", "last seen"}
+// around is for how long before and after the time of a row the linked dashboard
+// shows its session.
+const around = 30 * time.Minute
 
-// link leads from the sessions that a frame names to their dashboard, at the
-// moment of the row.
+// link adds to the fields of a frame that name sessions a link to the dashboard of
+// the session, around the time of the row.
 func link(frame *data.Frame, uid string) {
-	at := ""
-	for _, name := range moments {
-		if field, _ := frame.FieldByName(name); field != nil {
-			at = fmt.Sprintf(`&time=${__data.fields["%s"].numeric}&time.window=%d`, name, time.Hour.Milliseconds())
-			break
-		}
-	}
-	for _, name := range []string{"session", "last session"} {
+	for _, name := range []string{"session", "last session", "silent session"} {
 		field, _ := frame.FieldByName(name)
 		if field == nil {
 			continue
 		}
+		address := "/d/specwatch-session?var-datasource=" + url.QueryEscape(uid) + "&var-session=${__value.raw:percentencode}"
+		if bound(frame) {
+			address += `&from=${__data.fields["from"].numeric}&to=${__data.fields["to"].numeric}`
+		}
 		if field.Config == nil {
 			field.Config = &data.FieldConfig{}
 		}
-		field.Config.Links = []data.DataLink{{Title: "This session", URL: "/d/specwatch-session?var-datasource=" + url.QueryEscape(uid) + "&var-session=${__value.raw:percentencode}" + at}}
+		field.Config.Links = []data.DataLink{{Title: "This session", URL: address}}
 	}
 }
 
-// column adds to a table a field of one value of each row.
+// bound adds to a frame the fields from and to, in milliseconds since 1970, for its
+// links, which cannot calculate. It reports whether the frame has these fields. The
+// time of a row is in the first field that has a time in each row.
+func bound(frame *data.Frame) bool {
+	if from, _ := frame.FieldByName("from"); from != nil {
+		return true
+	}
+	at := slices.IndexFunc(frame.Fields, func(f *data.Field) bool { return f.Type() == data.FieldTypeTime })
+	if at < 0 {
+		return false
+	}
+	n := frame.Fields[at].Len()
+	from, to := make([]int64, n), make([]int64, n)
+	for i := range n {
+		moment := frame.Fields[at].At(i).(time.Time)
+		from[i], to[i] = moment.Add(-around).UnixMilli(), moment.Add(around).UnixMilli()
+	}
+	hide(frame, data.NewField("from", nil, from), data.NewField("to", nil, to))
+	return true
+}
+
+// hide adds fields to a frame that tables do not show and graphs do not draw.
+func hide(frame *data.Frame, fields ...*data.Field) {
+	for _, field := range fields {
+		field.Config = &data.FieldConfig{Custom: map[string]any{"hidden": true, "hideFrom": undrawn}}
+	}
+	frame.Fields = append(frame.Fields, fields...)
+}
+
+// column adds a field to a frame, with one value of each row.
 func column[R, T any](frame *data.Frame, name, unit string, rows []R, value func(R) T) {
 	values := make([]T, len(rows))
 	for i, row := range rows {
@@ -255,7 +289,7 @@ func column[R, T any](frame *data.Frame, name, unit string, rows []R, value func
 }
 
 // nightFrame is a table of nights. `from` and `to` are their bounds in
-// milliseconds since 1970, as a dashboard's address wants its range.
+// milliseconds since 1970: the address of a dashboard takes its range so.
 func nightFrame(nights []store.Night) *data.Frame {
 	frame := typed(data.NewFrame("nights"), data.FrameTypeTable, 0, data.VisTypeTable)
 	column(frame, "night", "", nights, func(n store.Night) time.Time { return n.From })
@@ -269,6 +303,8 @@ func nightFrame(nights []store.Night) *data.Frame {
 	column(frame, "answered", "", nights, func(n store.Night) int64 { return n.Answered })
 	column(frame, "answer time", "s", nights, func(n store.Night) *float64 { return n.AnswerTime })
 	column(frame, "longest silence", "s", nights, func(n store.Night) *float64 { return n.Silence })
+	column(frame, "silent session", "", nights, func(n store.Night) *string { return n.SilentSession })
+	column(frame, "silent until", "", nights, func(n store.Night) *time.Time { return n.SilentUntil })
 	column(frame, "cost", usd, nights, func(n store.Night) float64 { return n.Usage.Cost.USD() })
 	column(frame, "tokens", "", nights, func(n store.Night) int64 { return n.Usage.InputTokens + n.Usage.OutputTokens })
 	column(frame, "from", "", nights, func(n store.Night) int64 { return n.From.UnixMilli() })
@@ -295,7 +331,7 @@ func specFrame(specs []store.SpecHistory) *data.Frame {
 	return frame
 }
 
-// requestFrame is a table of requests for a person and what became of them.
+// requestFrame is a table of requests for a person and how each ended.
 func requestFrame(requests []store.Asking) *data.Frame {
 	frame := typed(data.NewFrame("requests"), data.FrameTypeTable, 0, data.VisTypeTable)
 	column(frame, "time", "", requests, func(a store.Asking) time.Time { return a.At })
@@ -315,8 +351,8 @@ func requestFrame(requests []store.Asking) *data.Frame {
 	return frame
 }
 
-// sessionFrame is a table of sessions as they are now. A spec that has not
-// ended is open while its session is heard from, and silent otherwise.
+// sessionFrame is a table of sessions as they are now. A spec that has not ended
+// is counted as open or as silent.
 func sessionFrame(st state.State) *data.Frame {
 	frame := typed(data.NewFrame("sessions",
 		data.NewField("session", nil, []string{}), data.NewField("status", nil, []string{}), data.NewField("last heartbeat", nil, []*time.Time{}),
@@ -331,11 +367,11 @@ func sessionFrame(st state.State) *data.Frame {
 			int64(s.Specs.Open), int64(s.Specs.Silent), int64(s.Specs.Completed), int64(s.Specs.Failed), int64(s.Specs.TimedOut),
 			int64(s.Specs.Limited), int64(s.Waiting), int64(s.FailureStreak), s.LastSeen)
 	}
-	noteCut(frame, len(st.Sessions), int64(st.SessionsTotal), "last heard", "sessions")
+	noteCut(frame, len(st.Sessions), int64(st.SessionsTotal), "most recently active", "sessions")
 	return frame
 }
 
-// overviewFrame is one row over the sessions, however many they are.
+// overviewFrame has one row: sums over all sessions, listed by sessionFrame or not.
 func overviewFrame(st state.State) *data.Frame {
 	frame := typed(data.NewFrame("overview"), data.FrameTypeNumericWide, 1, "")
 	for _, column := range []struct {
@@ -361,7 +397,7 @@ func noteCut(frame *data.Frame, shown int, total int64, which, what string) {
 	}
 }
 
-// grouped prints a number as people read it: 1,000,000.
+// grouped prints a number with commas between the thousands: 1,000,000.
 func grouped(n int64) string {
 	text := strconv.FormatInt(n, 10)
 	for i := len(text) - 3; i > 0; i -= 3 {
@@ -374,12 +410,12 @@ func heartbeatAge(st state.State, s state.Session) *float64 {
 	if s.LastHeartbeat == nil {
 		return nil
 	}
-	// A writer's clock may run ahead a little.
+	// The clock of a writer may be ahead of that of the database.
 	age := max(0, st.At.Sub(*s.LastHeartbeat).Seconds())
 	return &age
 }
 
-// number is one number of a condition, as a field of a frame.
+// number describes the field of a frame that holds a number of conditions.
 type number struct {
 	name, unit string
 	of         func(store.Condition) float64
@@ -388,7 +424,7 @@ type number struct {
 var (
 	age      = number{"age", "s", func(c store.Condition) float64 { return c.Age.Seconds() }}
 	failures = number{"failures", "", func(c store.Condition) float64 { return float64(c.Events) }}
-	// In milliseconds since 1970, as a dashboard's address wants its range.
+	// In milliseconds since 1970: the address of a dashboard takes its range so.
 	since = number{"since", "dateTimeAsIso", func(c store.Condition) float64 { return float64(c.Since.UnixMilli()) }}
 )
 

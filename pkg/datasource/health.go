@@ -13,7 +13,7 @@ import (
 
 const healthTimeout = 15 * time.Second
 
-// CheckHealth is what "Save & test" shows.
+// CheckHealth returns the result that "Save & test" shows.
 func (d *Datasource) CheckHealth(ctx context.Context, _ *backend.CheckHealthRequest) (*backend.CheckHealthResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()

@@ -14,17 +14,17 @@ import (
 // does not start a feed: Grafana makes a data source at its first use, so the
 // unused ones would be missing anyway, and each of the others would hold a
 // connection for the scrape alone. Alerts use the gateway, whose feed always
-// runs. The zero value is ready.
+// runs. The zero value can be used.
 type Metrics struct {
 	mu      sync.Mutex
 	sources map[name]*Datasource
 }
 
-// name is what tells data sources apart: a uid is its organization's own.
+// name identifies a data source. Two organizations may have the same uid.
 type name struct{ org, uid string }
 
-// add takes the place of an older instance: after a change of settings both
-// exist for a while.
+// add replaces an older instance of the data source: after a change of settings
+// both exist for a while.
 func (m *Metrics) add(d *Datasource, org int64, uid string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -36,7 +36,7 @@ func (m *Metrics) add(d *Datasource, org int64, uid string) {
 	m.sources[d.name] = d
 }
 
-// remove does nothing once a newer instance has taken the place.
+// remove does nothing if a newer instance has replaced d.
 func (m *Metrics) remove(d *Datasource) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

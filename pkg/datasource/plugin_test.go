@@ -82,7 +82,7 @@ func settings(t testing.TB, database string) *pluginv2.DataSourceInstanceSetting
 	}
 }
 
-// launch starts the executable; migrate says whether there is a schema.
+// launch starts the executable over a new database, with the schema if migrate is set.
 func launch(t testing.TB, migrate bool) *grafana {
 	t.Helper()
 	database, schema := postgrestest.Schema(t)
@@ -192,8 +192,8 @@ func (g *grafana) subscribe() position {
 	return at
 }
 
-// subscribesAt waits until a viewer who comes is told this cursor: the plugin notes
-// where the stream stands after it has sent a frame.
+// subscribesAt waits until a new viewer gets this cursor: the plugin stores the
+// position of the stream after it has sent a frame.
 func (g *grafana) subscribesAt(cursor string) {
 	g.t.Helper()
 	for end := time.Now().Add(patience); ; {
@@ -202,13 +202,13 @@ func (g *grafana) subscribesAt(cursor string) {
 			return
 		}
 		if time.Now().After(end) {
-			g.t.Fatalf("a viewer who comes is told %s, the stream stands at %s", told, cursor)
+			g.t.Fatalf("a new viewer gets %s, the position of the stream is %s", told, cursor)
 		}
 	}
 }
 
-// run returns what waits for the next frame; those that carry nothing but the
-// state are left out.
+// run returns a function that waits for the next frame, leaving out frames that have
+// only the state.
 func (g *grafana) run() func() (*data.Frame, position) {
 	g.t.Helper()
 	next := g.runAll()
@@ -294,7 +294,7 @@ func TestLateCommit(t *testing.T) {
 	next := g.run()
 	_, at := next()
 	if at.From != first.Cursor {
-		t.Fatalf("the stream stands at %s, the subscriber was told %s", at.From, first.Cursor)
+		t.Fatalf("the position of the stream is %s, the subscriber got %s", at.From, first.Cursor)
 	}
 	late, early := g.connect(), g.connect()
 	row(t, late, "BEGIN")
@@ -316,12 +316,12 @@ func TestLateCommit(t *testing.T) {
 	if got := specsOf(g.poll(polled["cursor"].(string))); got != "late" {
 		t.Fatalf("polled %q", got)
 	}
-	// A viewer who comes later is told where the stream stands now.
+	// A later viewer gets the present position of the stream.
 	g.subscribesAt(two.Cursor)
 }
 
-// The same 10,000 events, written by 8 writers at once, arrive once each by
-// the stream and by polling the resource, and as the table has them.
+// 10,000 events that 8 writers write at once arrive once each by the stream and by
+// polling the resource, and as they are in the table.
 func TestEveryEventOnceInBothModes(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -443,6 +443,8 @@ func TestHealth(t *testing.T) {
 		s.DecryptedSecureJsonData["password"] = "hunter2"
 	})
 	expect(store.NoConnection, "refused")
+	change(func(s *pluginv2.DataSourceInstanceSettings) { s.DecryptedSecureJsonData["password"] = "hunter2" })
+	expect(store.NoConnection, "check user and password")
 	with := func(name, value string) {
 		change(func(s *pluginv2.DataSourceInstanceSettings) {
 			values := map[string]string{}
@@ -450,7 +452,7 @@ func TestHealth(t *testing.T) {
 				t.Fatal(err)
 			}
 			values[name] = value
-			s.JsonData, _ = json.Marshal(values) // texts
+			s.JsonData, _ = json.Marshal(values) // texts cause no error
 		})
 	}
 	with("database", "nothing_here")
@@ -459,11 +461,11 @@ func TestHealth(t *testing.T) {
 	expect(store.NoTable, `schema "nothing_here" does not exist`)
 	with("sslmode", "require")
 	expect(store.NoConnection, "choose the TLS mode disable")
-	with("sslmode", "") // a server on this machine is asked without TLS
+	with("sslmode", "") // a server on this machine is connected to without TLS
 	if resp := g.health(); resp.Status != pluginv2.CheckHealthResponse_OK {
 		t.Errorf("a local server without a TLS mode: %+v", resp)
 	}
-	other, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and waits for more
+	other, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and does not answer
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -560,12 +562,12 @@ func (g *grafana) frames(from, to time.Time, query string) (data.Frames, *plugin
 	return frames, answer
 }
 
-// The health of the data source says which promise is at risk, and why.
+// The query for promises returns which of them is at risk, and why.
 func TestPromises(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
 	conn := g.connect()
-	stands := func() map[string]string {
+	statuses := func() map[string]string {
 		t.Helper()
 		frame, answer := g.ask(time.Now().Add(-time.Hour), time.Now(), `{"queryType":"promises"}`)
 		if frame == nil {
@@ -574,7 +576,7 @@ func TestPromises(t *testing.T) {
 		found := map[string]string{}
 		whys := column(t, frame, "why")
 		for i, name := range column(t, frame, "promise") {
-			found[name.(string)] = fmt.Sprint(column(t, frame, "stands")[i], ": ", whys[i])
+			found[name.(string)] = fmt.Sprint(column(t, frame, "status")[i], ": ", whys[i])
 		}
 		return found
 	}
@@ -582,7 +584,7 @@ func TestPromises(t *testing.T) {
 		t.Helper()
 		var told map[string]string
 		for end := time.Now().Add(patience); time.Now().Before(end); {
-			if told = stands(); strings.HasPrefix(told[name], text) {
+			if told = statuses(); strings.HasPrefix(told[name], text) {
 				return
 			}
 		}
@@ -590,7 +592,7 @@ func TestPromises(t *testing.T) {
 	}
 	// On a busy machine an answer, or the reader, may be late at times.
 	for end := time.Now().Add(patience); ; {
-		told := stands()
+		told := statuses()
 		maps.DeleteFunc(told, func(_, text string) bool { return strings.HasPrefix(text, "kept: ") })
 		if len(told) == 0 {
 			break
@@ -601,34 +603,49 @@ func TestPromises(t *testing.T) {
 		}
 	}
 	row(t, conn, `INSERT INTO events (kind, session, at) VALUES ('session_heartbeat', 'fast', now() + interval '20 minutes')`)
-	until("A session that falls silent is noticed", `at risk: the clocks of 1 sessions, such as "fast"`)
+	until("Silent sessions are detected", `at risk: the clocks of 1 sessions, such as "fast"`)
 	row(t, conn, `ALTER TABLE events RENAME TO gone`)
 	until("Every committed event is shown, once", "broken: there is no events table")
 	until("Live events arrive at once", "broken: the reader")
-	// A viewer who tries the stream meanwhile is not told that it works again.
+	// While the database cannot be read, nobody can subscribe to the stream.
 	if resp, err := g.stream.SubscribeStream(t.Context(), &pluginv2.SubscribeStreamRequest{PluginContext: g.context, Path: "events"}); err == nil && resp.Status == pluginv2.SubscribeStreamResponse_OK {
 		t.Errorf("the stream opens without a table: %v", resp)
 	}
 }
 
-// A session in an answer leads to its dashboard, at the moment of its row.
+// A session in an answer links to its dashboard, at the time of its row.
 func TestSessionsLeadToTheirDashboard(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
 	row(t, g.connect(), insert, "p")
-	for query, field := range map[string]string{`{}`: "session", `{"queryType":"durations"}`: "session", `{"queryType":"sessions"}`: "session", `{"queryType":"specs"}`: "last session"} {
+	row(t, g.connect(), `INSERT INTO events (kind, session, spec, data) VALUES ('intervention_request', 's', 'p', '{"usage": {"costUsd": 1}}')`)
+	const around = `&from=${__data.fields["from"].numeric}&to=${__data.fields["to"].numeric}`
+	for query, field := range map[string]string{
+		`{}`: "session", `{"queryType":"logs"}`: "session", `{"queryType":"durations"}`: "session", `{"queryType":"sessions"}`: "session",
+		`{"queryType":"specs"}`: "last session", `{"queryType":"requests"}`: "session", `{"queryType":"usage"}`: "session", `{"queryType":"nights"}`: "silent session",
+	} {
 		frame, answer := g.ask(time.Now().Add(-time.Hour), time.Now().Add(time.Minute), query)
 		if frame == nil {
 			t.Fatal(answer.Error)
 		}
 		session, _ := frame.FieldByName(field)
-		if session.Config == nil || len(session.Config.Links) != 1 || !strings.HasPrefix(session.Config.Links[0].URL, "/d/specwatch-session?var-datasource=specwatch&var-session=${__value.raw:percentencode}&time=${__data.fields[") {
+		if session.Config == nil || len(session.Config.Links) != 1 || session.Config.Links[0].URL != "/d/specwatch-session?var-datasource=specwatch&var-session=${__value.raw:percentencode}"+around {
 			t.Errorf("%s: %+v", query, session.Config)
+			continue
 		}
+		now := time.Now().UnixMilli()
+		from, to := column(t, frame, "from")[0].(int64), column(t, frame, "to")[0].(int64)
+		if from > now || now > to || !strings.Contains(query, "nights") && to-from != time.Hour.Milliseconds() {
+			t.Errorf("%s: from %d to %d, now is %d", query, from, to, now)
+		}
+	}
+	// A rule must find one number only.
+	if frame, answer := g.ask(time.Now().Add(-time.Hour), time.Now().Add(time.Minute), `{"queryType":"waiting"}`); frame == nil || len(frame.Fields) != 3 {
+		t.Errorf("%v %s", frame, answer.Error)
 	}
 }
 
-// What Explore draws above log lines: the same events, by severity.
+// Above log lines Explore draws the numbers of the same events by severity.
 func TestLogVolume(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -699,9 +716,8 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// What a session has not ended runs while the session is heard from and is
-// silent otherwise, and what a limit of usage ended has not failed: every
-// answer says so.
+// In every answer, a spec that has not ended is running or silent, and a spec that
+// a usage limit ended has not failed.
 func TestSilentIsNotRunningAndLimitedIsNotFailed(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -748,7 +764,7 @@ func TestSilentIsNotRunningAndLimitedIsNotFailed(t *testing.T) {
 	}
 }
 
-// quiet is a time zone in which it is not about noon.
+// quiet returns a time zone in which it is not about noon.
 func quiet(at time.Time) string {
 	if hour := at.UTC().Hour(); hour >= 11 && hour <= 13 {
 		return "Asia/Tokyo"
@@ -797,7 +813,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// A rule on what is no number is told so, and everything else stays askable.
+// A query type without a number is an error in a rule, and works elsewhere.
 func TestRulesNeedNumbers(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -819,7 +835,7 @@ func TestRulesNeedNumbers(t *testing.T) {
 	}
 }
 
-// An answer that has not all says so, with both numbers.
+// An answer that does not have all rows has a notice with both numbers.
 func TestWhatIsCutSaysSo(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -855,7 +871,7 @@ func TestWhatIsCutSaysSo(t *testing.T) {
 	}
 }
 
-// A session beyond the last hundred, or of long ago, is there when it is named.
+// A named session is in the answer, also if it is not among the last hundred.
 func TestOldSessionsAreKnown(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -871,7 +887,7 @@ func TestOldSessionsAreKnown(t *testing.T) {
 	}
 }
 
-// A line shows an attempt with its outcome from its start to its end, and
+// The value of a line is the outcome of an attempt from its start to its end, and
 // waiting from a request to its answer.
 func TestTimelineShowsAttempts(t *testing.T) {
 	t.Parallel()
@@ -915,8 +931,8 @@ func TestTimelineShowsAttempts(t *testing.T) {
 	}
 }
 
-// Of a range that is over, a line shows how an attempt ended that was open at
-// its end, as the table of attempts does.
+// In a past range, an attempt that was open at the end of the range has the outcome
+// that it got later, as in the table of attempts.
 func TestTimelineOfThePast(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -937,7 +953,7 @@ func TestTimelineOfThePast(t *testing.T) {
 	}
 }
 
-// An attempt that ends in the moment of its start is drawn, too.
+// An attempt that ends at the time of its start is drawn, too.
 func TestTimelineShowsShortAttempts(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -1024,7 +1040,7 @@ func TestBadQueries(t *testing.T) {
 	for path, code := range map[string]int{
 		"status?since=garbage": 400, "status?limit=0": 400, "status?limit=1000000": 400, "nothing": 404,
 	} {
-		if got, body, _ := g.call(path); got != code || body["detail"] == "" {
+		if got, body, _ := g.call(path); got != code || body["detail"] == nil || body["detail"] == "" {
 			t.Errorf("%s: %d %v", path, got, body)
 		}
 	}
@@ -1043,13 +1059,13 @@ func TestBadQueries(t *testing.T) {
 	}
 }
 
-// Grafana checks the right to query for queries and resources, and leaves
-// streams to the plugin.
+// Grafana checks the right to query for queries and resources. For streams the
+// plugin checks it.
 func TestWhoMayNotQueryMayNotSubscribe(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
 	row(t, g.connect(), insert, "secret")
-	g.poll("") // the feed runs, and the table has something to tell
+	g.poll("") // starts the feed
 	for name, user := range map[string]*pluginv2.User{
 		"nobody": nil, "no role": {Login: "eve"}, "None": {Login: "eve", Role: "None"}, "another spelling": {Login: "eve", Role: "viewer"}, "an unknown role": {Login: "eve", Role: "Auditor"},
 	} {
@@ -1085,8 +1101,8 @@ func TestMenus(t *testing.T) {
 	}
 }
 
-// The stream outlives the loss of its database connection, and nothing that
-// was written meanwhile is lost.
+// The stream continues after the loss of its database connection, with all events
+// that were written meanwhile.
 func TestStreamReconnects(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -1100,7 +1116,7 @@ func TestStreamReconnects(t *testing.T) {
 		AND locktype = 'advisory' AND ((classid::bigint << 32) | objid::bigint) = m.bell`)
 	row(t, conn, insert, "after")
 	frame, after := next()
-	for after.Interrupted != "" { // where the stream noticed
+	for after.Interrupted != "" { // if the stream noticed the loss
 		frame, after = next()
 	}
 	if got := fmt.Sprint(column(t, frame, "spec")); got != "[after]" || after.From != at.Cursor {
@@ -1108,8 +1124,8 @@ func TestStreamReconnects(t *testing.T) {
 	}
 }
 
-// PostgreSQL crashes and gives transaction ids out again: viewers of the stream
-// and those that poll miss nothing.
+// After a crash PostgreSQL assigns some transaction ids again: viewers of the stream
+// and those that poll miss no event.
 func TestCrashLosesNothing(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
@@ -1165,8 +1181,8 @@ func TestCrashLosesNothing(t *testing.T) {
 	}
 }
 
-// The state comes with frames, at most once a second, and the last of them
-// after the last event.
+// Frames contain the state at most once a second, and the last state includes the
+// last event.
 func TestStateIsStreamed(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -1254,8 +1270,8 @@ func (l *link) set(up bool) {
 	l.open = nil
 }
 
-// The stream tells its viewers that the database is gone, nobody can subscribe
-// meanwhile, and it goes on where it was.
+// The stream sends viewers a frame when the database cannot be read, nobody can
+// subscribe meanwhile, and then it continues at its last position.
 func TestStreamTellsOfAnOutage(t *testing.T) {
 	t.Parallel()
 	g := launch(t, true)
@@ -1286,8 +1302,7 @@ func TestStreamTellsOfAnOutage(t *testing.T) {
 	g.subscribesAt(back.Cursor)
 }
 
-// metrics returns what Grafana gets when it is asked for the plugin's
-// metrics, by line.
+// metrics returns the lines of the metrics that Grafana gets from the plugin.
 func (g *grafana) metrics() map[string]bool {
 	g.t.Helper()
 	resp, err := g.diagnostics.CollectMetrics(g.t.Context(), &pluginv2.CollectMetricsRequest{PluginContext: g.context})
@@ -1301,8 +1316,8 @@ func (g *grafana) metrics() map[string]bool {
 	return lines
 }
 
-// tells waits until the metrics have all of the lines.
-func (g *grafana) tells(lines ...string) {
+// hasMetrics waits until the metrics have all of the lines.
+func (g *grafana) hasMetrics(lines ...string) {
 	g.t.Helper()
 	for end := time.Now().Add(patience); ; <-time.After(20 * time.Millisecond) {
 		got := g.metrics()
@@ -1337,10 +1352,10 @@ func TestMetrics(t *testing.T) {
 	// Neither a scrape nor a query starts the feed of a data source.
 	g.ask(time.Now().Add(-time.Hour), time.Now(), `{"queryType":"counts"}`)
 	if g.toldOf("specwatch") {
-		t.Error("a feed runs for a data source that nobody watches")
+		t.Error("a feed runs for a data source without viewers")
 	}
 	g.poll("")
-	g.tells(total(1, "specwatch", 1), `specwatch_session_specs_open{datasource_uid="specwatch",org_id="1",session="s"} 1`, `specwatch_feed_connected{datasource_uid="specwatch",org_id="1"} 1`)
+	g.hasMetrics(total(1, "specwatch", 1), `specwatch_session_specs_open{datasource_uid="specwatch",org_id="1",session="s"} 1`, `specwatch_feed_connected{datasource_uid="specwatch",org_id="1"} 1`)
 
 	// Two data sources, and one of another organization with the same uid.
 	use := func(org int64, uid string) *pluginv2.DataSourceInstanceSettings {
@@ -1354,35 +1369,35 @@ func TestMetrics(t *testing.T) {
 	g.poll("")
 	use(2, "specwatch")
 	g.poll("")
-	g.tells(total(1, "specwatch", 1), total(1, "second", 1), total(2, "specwatch", 1))
+	g.hasMetrics(total(1, "specwatch", 1), total(1, "second", 1), total(2, "specwatch", 1))
 
-	// Changed settings make a new instance, which takes the old one's place
-	// while that is still alive, and keeps it when that is gone.
+	// Changed settings make a new instance, which replaces the old one before and
+	// after that is disposed of.
 	for range 3 {
 		use(1, "second").LastUpdatedMS += time.Now().UnixNano() % 1_000_000
 		g.poll("")
-		g.tells(total(1, "second", 1))
+		g.hasMetrics(total(1, "second", 1))
 	}
 	row(t, conn, insert, "b")
-	g.tells(total(1, "second", 2), total(1, "specwatch", 2))
-	g.tells("plugins_active_instances 3") // the old ones are gone
-	g.tells(total(1, "second", 2))
+	g.hasMetrics(total(1, "second", 2), total(1, "specwatch", 2))
+	g.hasMetrics("plugins_active_instances 3") // the old ones are disposed of
+	g.hasMetrics(total(1, "second", 2))
 
-	// Settings that cannot be read end what was told by the old ones.
+	// Settings that cannot be read end the metrics of the old instance.
 	use(1, "second").Url = ""
 	g.context.DataSourceInstanceSettings.LastUpdatedMS++
 	if resp, err := g.diagnostics.CheckHealth(t.Context(), &pluginv2.CheckHealthRequest{PluginContext: g.context}); err == nil && resp.Status == pluginv2.CheckHealthResponse_OK {
-		t.Error("a data source without a host is well")
+		t.Error("a data source without a host is healthy")
 	}
 	for end := time.Now().Add(patience); g.toldOf("second"); <-time.After(50 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("a data source that is no more is told of")
+			t.Fatal("the metrics contain a data source that does not exist any more")
 		}
 	}
-	g.tells(total(1, "specwatch", 2))
+	g.hasMetrics(total(1, "specwatch", 2))
 }
 
-// The certificate of the database is checked as the settings say. Every field
+// The certificate of the database is checked according to the settings. Every field
 // may end with a newline, as files of secrets do.
 func TestTLSOfTheDatabase(t *testing.T) {
 	t.Parallel()

@@ -12,10 +12,10 @@ import (
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// promise is something that viewers rely on, and how it stands now.
+// promise is a property that viewers rely on, and whether it holds now.
 type promise struct {
 	name   string
-	stands string // kept, at risk or broken
+	status string // kept, at risk or broken
 	why    string
 }
 
@@ -24,11 +24,11 @@ const (
 	atRisk = "at risk"
 	broken = "broken"
 
-	lagAllowed    = time.Second // until what is live counts as late
-	answerAllowed = time.Second // for the plainest question
+	lagAllowed    = time.Second // lag of the feed above which live events are late
+	answerAllowed = time.Second // for the simplest query
 )
 
-// promises looks at each of them. It fails only where the caller gave up.
+// promises checks each promise. It returns an error only if ctx has ended.
 func (d *Datasource) promises(ctx context.Context) ([]promise, error) {
 	asked := time.Now()
 	readErr := d.store.Ready(ctx)
@@ -38,11 +38,11 @@ func (d *Datasource) promises(ctx context.Context) ([]promise, error) {
 	}
 	stats := d.delivery(ctx)
 
-	read := promise{"Every committed event is shown, once", kept, "the events can be read, and the cursor is of this history"}
+	read := promise{"Every committed event is shown, once", kept, "the events can be read"}
 	if readErr != nil {
 		read = promise{read.name, broken, readErr.Error()}
 	}
-	live := promise{"Live events arrive at once", kept, "the database announces them"}
+	live := promise{"Live events arrive at once", kept, "PostgreSQL notifies the reader"}
 	switch {
 	case !stats.Connected:
 		live = promise{live.name, broken, "the reader of live events is not connected to the database; viewers poll"}
@@ -51,13 +51,13 @@ func (d *Datasource) promises(ctx context.Context) ([]promise, error) {
 	case stats.Pooled:
 		live = promise{live.name, atRisk, store.PoolerNote}
 	case !stats.Push:
-		live = promise{live.name, atRisk, fmt.Sprintf("the database announces nothing here, so events are looked for and wait up to %s", stats.Delay.Round(time.Millisecond))}
+		live = promise{live.name, atRisk, fmt.Sprintf("notifications do not work here, so the reader polls; events arrive up to %s late", stats.Delay.Round(time.Millisecond))}
 	}
 	found := []promise{read, live}
 	if readErr == nil {
-		quick := promise{"Questions are answered quickly", kept, fmt.Sprintf("the plainest took %s", took.Round(time.Millisecond))}
+		quick := promise{"Queries are answered quickly", kept, fmt.Sprintf("the simplest query took %s", took.Round(time.Millisecond))}
 		if took > answerAllowed {
-			quick = promise{quick.name, atRisk, fmt.Sprintf("the plainest took %s; look for a load on the database or a slow network", took.Round(time.Millisecond))}
+			quick = promise{quick.name, atRisk, fmt.Sprintf("the simplest query took %s; look for a load on the database or a slow network", took.Round(time.Millisecond))}
 		}
 		found = append(found, quick)
 	}
@@ -71,9 +71,9 @@ func (d *Datasource) promises(ctx context.Context) ([]promise, error) {
 	return found, nil
 }
 
-// promisesOf are those that a summary shows.
+// promisesOf checks the promises that depend on the state of the sessions.
 func promisesOf(st state.State) []promise {
-	silence := promise{"A session that falls silent is noticed", kept, "the clocks of all listed sessions agree with the database's"}
+	silence := promise{"Silent sessions are detected", kept, "the clocks of all listed sessions agree with the database's"}
 	wrong, name := 0, ""
 	for _, s := range st.Sessions {
 		if s.ClockAhead != 0 {
@@ -82,11 +82,11 @@ func promisesOf(st state.State) []promise {
 		}
 	}
 	if wrong > 0 {
-		silence = promise{silence.name, atRisk, fmt.Sprintf("the clocks of %d sessions, such as %q, are wrong by more than %s; times are corrected, but set these clocks right", wrong, label(name), state.ClockOff)}
+		silence = promise{silence.name, atRisk, fmt.Sprintf("the clocks of %d sessions, such as %q, are wrong by more than %s; Specwatch corrects the times, but correct these clocks", wrong, label(name), state.ClockOff)}
 	}
-	all := promise{"Summaries are of all sessions", kept, fmt.Sprintf("%s sessions in the last %d days", grouped(int64(st.SessionsTotal)), int(state.Horizon.Hours()/24))}
+	all := promise{"Summaries include all sessions", kept, fmt.Sprintf("%s sessions in the last %d days", grouped(int64(st.SessionsTotal)), int(state.Horizon.Hours()/24))}
 	if st.SessionsTotal >= state.MaxSessions {
-		all = promise{all.name, broken, fmt.Sprintf("more than %s sessions in the last %d days: those that were silent longest are left out", grouped(state.MaxSessions), int(state.Horizon.Hours()/24))}
+		all = promise{all.name, broken, fmt.Sprintf("more than %s sessions in the last %d days: those with the oldest events are left out", grouped(state.MaxSessions), int(state.Horizon.Hours()/24))}
 	}
 	return []promise{silence, all}
 }
@@ -95,7 +95,7 @@ func promisesOf(st state.State) []promise {
 func promiseFrame(promises []promise) *data.Frame {
 	frame := typed(data.NewFrame("promises"), data.FrameTypeTable, 0, data.VisTypeTable)
 	column(frame, "promise", "", promises, func(p promise) string { return p.name })
-	column(frame, "stands", "", promises, func(p promise) string { return p.stands })
+	column(frame, "status", "", promises, func(p promise) string { return p.status })
 	column(frame, "why", "", promises, func(p promise) string { return p.why })
 	return frame
 }

@@ -22,26 +22,26 @@ import (
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// model is a query as the editor writes it. An empty list means all. The mode
-// of delivery is the front end's business and not read here.
+// model is a query as the editor writes it. An empty list means all. The backend
+// ignores the fields mode and days; the front end uses them.
 type model struct {
 	QueryType contract.QueryType `json:"queryType"`
 	Kinds     []event.Kind       `json:"kinds"`
 	Sessions  []string           `json:"sessions"`
 	Specs     []string           `json:"specs"`
 	Limit     int                `json:"limit"`
-	Since     bool               `json:"since"`  // of conditions: when it came about instead of the number
+	Since     bool               `json:"since"`  // of conditions: the time of the event instead of the number
 	Zone      string             `json:"zone"`   // of nights: the time zone in which they begin and end at noon; "": UTC
 	Levels    bool               `json:"levels"` // of counts: a frame for each severity of logs, and not for each kind
 }
 
 const (
 	atOnce          = 4      // queries of one request that run at the same time
-	maxTimelineRows = 10_000 // moments of a timeline; the latest are kept
+	maxTimelineRows = 10_000 // rows of a timeline; the latest are kept
 	maxBuckets      = 11_000 // points of a time series, as in Prometheus
 
-	connectTimeout = 2 * time.Second       // of a feed that is asked for its health,
-	connectPause   = 20 * time.Millisecond // and between two looks at it
+	connectTimeout = 2 * time.Second       // for a feed that is not connected yet
+	connectPause   = 20 * time.Millisecond // between two checks of that feed
 )
 
 // QueryData answers the queries of panels, of alert rules and of annotations.
@@ -74,14 +74,14 @@ func failure(err error) backend.DataResponse {
 	return r
 }
 
-// query is what is asked for once: the model, and the range and filters of it.
+// query is one query: the model, its time range and its filters.
 type query struct {
 	model
 	filter  store.Filter
 	grafana backend.DataQuery // with the interval and the number of points of a time series
 }
 
-// queries are how each query type is answered, but for the conditions.
+// queries has the method that answers each query type; conditions has the others.
 var queries = map[contract.QueryType]func(*Datasource, context.Context, query) (data.Frames, error){
 	contract.QueryEvents:    (*Datasource).queryEvents,
 	contract.QueryLogs:      (*Datasource).queryLogs,
@@ -120,7 +120,7 @@ func (d *Datasource) query(ctx context.Context, asked backend.DataQuery, alert b
 	return nil, &event.FieldError{Field: "queryType", Detail: fmt.Sprintf("%.64q is not known; it is one of %v", string(m.QueryType), contract.QueryTypes)}
 }
 
-// readModel reads a query, with the defaults of what it does not name.
+// readModel reads a query and sets the defaults of missing fields.
 func readModel(text json.RawMessage) (model, error) {
 	m := model{QueryType: contract.QueryEvents}
 	if err := json.Unmarshal(text, &m); err != nil {
@@ -135,7 +135,8 @@ func readModel(text json.RawMessage) (model, error) {
 	return m, nil
 }
 
-// check refuses what no query type can answer. An unknown type is not refused here.
+// check returns an error for kinds and limits that no query type accepts, and for
+// types that alert rules cannot use. An unknown type is not an error here.
 func (m model) check(alert bool) error {
 	for _, kind := range m.Kinds {
 		if !kind.Known() && !kind.Custom() && kind != event.Other {
@@ -143,7 +144,7 @@ func (m model) check(alert bool) error {
 		}
 	}
 	if alert && slices.Contains(contract.QueryTypes, m.QueryType) && !slices.Contains(contract.Alerting, m.QueryType) {
-		return &event.FieldError{Field: "queryType", Detail: fmt.Sprintf("%q is no number that an alert rule can compare; choose one of %v", string(m.QueryType), contract.Alerting)}
+		return &event.FieldError{Field: "queryType", Detail: fmt.Sprintf("%q returns no number that an alert rule can compare; choose one of %v", string(m.QueryType), contract.Alerting)}
 	}
 	if m.Limit < 1 || m.Limit > event.MaxPage {
 		return &event.FieldError{Field: "limit", Detail: fmt.Sprintf("must be a whole number from 1 to %d", event.MaxPage)}
@@ -207,8 +208,8 @@ func (d *Datasource) queryDurations(ctx context.Context, q query) (data.Frames, 
 	return d.counted(ctx, durationFrame(attempts), len(attempts), q.filter, "newest", "attempts")
 }
 
-// querySessions answers what holds now, whatever the range: an old range would
-// make a session look asleep that is long done. So does queryOverview.
+// querySessions returns the present state and ignores the range: in an old range a
+// session that has ended since would look silent. So does queryOverview.
 func (d *Datasource) querySessions(ctx context.Context, q query) (data.Frames, error) {
 	st, err := d.sessions(ctx, q.Sessions)
 	if err != nil {
@@ -333,8 +334,8 @@ func (d *Datasource) queryCondition(ctx context.Context, q query, c condition) (
 	return data.Frames{frame}, nil
 }
 
-// counted adds to a frame of the range how many rows there are, where it has
-// not all of them.
+// counted adds the total number of rows in the range to a frame that does not have
+// all of them.
 func (d *Datasource) counted(ctx context.Context, frame *data.Frame, rows int, f store.Filter, which, what string) (data.Frames, error) {
 	if rows < f.Limit {
 		return data.Frames{frame}, nil
@@ -344,8 +345,8 @@ func (d *Datasource) counted(ctx context.Context, frame *data.Frame, rows int, f
 	return data.Frames{frame}, err
 }
 
-// outcomeNow is what an outcome is called now: a spec that has not ended runs
-// while it is heard of. One that is newer than the summary has only just begun.
+// outcomeNow replaces running by silent if the state says that the spec is silent.
+// A spec that is newer than the state counts as running.
 func outcomeNow(st state.State, o store.Outcome, session, spec string, started time.Time) store.Outcome {
 	if o == store.Running && !st.HeardOf(session, spec) && st.At.Sub(started) > state.Awake {
 		return store.Silent
@@ -361,9 +362,9 @@ func (d *Datasource) overview(ctx context.Context) (state.State, error) {
 	return snapshot.State, nil
 }
 
-// sessions is the summary of the sessions of these names, or of all that were
-// heard within state.Horizon. The overview lists the last hundred; the others are
-// read from the table.
+// sessions returns the state of the sessions of these names, or of all that have an
+// event within state.Horizon. The overview lists the hundred with the latest
+// events; the others are read from the table.
 func (d *Datasource) sessions(ctx context.Context, names []string) (state.State, error) {
 	st, err := d.overview(ctx)
 	if err != nil || len(names) == 0 {
@@ -376,15 +377,16 @@ func (d *Datasource) sessions(ctx context.Context, names []string) (state.State,
 	return d.store.StateOf(ctx, names)
 }
 
-// condition is how a condition is read, and the number that a rule compares.
+// condition has the function that reads a condition, and the number that a rule
+// compares.
 type condition struct {
 	read   func(*store.Store, context.Context, store.Filter) ([]store.Condition, error)
 	number number
 }
 
-// conditions are what alert rules ask for. They are read from the table and by
-// the range, not from the feed's summary, which lists the newest hundred: the
-// sessions that an alert is about are those not heard of for long.
+// conditions are the query types for alert rules. They are read from the table, in
+// the range of the query. The feed's summary lists only the hundred sessions with
+// the latest events, and alerts are about sessions without events for long.
 var conditions = map[contract.QueryType]condition{
 	contract.QueryTimedOut:      {(*store.Store).TimedOut, age},
 	contract.QueryWaiting:       {(*store.Store).Waiting, age},
@@ -393,8 +395,9 @@ var conditions = map[contract.QueryType]condition{
 	contract.QueryFailureStreak: {(*store.Store).Failing, failures},
 }
 
-// delivery is the health of this data source's feed. One that has only just
-// started is given the time to connect, so that it does not look broken.
+// delivery returns the health of this data source's feed. It waits up to
+// connectTimeout for the connection, because a feed that has just started is not
+// broken.
 func (d *Datasource) delivery(ctx context.Context) feed.Stats {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -413,9 +416,10 @@ func (d *Datasource) delivery(ctx context.Context) feed.Stats {
 	}
 }
 
-// bucket is the width of a time series' points: the interval that Grafana
-// asks for, and wide enough for the number of points that it can draw. Those of
-// more than a minute, an hour or a day are whole ones, as the rollups are.
+// bucket returns the time between two points of a time series: the interval that
+// Grafana asks for, or more if there were more points than it can draw. Above a
+// minute, an hour or a day it is a whole number of these, because the rollups are
+// by minute, hour and day.
 func bucket(q backend.DataQuery) (time.Duration, error) {
 	span := q.TimeRange.To.Sub(q.TimeRange.From)
 	if span < 0 {

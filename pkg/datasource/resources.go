@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -14,19 +15,19 @@ import (
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// menuSpan is how far back the lists of sessions and specs look, until
-// somebody searches.
+// menuSpan is the range of the lists of sessions and specs. A search has no such
+// limit.
 const menuSpan = 30 * 24 * time.Hour
 
-// totalHeader says how many names there are, where the list ends before.
+// totalHeader has the total number of names, of which the list may have a part.
 const totalHeader = "X-Total-Count"
 
 // resources answers GET status?since=&last=&limit=, sessions?search=,
 // specs?session=&search=, kinds and answer, and POST answer.
 func (d *Datasource) resources() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
-		answer, err := d.live().Poll(r.Context(), r.URL.Query())
+	mux.HandleFunc("GET /status", queried(func(w http.ResponseWriter, r *http.Request, query url.Values) {
+		answer, err := d.live().Poll(r.Context(), query)
 		if err != nil {
 			refuse(w, err)
 			return
@@ -37,10 +38,9 @@ func (d *Datasource) resources() http.Handler {
 			return
 		}
 		write(w, answer.Code, answer.MediaType(), body)
-	})
+	}))
 	names := func(read func(ctx context.Context, f store.Filter, text string) ([]string, int64, error)) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			query := r.URL.Query()
+		return queried(func(w http.ResponseWriter, r *http.Request, query url.Values) {
 			text := query.Get("search")
 			now := time.Now()
 			f := store.Filter{From: now.Add(-menuSpan), To: now.Add(event.MaxAhead), Sessions: query["session"]}
@@ -54,7 +54,7 @@ func (d *Datasource) resources() http.Handler {
 			}
 			w.Header().Set(totalHeader, strconv.FormatInt(total, 10))
 			answer(w, list)
-		}
+		})
 	}
 	mux.HandleFunc("GET /sessions", names(func(ctx context.Context, f store.Filter, text string) ([]string, int64, error) {
 		f.Sessions = nil
@@ -68,6 +68,19 @@ func (d *Datasource) resources() http.Handler {
 		write(w, http.StatusNotFound, "application/problem+json", problem(http.StatusNotFound, "not found", "the resources are status, sessions, specs, kinds and answer"))
 	})
 	return mux
+}
+
+// queried parses the parameters of the URL for a handler, and refuses those that
+// cannot be parsed.
+func queried(next func(http.ResponseWriter, *http.Request, url.Values)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		query, err := api.ParseQuery(r.URL)
+		if err != nil {
+			write(w, http.StatusBadRequest, "application/problem+json", problem(http.StatusBadRequest, "bad request", err.Error()))
+			return
+		}
+		next(w, r, query)
+	}
 }
 
 func answer(w http.ResponseWriter, list any) {
@@ -85,7 +98,7 @@ func refuse(w http.ResponseWriter, err error) {
 		backend.Logger.Error("A resource could not be answered", "error", err)
 	}
 	p.Type = "about:blank"
-	body, _ := json.Marshal(p) // texts and numbers
+	body, _ := json.Marshal(p) // texts and numbers cause no error
 	write(w, p.Status, "application/problem+json", body)
 }
 
@@ -93,5 +106,5 @@ func write(w http.ResponseWriter, status int, mediaType string, body []byte) {
 	w.Header().Set("Content-Type", mediaType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	w.Write(body) //nolint:errcheck // the caller is gone
+	w.Write(body) //nolint:errcheck // it fails only if the client has disconnected
 }

@@ -84,8 +84,8 @@ func readSettings(instance backend.DataSourceInstanceSettings) (store.Config, er
 	return config, err
 }
 
-// isHost: host or host:port, several of them with commas between, or the
-// folder of a Unix socket.
+// isHost reports whether the text is host or host:port, several of them with
+// commas between, or the folder of a Unix socket.
 func isHost(text string) bool {
 	if strings.HasPrefix(text, "/") {
 		return true
@@ -102,8 +102,8 @@ func isHost(text string) bool {
 	return true
 }
 
-// isLocal: nothing between this machine and the host needs to be encrypted.
-// Servers on the same machine seldom have a certificate.
+// isLocal reports whether the host is this machine. Such a connection needs no
+// encryption, and servers on the same machine seldom have a certificate.
 func isLocal(host string) bool {
 	ip := net.ParseIP(strings.Trim(host, "[]"))
 	return strings.HasPrefix(host, "/") || strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()

@@ -16,52 +16,52 @@ import (
 )
 
 const (
-	sharedFor   = 5 * time.Second // ages in an answer are at most this old
-	sharedCount = 500             // answers that are held
-	sharedCells = 1_000_000       // values that all of them hold
+	sharedFor   = 5 * time.Second // how long an answer is reused; ages in it do not change meanwhile
+	sharedCount = 500             // answers that are stored
+	sharedCells = 1_000_000       // values in all of them
 )
 
-// shared holds the last answers of queries that may be asked by many browsers
-// at once, such as those of a dashboard that is streaming. An answer is given
-// again while the feed, asked anew, has seen nothing since.
+// shared stores the last answers of queries that many browsers may send at the
+// same time, such as those of a dashboard that is streaming. An answer is reused
+// while the position of the feed, read again for each query, is the same.
 type shared struct {
 	asking singleflight.Group
 
 	mu      sync.Mutex
-	answers map[string]heldAnswer
+	answers map[string]storedAnswer
 	cells   int
 }
 
-type heldAnswer struct {
+type storedAnswer struct {
 	frames data.Frames
 	cells  int
 	at     time.Time
 	place
 }
 
-// place is what an answer has seen at least.
+// place is a position of the feed. An answer includes at least the events up to it.
 type place struct {
 	cursor string
 	pruned int64
 }
 
-// ask answers from what is held, or asks; several who ask at once get one
-// answer. The caller must not change the frames.
+// ask returns the stored answer to a question, or calls ask. Callers with the same
+// question at the same time share one call. The caller must not change the frames.
 func (s *shared) ask(ctx context.Context, question string, at place, ask func(context.Context) (data.Frames, error)) (data.Frames, error) {
 	s.mu.Lock()
-	held, ok := s.answers[question]
+	stored, ok := s.answers[question]
 	s.mu.Unlock()
-	if ok && held.place == at && time.Since(held.at) < sharedFor {
-		return held.frames, nil
+	if ok && stored.place == at && time.Since(stored.at) < sharedFor {
+		return stored.frames, nil
 	}
-	// The query continues when the caller that began it gives up.
+	// The query continues if the caller that began it gives up: others may wait for it.
 	found := s.asking.DoChan(fmt.Sprint(question, at), func() (any, error) {
 		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		began := time.Now()
 		frames, err := ask(asking)
 		if err == nil {
-			s.hold(question, heldAnswer{frames, cellsOf(frames), began, at})
+			s.keep(question, storedAnswer{frames, cellsOf(frames), began, at})
 		}
 		return frames, err
 	})
@@ -83,9 +83,9 @@ func cellsOf(frames data.Frames) (n int) {
 	return n
 }
 
-// hold stores an answer. It drops those that are too old, or all others if
-// there are too many.
-func (s *shared) hold(question string, a heldAnswer) {
+// keep stores an answer. It drops those that are too old, or all others if there
+// are too many.
+func (s *shared) keep(question string, a storedAnswer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for q, old := range s.answers {
@@ -100,7 +100,7 @@ func (s *shared) hold(question string, a heldAnswer) {
 		return
 	}
 	if s.answers == nil {
-		s.answers = map[string]heldAnswer{}
+		s.answers = map[string]storedAnswer{}
 	}
 	s.answers[question] = a
 	s.cells += a.cells
@@ -111,7 +111,7 @@ func (s *shared) drop(question string) {
 	delete(s.answers, question)
 }
 
-// unshared are the queries that are answered from memory.
+// unshared are the query types that are answered from memory, without the database.
 var unshared = []contract.QueryType{contract.QueryDelivery, contract.QueryPromises, contract.QuerySessions, contract.QueryOverview}
 
 // asked answers a query, from a stored answer if the feed runs: the feed is not

@@ -12,9 +12,8 @@ import (
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// A view that pages from a data source of the primary to one of a standby that
-// is behind is told so, and by how much; once the standby has caught up it gets
-// all the rest.
+// A view that continues with the data source of a standby that is behind gets an
+// error with the delay, and all other events when the standby is no longer behind.
 func TestPollsMoveToAStandby(t *testing.T) {
 	t.Parallel()
 	primary := postgrestest.Cluster(t, nil)

@@ -17,7 +17,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
-var errInterrupted = errors.New("PostgreSQL cannot be reached; the stream goes on when it is back")
+var errInterrupted = errors.New("PostgreSQL cannot be reached; the stream continues when it can be reached again")
 
 // StreamPath is the one live channel: ds/<uid>/events.
 const StreamPath = "events"
@@ -27,9 +27,9 @@ const StreamPath = "events"
 type frameMeta struct {
 	From   string `json:"from,omitempty"`
 	Cursor string `json:"cursor"`
-	// State is there at most once a second, when it says something else.
+	// State is sent when it has changed, at most once a second.
 	State *overview.Snapshot `json:"state,omitempty"`
-	// Interrupted says why no events come until the database is back.
+	// Interrupted is the reason while the database cannot be read.
 	Interrupted string `json:"interrupted,omitempty"`
 }
 
@@ -38,7 +38,7 @@ const watchEvery = 250 * time.Millisecond
 
 // queryRoles are the roles that Grafana lets query a data source. It checks
 // queries and resources itself and streams not at all, so streams are checked
-// here. The role None is not among them; neither is a request without a user.
+// here. The role None may not query, and neither may a request without a user.
 var queryRoles = []string{"Viewer", "Editor", "Admin"}
 
 func mayQuery(user *backend.User) bool {
@@ -69,8 +69,8 @@ func (d *Datasource) SubscribeStream(ctx context.Context, req *backend.Subscribe
 	return &backend.SubscribeStreamResponse{Status: backend.SubscribeStreamStatusOK, InitialData: initial}, nil
 }
 
-// position is the cursor that the viewers of the stream have. The first viewer
-// sets it.
+// position returns the cursor that the viewers of the stream have. The first
+// viewer sets it.
 func (d *Datasource) position(ctx context.Context) (cursor.Cursor, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -99,7 +99,7 @@ func (d *Datasource) PublishStream(context.Context, *backend.PublishStreamReques
 	return &backend.PublishStreamResponse{Status: backend.PublishStreamStatusPermissionDenied}, nil
 }
 
-// RunStream sends what the feed brings until the last viewer has left.
+// RunStream sends the events of the feed until the last viewer has left.
 // Grafana runs it once for all viewers. It does not know which events a viewer
 // has: each viewer compares its cursor with From.
 func (d *Datasource) RunStream(ctx context.Context, req *backend.RunStreamRequest, sender *backend.StreamSender) error {
@@ -109,7 +109,7 @@ func (d *Datasource) RunStream(ctx context.Context, req *backend.RunStreamReques
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(d.running, cancel)()
-	// The next viewer after the last one starts afresh.
+	// After the last viewer has left, the next one sets the position again.
 	defer d.setPosition(cursor.Cursor{})
 	for {
 		err := d.forward(ctx, sender)
@@ -119,7 +119,8 @@ func (d *Datasource) RunStream(ctx context.Context, req *backend.RunStreamReques
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, feed.ErrSlow), errors.Is(err, store.ErrExpired):
-			// Go on from now; viewers see a From that they do not know.
+			// Continue at the current position. From tells viewers that they have
+			// missed events.
 			d.setPosition(cursor.Cursor{})
 		default:
 			return err // Grafana tries again
@@ -127,7 +128,7 @@ func (d *Datasource) RunStream(ctx context.Context, req *backend.RunStreamReques
 	}
 }
 
-// forward sends what the feed brings until the subscription fails.
+// forward sends the events of the feed until the subscription fails.
 func (d *Datasource) forward(ctx context.Context, sender *backend.StreamSender) error {
 	start, err := d.position(ctx)
 	if err != nil {
@@ -139,11 +140,11 @@ func (d *Datasource) forward(ctx context.Context, sender *backend.StreamSender) 
 	}
 	defer sub.Close()
 	l := line{sender: sender, at: start}
-	// Viewers of a stream that was interrupted get its cursor.
+	// After an interruption this frame has the cursor at which the stream continues.
 	if err := l.send(&feed.Batch{From: start, Cursor: start}, nil); err != nil {
 		return err
 	}
-	var known *overview.Snapshot // that viewers were sent last
+	var known *overview.Snapshot // the state that was sent last
 
 	watching, end := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
@@ -158,7 +159,7 @@ func (d *Datasource) forward(ctx context.Context, sender *backend.StreamSender) 
 				return err
 			}
 			if b == nil {
-				continue // another state was told
+				continue // there is a newer state
 			}
 			told = d.live().Overview.Attach(ctx, b)
 		}
@@ -172,8 +173,8 @@ func (d *Datasource) forward(ctx context.Context, sender *backend.StreamSender) 
 	}
 }
 
-// watch tells the viewers when the database cannot be read. They reconnect by
-// themselves, and cannot subscribe before the feed is connected again.
+// watch sends viewers a frame when the database cannot be read any more. They
+// reconnect, and cannot subscribe before the feed is connected again.
 func (d *Datasource) watch(ctx context.Context, l *line) {
 	look := time.NewTicker(watchEvery)
 	defer look.Stop()

@@ -16,25 +16,25 @@ import (
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// waiting is what a timeline shows from a request to its answer; the rest of
-// an attempt shows its outcome, as the Specwatch panel does.
+// waiting is the value of a timeline from a request to its answer. For the rest of
+// an attempt the value is its outcome, as in the Specwatch panel.
 const waiting = "waiting"
 
-// labelRunes is how much of a name a timeline has room for.
+// labelRunes is the length to which names on a timeline are shortened.
 const labelRunes = 60
 
-// step is the moment from which a spec's line shows something else; "" is
-// nothing.
+// step is a moment at which the value of a spec's line changes. The value "" means
+// that no attempt is open.
 type step struct {
 	line  int // of the spec
 	at    time.Time
-	shows string
+	value string
 }
 
 // spec is a line of a timeline.
 type spec struct{ session, name string }
 
-// later is how attempts end that are open when a range ends that is over.
+// later returns the ends of attempts that were open at the end of a past range.
 func (d *Datasource) later(ctx context.Context, f store.Filter, changes []store.Change, st state.State) (map[spec]store.Attempt, error) {
 	open := map[spec]time.Time{}
 	for _, c := range changes {
@@ -64,24 +64,24 @@ func (d *Datasource) later(ctx context.Context, f store.Filter, changes []store.
 	return found, err
 }
 
-// stepsOf turns the changes of one spec, oldest first, into steps: an attempt
-// begins with its start, ends with what ended it, and has its outcome all the
-// time in between. open is the outcome of the last one, if nothing here ends it.
+// stepsOf turns the changes of one spec, oldest first, into steps. An attempt lasts
+// from its start to the event that ended it, and has its outcome as value for all
+// of this time. open is the outcome of the last attempt, if no change ends it.
 func stepsOf(line int, changes []store.Change, open store.Outcome, st state.State) []step {
 	var steps []step
 	var outcome string        // of the attempt; "": none is open
-	asked := map[int64]bool{} // requests that wait
+	asked := map[int64]bool{} // requests without an answer
 	show := func(at time.Time) {
-		shows := outcome
+		value := outcome
 		if len(asked) > 0 {
-			shows = waiting
+			value = waiting
 		}
 		// Grafana's times are milliseconds: an attempt within one would not be
 		// drawn.
-		if n := len(steps); n > 0 && steps[n-1].shows != "" && at.Sub(steps[n-1].at) < time.Millisecond {
+		if n := len(steps); n > 0 && steps[n-1].value != "" && at.Sub(steps[n-1].at) < time.Millisecond {
 			at = steps[n-1].at.Add(time.Millisecond)
 		}
-		steps = append(steps, step{line, at, shows})
+		steps = append(steps, step{line, at, value})
 	}
 	for i, c := range changes {
 		switch c.Kind {
@@ -110,9 +110,9 @@ func stepsOf(line int, changes []store.Change, open store.Outcome, st state.Stat
 	return steps
 }
 
-// timelineFrame has a field time and one text field for each spec, with what
-// its line shows from that moment on. That is repeated in every row, because
-// the State timeline panel takes a missing value for a gap.
+// timelineFrame has a field time and one text field for each spec, with its value
+// from that moment on. The value is repeated in every row, because the State
+// timeline panel takes a missing value for a gap.
 func timelineFrame(changes []store.Change, specs int64, from time.Time, st state.State, later map[spec]store.Attempt) *data.Frame {
 	var lines []spec
 	bySpec := map[spec][]store.Change{}
@@ -140,8 +140,8 @@ func timelineFrame(changes []store.Change, specs int64, from time.Time, st state
 	values := make([][]*string, len(lines))
 	current := make([]*string, len(lines))
 	for i, s := range steps {
-		if current[s.line] = nil; s.shows != "" {
-			current[s.line] = &s.shows
+		if current[s.line] = nil; s.value != "" {
+			current[s.line] = &s.value
 		}
 		if i+1 < len(steps) && steps[i+1].at.Equal(s.at) {
 			continue // one row for all steps of a moment
@@ -172,8 +172,8 @@ func timelineFrame(changes []store.Change, specs int64, from time.Time, st state
 	return frame
 }
 
-// label is a name on one line, with its middle left out where it is too long:
-// names often differ at their end.
+// label returns a name on one line. It leaves out the middle of a name that is too
+// long, because names often differ at their end.
 func label(name string) string {
 	name = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

@@ -162,6 +162,8 @@ type Night struct {
 	AnswerTime                           *float64 // the median of these, in seconds
 	Usage                                state.Usage
 	Silence                              *float64 // the longest time between two events of a session, in seconds
+	SilentSession                        *string  // that session; nil: no session has two events
+	SilentUntil                          *time.Time
 }
 
 // Nights returns the nights of the range, the latest first, at most f.Limit;
@@ -178,6 +180,8 @@ func (s *Store) Nights(ctx context.Context, f Filter, zone *time.Location) (foun
 		           count(*) FILTER (WHERE kind = 'spec_failed') AS failed, count(*) FILTER (WHERE kind = 'timeout_triggered') AS timed_out, count(*) FILTER (WHERE kind = $8) AS limited,
 		           count(*) FILTER (WHERE kind = 'intervention_request') AS asked, extract(epoch FROM max(gap))::float8 AS silence
 		    FROM told GROUP BY night
+		), silent AS (
+		    SELECT DISTINCT ON (night) night, coalesce(session, '')::text AS session, at FROM told WHERE gap IS NOT NULL ORDER BY night, gap DESC, at DESC, session
 		), asked AS (
 		    SELECT `+night+` AS night, count(*) FILTER (WHERE ending IN ('answered', 'dismissed')) AS answered,
 		           percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM ended - at)::float8) FILTER (WHERE ending IN ('answered', 'dismissed')) AS took
@@ -186,10 +190,10 @@ func (s *Store) Nights(ctx context.Context, f Filter, zone *time.Location) (foun
 		    SELECT `+night+`, %s FROM @.events WHERE at BETWEEN $1 AND $2 AND `+named+` AND %s GROUP BY 1
 		)
 		SELECT (night + interval '12 hours') AT TIME ZONE $7, (night + interval '36 hours') AT TIME ZONE $7, sessions, started, completed, failed, timed_out, limited, asked,
-		       coalesce(answered, 0), took, silence, coalesce(input, 0), coalesce(cached, 0), coalesce(output, 0), coalesce(cost, 0), count(*) OVER ()
-		FROM nights LEFT JOIN asked USING (night) LEFT JOIN spent USING (night) ORDER BY night DESC LIMIT $6`, usageSQL, tellsUsage), append(f.args(), f.Limit, zone.String(), Limit),
+		       coalesce(answered, 0), took, silence, silent.session, silent.at, coalesce(input, 0), coalesce(cached, 0), coalesce(output, 0), coalesce(cost, 0), count(*) OVER ()
+		FROM nights LEFT JOIN silent USING (night) LEFT JOIN asked USING (night) LEFT JOIN spent USING (night) ORDER BY night DESC LIMIT $6`, usageSQL, tellsUsage), append(f.args(), f.Limit, zone.String(), Limit),
 		func(row pgx.CollectableRow) (n Night, err error) {
-			targets := []any{&n.From, &n.To, &n.Sessions, &n.Started, &n.Completed, &n.Failed, &n.TimedOut, &n.Limited, &n.Asked, &n.Answered, &n.AnswerTime, &n.Silence}
+			targets := []any{&n.From, &n.To, &n.Sessions, &n.Started, &n.Completed, &n.Failed, &n.TimedOut, &n.Limited, &n.Asked, &n.Answered, &n.AnswerTime, &n.Silence, &n.SilentSession, &n.SilentUntil}
 			err = row.Scan(append(append(targets, usageTargets(&n.Usage)...), &total)...)
 			n.From, n.To = n.From.UTC(), n.To.UTC()
 			return n, err

@@ -25,6 +25,7 @@ interface Mapping {
 interface Dashboard {
   uid: string;
   tags: string[];
+  refresh: string;
   panels: Panel[];
   links: Array<{ type: string; tags: string[]; includeVars: boolean }>;
   annotations: { list: Array<{ target: Query; datasource: { uid: string } }> };
@@ -58,8 +59,9 @@ describe.each(dashboards.map((dashboard) => [dashboard.uid, dashboard] as const)
       for (const { matcher, properties } of fields ? (fieldConfig?.overrides ?? []) : []) {
         const shown = properties.find(({ id }) => id === 'displayName')?.value;
         if (shown !== undefined) {
-          expect([title, new RegExp(fields!).test(shown)]).toEqual([title, true]);
-          expect([title, fields === '.*' || !new RegExp(fields!).test(matcher.options)]).toEqual([title, true]);
+          // Renamed to be shown, or not to be.
+          const [before, after] = [matcher.options, shown].map((name) => new RegExp(fields!).test(name));
+          expect([title, fields === '.*' || before !== after]).toEqual([title, true]);
         }
       }
     }
@@ -80,6 +82,35 @@ describe.each(dashboards.map((dashboard) => [dashboard.uid, dashboard] as const)
     }
   });
 
+  it('is queried again only as its mode says, and gives ranges of their own to queries, not to panels', () => {
+    expect(dashboard.refresh).toBe('');
+    expect(JSON.stringify(dashboard)).not.toContain('timeFrom'); // has no effect under an absolute range
+  });
+
+  it('links to a session with a range that both renderers read', () => {
+    expect(JSON.stringify(dashboard)).not.toContain('time.window');
+  });
+
+  // On a coloured cell Grafana writes in white or black by the brightness of the
+  // colour, which is hard to read on orange, green and blue. On a translucent colour it
+  // writes in the colour of the theme's text. Only gradients leave it translucent.
+  it('colours cells so that their text can be read in both themes', () => {
+    for (const { title, fieldConfig } of panelsOf(dashboard)) {
+      for (const { properties } of fieldConfig?.overrides ?? []) {
+        const set = Object.fromEntries(properties.map(({ id, value }) => [id, value]));
+        const { type: cell, mode } = set['custom.cellOptions'] ?? {};
+        expect([title, cell]).not.toEqual([title, 'color-text']);
+        if (cell === 'color-background') {
+          expect([title, mode]).toEqual([title, 'gradient']);
+          const colors = JSON.stringify([set.mappings, set.thresholds]).matchAll(/"color":"([^"]*)"/g);
+          expect(
+            [...colors].map(([, color]) => color).filter((color) => !/^(#.{6}4B|transparent)$/.test(color))
+          ).toEqual([]);
+        }
+      }
+    }
+  });
+
   it('prints whole numbers, and no name as markup', () => {
     for (const panel of panelsOf(dashboard)) {
       expect(panel.title).not.toContain('$');
@@ -91,7 +122,8 @@ describe.each(dashboards.map((dashboard) => [dashboard.uid, dashboard] as const)
 
 it('a colour means the same on every panel', () => {
   const colors = new Map<string, Set<string>>();
-  const note = (name: string, color: string) => colors.set(name, (colors.get(name) ?? new Set()).add(color));
+  const note = (name: string, color: string) =>
+    colors.set(name, (colors.get(name) ?? new Set()).add(color.slice(0, '#rrggbb'.length)));
   for (const { fieldConfig } of dashboards.flatMap(panelsOf)) {
     const mappings = [...(fieldConfig?.defaults.mappings ?? [])];
     for (const { matcher, properties } of fieldConfig?.overrides ?? []) {
@@ -106,13 +138,13 @@ it('a colour means the same on every panel', () => {
     }
   }
   const meanings = [
-    ['running', 'started'],
+    ['running', 'started', 'awake'],
     ['completed'],
     ['failed'],
     ['timed out'],
     ['needs you', 'waiting', 'waits'],
     ['usage limit'],
-    ['silent'],
+    ['silent', 'asleep'],
     ['answered'],
     ['other'],
     ['abandoned', 'heartbeat'],

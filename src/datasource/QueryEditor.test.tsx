@@ -73,11 +73,11 @@ it('an alert rule offers the types that can alert, and no mode', async () => {
   expect((await offered()).sort()).toEqual([...alerting].sort());
 });
 
-it('follows the dashboard unless told otherwise', async () => {
-  const { now } = open();
+it('follows the dashboard unless told otherwise, and keeps the fields that it does not show', async () => {
+  const { now } = open({ days: 30 });
   expect((screen.getByLabelText('Follow the dashboard') as HTMLInputElement).checked).toBe(true);
   await userEvent.click(screen.getByLabelText('Polling'));
-  expect(now().mode).toBe('polling');
+  expect(now()).toMatchObject({ mode: 'polling', days: 30 });
   await userEvent.click(screen.getByLabelText('Follow the dashboard'));
   expect(now().mode).toBe(followDashboard);
 });

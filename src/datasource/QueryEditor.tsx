@@ -83,7 +83,7 @@ export const types: Record<QueryType, Type> = {
   },
   nights: {
     label: 'Nights',
-    tells: 'What happened from noon to noon, a row for each night',
+    tells: 'Counts from noon to noon, a row for each night',
     suits: 'Table',
     filters: ['sessions', 'specs', 'limit'],
   },
@@ -95,7 +95,7 @@ export const types: Record<QueryType, Type> = {
   },
   requests: {
     label: 'Requests',
-    tells: 'What a person was asked, the answer and how long it took',
+    tells: 'Requests for a person, their answers and the time until the answer',
     suits: 'Table',
     filters: ['sessions', 'specs', 'limit'],
   },
@@ -107,24 +107,28 @@ export const types: Record<QueryType, Type> = {
   },
   promises: {
     label: 'Promises',
-    tells: 'What viewers rely on, and whether it is at risk now',
+    tells: 'Properties that viewers rely on, and whether each holds now',
     suits: 'Table',
     filters: [],
   },
   timed_out: {
     label: 'Timed out',
-    tells: 'Specs that timed out and have not started again; seconds since',
+    tells: 'Specs that timed out and have not started again; seconds since the timeout',
     ...condition,
   },
-  waiting: { label: 'Waiting', tells: 'Interventions that nobody answered; seconds since', ...condition },
+  waiting: {
+    label: 'Waiting',
+    tells: 'Intervention requests without an answer; seconds since the request',
+    ...condition,
+  },
   heartbeat_age: {
     label: 'Heartbeat age',
-    tells: 'Sessions with open specs; seconds since the last heartbeat',
+    tells: 'Sessions with open specs, and specs whose own heartbeats have ended; seconds since the last heartbeat',
     ...condition,
   },
   idle: {
     label: 'Idle',
-    tells: 'Specs whose heartbeats go on without a sign of work; seconds since the last one',
+    tells: 'Specs whose heartbeats continue without a sign of work; seconds since the last sign',
     ...condition,
   },
   failure_streak: {

@@ -21,7 +21,7 @@ const told = (mappings: Parameters<typeof asText>[1]) =>
   Object.fromEntries(asText(frame, mappings).fields.map((field) => [field.name, field.values[0] as unknown]));
 
 describe('annotations', () => {
-  it('say as HTML what the events say as texts', () => {
+  it('have the texts of the events escaped as HTML', () => {
     expect(told({ text: { value: 'spec' }, tags: { value: 'session' } })).toEqual({
       time: 0,
       kind: 'spec_failed',
@@ -40,7 +40,7 @@ describe('annotations', () => {
     expect(JSON.stringify(told(mappings))).not.toContain('<');
   });
 
-  it('are told from other requests', () => {
+  it('are distinguished from other requests', () => {
     const annotation = { name: 'Trouble', enable: true, iconColor: 'red' };
     expect(annotationOf({ scopedVars: { __annotation: { text: 'Trouble', value: annotation } } })).toBe(annotation);
     expect(annotationOf({ scopedVars: {} })).toBeUndefined();

@@ -11,13 +11,13 @@ import {
 
 import type { Query } from './types';
 
-// annotationOf is the annotation that a request is for, if it is for one.
+// annotationOf returns the annotation that a request is for; undefined: it is for none.
 export function annotationOf(request: Pick<DataQueryRequest<Query>, 'scopedVars'>): AnnotationQuery<Query> | undefined {
   return (request.scopedVars?.__annotation as { value?: AnnotationQuery<Query> } | undefined)?.value;
 }
 
-// asText makes of a frame one whose texts say as HTML what they said as texts.
-// Tags are no HTML.
+// asText escapes the texts of a frame, because Grafana draws them as HTML. It leaves
+// tags as they are: Grafana does not draw them as HTML.
 export function asText(frame: DataFrame, mappings: AnnotationEventMappings = {}): DataFrame {
   const named = (key: 'tags' | 'title' | 'text') => mappings[key]?.value ?? key;
   const tags = named('tags');

@@ -21,15 +21,15 @@ import {
 
 import { complete, intervalBounds, remembered } from '../connection/settings';
 
-const atMostEvery = 500; // ms between two reads of a query
+const atMostEvery = 500; // ms between two runs of a query
 const firstRetry = 1_000; // ms after an answer that failed
 const lastRetry = 30_000;
 
-// failed: the answer, or a part of it, is an error.
+// failed reports whether the answer, or a part of it, is an error.
 export const failed = (response: DataQueryResponse): boolean => Boolean(response.error ?? response.errors?.length);
 
-// pollingInterval is that of the dashboard's address, in ms, or else of the
-// person's settings.
+// pollingInterval returns the refresh interval in the dashboard's address, in ms, or
+// else the interval in the user's settings.
 export function pollingInterval(refresh: string | null): number {
   try {
     const ms = rangeUtil.intervalToMs(refresh ?? '');
@@ -37,7 +37,7 @@ export function pollingInterval(refresh: string | null): number {
       return ms;
     }
   } catch {
-    // off, or no interval
+    // the address has no interval
   }
   return complete(remembered()).pollingInterval * 1_000;
 }
@@ -51,7 +51,7 @@ export function askAgain(
 ): Observable<DataQueryResponse> {
   return defer(() => {
     const idle = new Subject<void>();
-    const again = new BehaviorSubject(0); // ms; 0: there is no need
+    const again = new BehaviorSubject(0); // ms; 0: no retry
     let pause = firstRetry;
     const note = (response: DataQueryResponse) => {
       again.next(failed(response) ? pause : 0);

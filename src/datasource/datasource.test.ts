@@ -1,5 +1,6 @@
 // @vitest-environment jsdom
 import { CoreApp, type DataQueryRequest, type DataSourceInstanceSettings, SupplementaryQueryType } from '@grafana/data';
+import { type TemplateSrv, setTemplateSrv } from '@grafana/runtime';
 import { expect, it } from 'vitest';
 
 import { alerting } from '../contract.gen';
@@ -26,6 +27,13 @@ it('a new panel, which is a time series, asks for counts', () => {
 
 it('Explore begins with log lines', () => {
   expect(source.getDefaultQuery(CoreApp.Explore).queryType).toBe('logs');
+});
+
+it('a query that goes to Explore is polled, over the range of Explore', () => {
+  setTemplateSrv({ replace: (text = '') => text } as TemplateSrv);
+  const [query] = source.interpolateVariablesInQueries([{ refId: 'A', queryType: 'nights', days: 30, limit: 5 }], {});
+  expect(query).toMatchObject({ queryType: 'nights', limit: 5, mode: 'polling' });
+  expect(query.days).toBeUndefined();
 });
 
 it('a hidden query does not run', () => {

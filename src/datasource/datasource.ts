@@ -12,11 +12,12 @@ import {
   SupplementaryQueryType,
   type TimeRange,
   dateMath,
+  rangeUtil,
 } from '@grafana/data';
 import { DataSourceWithBackend, getGrafanaLiveSrv, getTemplateSrv } from '@grafana/runtime';
-import { type Observable, concat, concatMap, delay, filter, map, of } from 'rxjs';
+import { type Observable, concat, concatMap, delay, filter, map, merge, of } from 'rxjs';
 
-import type { QueryType } from '../contract.gen';
+import { type QueryType, conditions } from '../contract.gen';
 import { annotationOf, asText } from './annotations';
 import { askAgain, failed } from './asking';
 import { type AdHocFilter, filterKeys, filterKinds, narrowed } from './filters';
@@ -25,7 +26,7 @@ import { types } from './QueryEditor';
 import { followDashboard, type Query, type SourceSettings } from './types';
 import { expand } from './variables';
 
-const drawn = 100; // ms, in which Grafana has drawn what it was given
+const drawn = 100; // ms in which Grafana draws an answer
 
 export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSettings> {
   annotations = {
@@ -51,7 +52,7 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
     super(settings);
   }
 
-  // A new panel is a time series, and what a rule asks for must be a number.
+  // A new panel is a time series, and alert rules need a number.
   getDefaultQuery(app: CoreApp): Partial<Query> {
     switch (app) {
       case CoreApp.Explore:
@@ -85,14 +86,20 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
     return names.map((text) => ({ text }));
   }
 
-  // Explore takes a panel's queries along without the dashboard's variables.
+  // Explore gets the queries of a panel without the variables of the dashboard, and
+  // has a range of its own.
   interpolateVariablesInQueries(queries: Query[], scoped: ScopedVars, filters?: AdHocFilter[]): Query[] {
-    return queries.map((query) => ({ ...this.applyTemplateVariables(query, scoped, filters), mode: 'polling' }));
+    return queries.map((query) => ({
+      ...this.applyTemplateVariables(query, scoped, filters),
+      mode: 'polling',
+      days: undefined,
+    }));
   }
 
   getSupportedSupplementaryQueryTypes = (): SupplementaryQueryType[] => [SupplementaryQueryType.LogsVolume];
 
-  // getSupplementaryQuery is what Explore draws above the log lines of a query.
+  // getSupplementaryQuery returns the query for the graph above the log lines in
+  // Explore.
   getSupplementaryQuery({ type }: SupplementaryQueryOptions, query: Query): Query | undefined {
     return type === SupplementaryQueryType.LogsVolume && query.queryType === 'logs' && !query.hide
       ? { ...query, refId: `log-volume-${query.refId}`, queryType: 'counts', levels: true, mode: 'polling' }
@@ -112,7 +119,7 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
   }
 
   query(asked: DataQueryRequest<Query>): Observable<DataQueryResponse> {
-    const request = inZone(asked);
+    const request = inZone(overDays(asked));
     const annotation = annotationOf(request);
     if (annotation) {
       // Grafana waits for the end of the answer before it draws any.
@@ -159,24 +166,25 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
       getTemplateSrv().replace(target.mode ?? followDashboard, request.scopedVars)
     );
     if (modes.some((mode) => mode === 'live' || mode === 'websocket') && getGrafanaLiveSrv()) {
-      const hints = hasEnded(request)
-        ? changes(this.uid).pipe(filter((span) => overlaps(span, request.range)))
-        : changes(this.uid);
-      return { hints, state: LoadingState.Streaming };
+      const events = changes(this.uid);
+      if (hasEnded(request)) {
+        return { hints: events.pipe(filter((span) => overlaps(span, request.range))), state: LoadingState.Streaming };
+      }
+      return { hints: ages(request) ? merge(events, polls()) : events, state: LoadingState.Streaming };
     }
     if (modes.includes('manual')) {
       return { hints: refreshes(), state: LoadingState.Done };
     }
-    // Grafana's refresh interval polls in one renderer and not in the other,
-    // where it is set by the address. What is over is not polled.
+    // A refresh interval that the address sets polls in only one of Grafana's two
+    // renderers. Past time ranges are not polled.
     return modes.includes('polling') && onDashboard(request) && !hasEnded(request)
       ? { hints: polls(), state: LoadingState.Done }
       : undefined;
   }
 
   // metricFindQuery fills variables: "sessions", "specs", "specs(session)" and
-  // "kinds". Where $__searchFilter is in it, Grafana asks again with what a
-  // person types into the menu.
+  // "kinds". If it contains $__searchFilter, Grafana runs it again with the text
+  // that the user types into the menu.
   async metricFindQuery(
     query: string | { query?: string },
     options?: { scopedVars?: ScopedVars; searchFilter?: string }
@@ -185,7 +193,7 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
     const [, name, list] = /^(sessions|specs|kinds)(?:\((.*)\))?$/.exec(text) ?? [];
     if (!name) {
       throw new Error(
-        'A Specwatch variable is one of: sessions, specs, specs($session), kinds; with $__searchFilter last in brackets, the menu searches on the server.'
+        'A Specwatch variable is one of: sessions, specs, specs($session), kinds; with $__searchFilter as the last argument, the menu searches on the server.'
       );
     }
     const scoped = options?.scopedVars ?? {};
@@ -198,6 +206,17 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
     });
     return found.map((value) => ({ text: value }));
   }
+}
+
+// overDays gives a query with days its own range, which ends now. The setting of
+// Grafana's panels for this has no effect under an absolute range.
+function overDays(request: DataQueryRequest<Query>): DataQueryRequest<Query> {
+  const days = request.targets[0]?.days;
+  if (!days) {
+    return request;
+  }
+  const range = rangeUtil.convertRawToRange({ from: `now-${days}d`, to: 'now' }, request.timezone);
+  return { ...request, range, rangeRaw: range.raw };
 }
 
 // inZone adds the time zone of the dashboard to a query for nights, which begin at
@@ -215,27 +234,35 @@ function inZone(request: DataQueryRequest<Query>): DataQueryRequest<Query> {
   };
 }
 
-// Grafana 11.0's renderer of scenes calls itself so, whatever it renders.
+// 'scenes' is the app in requests of Grafana 11.0's scenes renderer: it does not
+// distinguish between dashboard, panel editor and panel view.
 const dashboardApps: readonly string[] = [CoreApp.Dashboard, CoreApp.PanelEditor, CoreApp.PanelViewer, 'scenes'];
 
 const onDashboard = ({ app }: DataQueryRequest<Query>): boolean => dashboardApps.includes(app);
 
-// `always` are the query types that show the present, whatever the range. Answers of
+// `always` are the query types that show the present state in any range. Answers of
 // `afterwards` may change after the range, with the end of an attempt or an answer
-// to a request; few come later than a day.
+// to a request; few change later than a day after it.
 const always: readonly QueryType[] = ['sessions', 'overview', 'delivery', 'promises'];
 const afterwards: readonly QueryType[] = ['durations', 'specs', 'requests', 'nights', 'timeline'];
 const aDay = 86_400_000; // ms
 
-// hasEnded: the range lies in the past and does not move with the clock, and
-// nothing that comes changes the answers.
+// `aging` are the query types whose answers change as time passes without events: ages
+// grow, and specs and sessions become silent.
+const aging: readonly QueryType[] = [...always, ...conditions, 'durations', 'specs', 'timeline'];
+
+const ages = (request: DataQueryRequest<Query>): boolean =>
+  onDashboard(request) && request.targets.some((target) => aging.includes(target.queryType ?? 'events'));
+
+// hasEnded reports whether the range is in the past and does not move with the
+// clock, so that new events do not change the answers.
 function hasEnded({ range, targets }: DataQueryRequest<Query>): boolean {
   if (typeof range.raw.to === 'string' && range.raw.to.includes('now')) {
     return false;
   }
   const types = targets.map((target) => target.queryType ?? 'events');
-  const patience = types.some((type) => afterwards.includes(type)) ? aDay : 0;
-  return !types.some((type) => always.includes(type)) && range.to.valueOf() + patience < Date.now();
+  const margin = types.some((type) => afterwards.includes(type)) ? aDay : 0;
+  return !types.some((type) => always.includes(type)) && range.to.valueOf() + margin < Date.now();
 }
 
 const overlaps = (span: Span, range: TimeRange): boolean =>

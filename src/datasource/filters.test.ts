@@ -30,6 +30,6 @@ describe('ad-hoc filters', () => {
     expect(narrowed(query, ['sessions'], [is('kind', 'spec_failed')])).toEqual(query);
   });
   it.each([is('session', 'night', '!='), is('session', 'n.*', '=~'), is('color', 'red')])('refuse %o', (filter) => {
-    expect(() => narrowed(query, all, [filter])).toThrow(/Specwatch (cannot filter|has nothing named)/);
+    expect(() => narrowed(query, all, [filter])).toThrow(/Specwatch cannot filter/);
   });
 });

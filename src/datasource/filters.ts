@@ -15,7 +15,7 @@ type Key = keyof typeof lists;
 export const filterKeys = Object.keys(lists) as Key[];
 const isKey = (key: string): key is Key => filterKeys.includes(key as Key);
 
-const nobody = ['']; // no session has this name
+const noSession = ['']; // no session has this name
 
 // narrowed applies all filters to the lists that the query's type has: a table of
 // sessions has no kinds. A filter that the backend does not support is an error,
@@ -24,7 +24,7 @@ export function narrowed(query: Query, has: readonly string[], filters: readonly
   const made = { ...query };
   for (const { key, operator, value, values } of filters) {
     if (!isKey(key)) {
-      throw new Error(`Specwatch has nothing named “${key}” to filter by: it filters by ${filterKeys.join(', ')}.`);
+      throw new Error(`Specwatch cannot filter by “${key}”: it filters by ${filterKeys.join(', ')}.`);
     }
     const chosen = operator === '=' ? [value] : operator === '=|' ? (values ?? [value]) : null;
     if (chosen === null) {
@@ -38,7 +38,7 @@ export function narrowed(query: Query, has: readonly string[], filters: readonly
     const left =
       before.length === 0 ? chosen : chosen.filter((name) => before.includes(name) || isOther(key, name, before));
     if (left.length === 0) {
-      made.sessions = nobody;
+      made.sessions = noSession;
     } else {
       Object.assign(made, { [list]: left });
     }
@@ -46,7 +46,7 @@ export function narrowed(query: Query, has: readonly string[], filters: readonly
   return made;
 }
 
-// The kind "other" stands for all custom ones.
+// isOther reports whether the list contains a custom kind as "other".
 const isOther = (key: Key, name: string, before: readonly string[]): boolean =>
   key === 'kind' && name.includes('.') && before.includes('other');
 

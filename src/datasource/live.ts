@@ -1,6 +1,6 @@
-// When the queries of built-in panels run again. The stream is only a hint: the
-// same query runs once more, so a live panel shows the same as a polled one, and
-// a reconnect neither loses nor repeats events.
+// When the queries of built-in panels run again. A message of the stream only makes
+// the same query run again. So a live panel shows the same as a polled one, and a
+// reconnect neither loses nor repeats events.
 import { locationService } from '@grafana/runtime';
 import { Observable, defer, filter, fromEvent, repeat, share, timer } from 'rxjs';
 
@@ -13,7 +13,7 @@ import { defaults } from '../connection/settings';
 import { pollingInterval } from './asking';
 import { refreshEvent } from './types';
 
-const lingers = 5_000; // ms that a connection stays open without panels
+const openFor = 5_000; // ms that a connection stays open without panels
 
 // Span is the time range of new events, in ms since 1970.
 export interface Span {
@@ -30,7 +30,7 @@ const connections = new Map<string, Observable<Span>>();
 export function changes(uid: string): Observable<Span> {
   let known = connections.get(uid);
   if (!known) {
-    known = connected(uid).pipe(share({ resetOnRefCountZero: () => timer(lingers) }));
+    known = connected(uid).pipe(share({ resetOnRefCountZero: () => timer(openFor) }));
     connections.set(uid, known);
   }
   return known;
@@ -82,8 +82,8 @@ function spanOfNew(before: readonly SpecEvent[], now: readonly SpecEvent[]): Spa
 // refreshes emits when the user presses Refresh in a Specwatch panel.
 export const refreshes = (): Observable<unknown> => fromEvent(window, refreshEvent);
 
-// polls hints at the interval of the dashboard's address, or else of the
-// person's settings, while anybody can see it.
+// polls hints at the interval of the dashboard's address, or else of the user's
+// settings, while the page is visible.
 export const polls = (): Observable<unknown> =>
   defer(() => timer(pollingInterval(locationService.getSearch().get('refresh')))).pipe(
     repeat(),

@@ -17,6 +17,7 @@ import {
 import { Subject, of } from 'rxjs';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
+import { conditions } from '../contract.gen';
 import { SpecwatchDataSource } from './datasource';
 import type { Span } from './live';
 import type { Query, SourceSettings } from './types';
@@ -78,6 +79,8 @@ const request = (part: Partial<DataQueryRequest<Query>> = {}, queryType: Query['
     ...part,
   }) as DataQueryRequest<Query>;
 
+const always = ['sessions', 'overview', 'delivery', 'promises'] as const;
+
 const event: Span = { from: now, to: now };
 
 // runs counts how often a request is asked at first, and at a hint of each kind.
@@ -98,7 +101,7 @@ function runs(of: DataQueryRequest<Query>, in_: string, span = event) {
 }
 
 describe('a query runs again', () => {
-  // Grafana 11.0's renderer of scenes calls itself so.
+  // 'scenes' is the app in requests of Grafana 11.0's scenes renderer.
   it.each([CoreApp.Dashboard, CoreApp.PanelEditor, CoreApp.PanelViewer, 'scenes'])(
     'in %s, as the dashboard says',
     (app) => {
@@ -116,7 +119,7 @@ describe('a query runs again', () => {
     });
   });
 
-  it('not for a range that is over, unless an event falls into it', () => {
+  it('not for a past range, unless an event is in it', () => {
     const past = request({ range: over(2 * day) });
     expect(runs(past, 'websocket')).toMatchObject({ first: 1, changes: 0 });
     expect(runs(past, 'polling')).toMatchObject({ polls: 0 });
@@ -125,18 +128,27 @@ describe('a query runs again', () => {
     expect(runs(past, 'websocket', { from: -Infinity, to: Infinity })).toMatchObject({ changes: 1 }); // after a gap
   });
 
-  it.each(['sessions', 'overview', 'delivery', 'promises'] as const)(
-    'for a range that is over too: %s are of now',
-    (type) => {
-      expect(runs(request({ range: over(2 * day) }, type), 'websocket')).toMatchObject({ changes: 1 });
-    }
-  );
+  it.each(always)('for a range that is over too: %s are of now', (type) => {
+    expect(runs(request({ range: over(2 * day) }, type), 'websocket')).toMatchObject({ changes: 1 });
+  });
 
   it.each(['durations', 'specs', 'requests', 'nights', 'timeline'] as const)(
     'a day longer: %s may end later',
     (type) => {
       expect(runs(request({ range: over(3_600_000) }, type), 'websocket')).toMatchObject({ changes: 1 });
       expect(runs(request({ range: over(2 * day) }, type), 'websocket')).toMatchObject({ changes: 0 });
+    }
+  );
+
+  it.each([...always, ...conditions, 'durations', 'specs', 'timeline'] as const)(
+    'as time passes: %s change without an event',
+    (type) => {
+      expect(runs(request({}, type), 'websocket')).toMatchObject({ changes: 1, polls: 1, refreshes: 0 });
+      expect(runs(request({ app: CoreApp.Explore, liveStreaming: true }, type), 'websocket')).toMatchObject({
+        polls: 0,
+      });
+      const later = always.includes(type as (typeof always)[number]) ? 1 : 0;
+      expect(runs(request({ range: over(2 * day) }, type), 'websocket')).toMatchObject({ polls: later });
     }
   );
 
@@ -195,6 +207,25 @@ describe('the range', () => {
     subscription.unsubscribe();
     const [first, second] = asked.map(({ range }) => range.to.valueOf());
     expect(second - first).toBe(60_000);
+  });
+
+  it('of a query with days ends now, whatever that of the dashboard is', () => {
+    mode = 'websocket';
+    const targets: Query[] = [{ refId: 'A', queryType: 'nights', days: 30 }];
+    const subscription = source.query(request({ targets, range: over(90 * day) })).subscribe();
+    vi.advanceTimersByTime(60_000);
+    hints.changes.next(event);
+    subscription.unsubscribe();
+    expect(asked.map(({ range }) => range.raw)).toEqual([
+      { from: 'now-30d', to: 'now' },
+      { from: 'now-30d', to: 'now' },
+    ]);
+    const [first, second] = asked.map(({ range }) => range);
+    expect([first.from.toISOString(), first.to.toISOString()]).toEqual([
+      '2026-10-21T23:30:01.000Z',
+      '2026-11-20T23:30:01.000Z',
+    ]);
+    expect(second.to.diff(first.to)).toBe(60_000);
   });
 
   it.each([

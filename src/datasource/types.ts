@@ -2,8 +2,8 @@ import type { DataQuery, DataSourceJsonData } from '@grafana/data';
 
 import type { Kind, QueryType } from '../contract.gen';
 
-// The dashboard variable that a whole dashboard follows: `websocket`, `polling`,
-// or `manual`: updates on Refresh only.
+// The dashboard variable with the mode of all panels: `websocket`, `polling`, or
+// `manual`: updates on Refresh only.
 export const modeVariable = 'specwatch_mode';
 
 // A Specwatch panel fires this event at the window when its Refresh is pressed.
@@ -25,6 +25,7 @@ export interface Query extends DataQuery {
   since?: boolean; // of a condition: the time of the event, in ms since 1970
   zone?: string; // of nights: the time zone in which they begin and end at noon
   levels?: boolean; // of counts: by severity, as Explore draws them above log lines
+  days?: number; // of the range, which then ends now whatever the dashboard's range
   mode?: QueryMode;
 }
 

@@ -1,7 +1,7 @@
 // Dashboard variables in the lists of a query.
 import type { ScopedVars } from '@grafana/data';
 
-// Templates is what is needed of Grafana's template service.
+// Templates is the part of Grafana's template service that is used here.
 export interface Templates {
   replace(
     text: string,
@@ -12,10 +12,10 @@ export interface Templates {
 
 const reference = /\$(\w+)|\[\[(\w+?)(?::\w+)?\]\]|\$\{(\w+)(?:\.[^:}]+)?(?::[^}]+)?\}/g;
 
-// expand replaces the variables in a list of names; one with several values
-// makes several names of one. An empty list means all, and that is what "All"
-// becomes: never the names in the menu, which is limited in length and may have
-// been filled before the newest session began.
+// expand replaces the variables in a list of names; a variable with several values
+// gives several names. An empty list means all, and "All" becomes an empty list.
+// It does not become the names in the menu: the menu is limited in length and may
+// have been filled before the newest session began.
 export function expand(templates: Templates, names: readonly string[] | undefined, scoped: ScopedVars = {}): string[] {
   const filled: string[] = [];
   for (const name of names ?? []) {
@@ -55,8 +55,8 @@ function valuesOf(templates: Templates, text: string, variable: string, scoped: 
     values = (Array.isArray(value) ? value : [value]).map(String);
     return '';
   });
-  // Only the text tells "All" in both of Grafana's renderers, whether or not
-  // the variable has an "all" value of its own. A session may be named so.
+  // Only the text is "All" in both of Grafana's renderers, also for a variable
+  // that has an "all" value of its own. A session may have the name "All".
   if (templates.replace(`\${${variable}:text}`, scoped) === 'All' && !(values?.length === 1 && values[0] === 'All')) {
     return 'all';
   }
