@@ -154,7 +154,7 @@ func (d *Datasource) forward(ctx context.Context, sender *backend.StreamSender) 
 	for {
 		told, tellings := d.live().Overview.Told()
 		b := &feed.Batch{From: sub.Cursor(), Cursor: sub.Cursor()}
-		if told == nil || known != nil && told.Version == known.Version || !sub.Current() {
+		if told == nil || known != nil && told.Version == known.Version || !sub.Current() || told.Lacks(sub) {
 			if b, err = sub.Next(ctx, tellings); err != nil {
 				return err
 			}

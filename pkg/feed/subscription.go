@@ -108,6 +108,10 @@ func (f *Feed) Seen(p Place) cursor.Cursor {
 	return p.given
 }
 
+// Passed reports whether the subscriber has received batches of the ring that a
+// subscriber at this place has not.
+func (s *Subscription) Passed(p Place) bool { return s.joined && p.next >= 0 && s.next > p.next }
+
 // Current reports whether the subscriber has received all batches of the ring.
 func (s *Subscription) Current() bool {
 	s.feed.mu.Lock()

@@ -480,7 +480,7 @@ var noWait = func() <-chan struct{} {
 // next is what the client lacks; nil: nothing.
 func (c *client) next() (*frame, error) {
 	g, sub := c.gateway, c.sub.Load()
-	if told, _ := g.source.Overview.Told(); told != nil && told.Version != c.version && told.State.At.After(c.stated) && sub.Current() {
+	if told, _ := g.source.Overview.Told(); told != nil && told.Version != c.version && told.State.At.After(c.stated) && sub.Current() && !told.Lacks(sub) {
 		return g.telling.of(told, sub.Cursor())
 	}
 	b, err := sub.Next(c.ctx, noWait)

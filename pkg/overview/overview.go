@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -44,7 +45,13 @@ type Snapshot struct {
 	// Version is a digest of JSON without its time: it stays the same while
 	// nothing else changes, and is the same in every process.
 	Version string
+
+	place feed.Place // up to which the events are in it
 }
+
+// Lacks reports whether the snapshot lacks events that the subscriber has
+// received. It must not be sent after these.
+func (s *Snapshot) Lacks(sub *feed.Subscription) bool { return sub.Passed(s.place) }
 
 // MarshalJSON returns s.JSON.
 func (s *Snapshot) MarshalJSON() ([]byte, error) { return s.JSON, nil }
@@ -297,7 +304,7 @@ func (o *Overview) snapshot() *Snapshot {
 	}
 	// The first field is the time. The version is a digest of the rest.
 	digest := sha256.Sum256(text[bytes.IndexByte(text, ',')+1:])
-	o.latest, o.dirty = &Snapshot{State: st, JSON: text, Version: hex.EncodeToString(digest[:6])}, false
+	o.latest, o.dirty = &Snapshot{State: st, JSON: text, Version: hex.EncodeToString(digest[:6]), place: o.place}, false
 	return o.latest
 }
 
@@ -322,7 +329,7 @@ func (o *Overview) Attach(ctx context.Context, b *feed.Batch) *Snapshot {
 	}
 	ctx, cancel := context.WithTimeout(ctx, attachWait)
 	defer cancel()
-	s, err := o.await(ctx, b.Cursor, 2*attachWait)
+	s, err := o.await(ctx, b.Cursor, math.MaxInt64) // ctx ends first: a state without the batch is of no use
 	if err != nil {
 		return nil
 	}

@@ -252,6 +252,43 @@ func TestPrunedEventsAreForgotten(t *testing.T) {
 	}
 }
 
+// A snapshot that was published before an event is not sent after it.
+func TestSnapshotLacks(t *testing.T) {
+	t.Parallel()
+	w := start(t)
+	w.run()
+	sub, err := w.source.Feed.Subscribe(t.Context(), w.here(), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	receive := func(spec string) {
+		t.Helper()
+		w.exec(insert, spec)
+		for {
+			b, err := sub.Next(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(b.Events) > 0 {
+				return
+			}
+		}
+	}
+	receive("one")
+	old := w.at(sub.Cursor())
+	if old.Lacks(sub) {
+		t.Error("it lacks an event that it was to contain")
+	}
+	receive("two")
+	if !old.Lacks(sub) {
+		t.Error("it has an event that is newer")
+	}
+	if w.at(sub.Cursor()).Lacks(sub) {
+		t.Error("the next lacks the event, too")
+	}
+}
+
 // A user that may not store the summary, such as one with the role of writers,
 // updates the rollups every few seconds all the same.
 func TestRollupsGoOnWithoutASummary(t *testing.T) {
