@@ -499,7 +499,7 @@ test('of the specs that run, the one that hangs is named', async ({ page, gatewa
   await table.insert('session_heartbeat', 'night', 'login', { silentSeconds: 3 });
   await table.insert('session_heartbeat', 'night', 'docs', { silentSeconds: 725 });
   await page.goto(gateway.url);
-  await expect(page.getByTestId('glance')).toHaveText('No output, CPU time or event for 12 min from docs');
+  await expect(page.getByTestId('glance')).toHaveText('Alive, but nothing has come for 12 min from docs');
   await expect(page.getByTestId('running-row').filter({ hasText: 'docs' })).toContainText('no output');
   await expect(page.getByTestId('running-row').filter({ hasText: 'login' })).not.toContainText('no output');
   await table.insert('session_heartbeat', 'night', 'docs', { silentSeconds: 1 });

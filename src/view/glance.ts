@@ -84,8 +84,8 @@ export function glance(state: State, now: number): { mood: Mood; headline: strin
     const rest = others > 0 ? `; ${others} other ${others === 1 ? 'session is' : 'sessions are'} awake` : '';
     return {
       mood: 'hung',
-      headline: 'No output',
-      detail: `CPU time or event for ${span(longest.for)} from ${nameOf(longest.spec || longest.session, longestName)}${rest}`,
+      headline: 'Alive',
+      detail: `but nothing has come for ${span(longest.for)} from ${nameOf(longest.spec || longest.session, longestName)}${rest}`,
     };
   }
   // A limit without a reset time is shown only for the session with the latest event.

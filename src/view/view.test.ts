@@ -220,7 +220,7 @@ describe('glance', () => {
         running: [{ ...running[0], lastWork: at(-12) }],
       }),
       0,
-      'No output, CPU time or event for 12 min from login',
+      'Alive, but nothing has come for 12 min from login',
     ],
     [
       'names the one of two specs that hangs',
@@ -232,7 +232,7 @@ describe('glance', () => {
         ],
       }),
       0,
-      'No output, CPU time or event for 11 min from docs',
+      'Alive, but nothing has come for 11 min from docs',
     ],
     [
       'waits for a limit of usage, asleep or awake',
