@@ -3,10 +3,12 @@ package gateway_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -132,6 +134,44 @@ func TestStateIsPushed(t *testing.T) {
 	}
 	if seconds := int(time.Since(began).Seconds()); states < 2 || states > seconds+2 {
 		t.Errorf("%d states in %d seconds", states, seconds)
+	}
+}
+
+// A state that is published while the feed reads is sent at once, and not only
+// when the next event or the next ping wakes the client.
+func TestStateIsPushedBetweenReads(t *testing.T) { // not parallel: the polls take a core
+	d := start(t, gateway.Options{})
+	conn := d.connect()
+	ws, hello := d.socket("")
+	polling, end := context.WithCancel(t.Context())
+	var polls sync.WaitGroup
+	defer polls.Wait()
+	defer end()
+	for range 2 {
+		polls.Go(func() {
+			for polling.Err() == nil { // each poll with a cursor asks the feed to read
+				d.do(http.MethodGet, "/api/status?since="+url.QueryEscape(hello.Cursor), "")
+			}
+		})
+	}
+	for i := range 15 {
+		// The first event has its state with it, the second has not: a second has
+		// not gone by.
+		for range 2 {
+			exec(t, conn, `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 'night', 'login')`)
+			<-time.After(50 * time.Millisecond)
+		}
+		sent := time.Now()
+		for started := 0; started < 2*i+2; {
+			ws.SetReadDeadline(sent.Add(10 * time.Second)) // a ping comes every 25 s
+			var p push
+			if err := ws.ReadJSON(&p); err != nil {
+				t.Fatal(err)
+			}
+			if p.Data.State != nil {
+				started = int(p.Data.State["totals"].(map[string]any)["spec_started"].(float64))
+			}
+		}
 	}
 }
 

@@ -157,9 +157,9 @@ type client struct {
 	// Of the goroutine that writes.
 	since   api.Since
 	greeted bool
-	version string    // of the state that the client was sent last …
-	stated  time.Time // … and its time
-	code    int       // why the socket is closed; 0: the client has gone
+	version string // of the state that the client was sent last …
+	stated  int64  // … and its number
+	code    int    // why the socket is closed; 0: the client has gone
 	ended   chan struct{}
 }
 
@@ -314,14 +314,17 @@ func (s *clients) each(f func(*client)) {
 func (g *Gateway) wakeClients(ctx context.Context) {
 	pings := time.NewTicker(pingEvery)
 	defer pings.Stop()
-	var known feed.End
+	// Both are compared, however select returns: it takes one channel of several
+	// that are closed, and the next turn gets new channels.
+	var knownEnd feed.End
+	var knownState *overview.Snapshot
 	connected := true
 	var outage <-chan time.Time
 	for {
 		end, changed := g.source.Feed.End()
-		_, told := g.source.Overview.Told()
-		if end != known {
-			known = end
+		state, told := g.source.Overview.Told()
+		if end != knownEnd || state != knownState {
+			knownEnd, knownState = end, state
 			g.clients.each((*client).wake)
 		}
 		if now := g.source.Feed.Stats().Connected; now != connected {
@@ -337,7 +340,6 @@ func (g *Gateway) wakeClients(ctx context.Context) {
 			outage = nil
 			g.clients.each(func(c *client) { c.cancel(errOutage) })
 		case <-told:
-			g.clients.each((*client).wake)
 		case <-pings.C:
 			g.clients.each(func(c *client) {
 				c.ping.Store(true)
@@ -436,7 +438,7 @@ func (c *client) pass() error {
 			return err
 		}
 		if f.state != nil {
-			c.version, c.stated = f.state.Version, f.state.State.At
+			c.version, c.stated = f.state.Version, f.state.Number
 		}
 	}
 }
@@ -450,7 +452,7 @@ func (c *client) greet() error {
 		if err != nil {
 			return nil, err
 		}
-		c.version, c.stated = state.Version, state.State.At
+		c.version, c.stated = state.Version, state.Number
 		if c.sub.Store(sub); c.ctx.Err() != nil {
 			sub.Close()
 		}
@@ -480,7 +482,7 @@ var noWait = func() <-chan struct{} {
 // next is what the client lacks; nil: nothing.
 func (c *client) next() (*frame, error) {
 	g, sub := c.gateway, c.sub.Load()
-	if told, _ := g.source.Overview.Told(); told != nil && told.Version != c.version && told.State.At.After(c.stated) && sub.Current() && !told.Lacks(sub) {
+	if told, _ := g.source.Overview.Told(); told != nil && told.Version != c.version && told.Number > c.stated && sub.Current() && !told.Lacks(sub) {
 		return g.telling.of(told, sub.Cursor())
 	}
 	b, err := sub.Next(c.ctx, noWait)

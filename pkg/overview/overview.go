@@ -45,6 +45,9 @@ type Snapshot struct {
 	// Version is a digest of JSON without its time: it stays the same while
 	// nothing else changes, and is the same in every process.
 	Version string
+	// Number orders the snapshots of a process. Their times do not: the clock of
+	// the database can be set back.
+	Number int64
 
 	place feed.Place // up to which the events are in it
 }
@@ -68,8 +71,10 @@ type Overview struct {
 	place    feed.Place     // in the feed, up to which the summary is folded
 	dirty    bool           // the summary holds more than the latest snapshot
 	latest   *Snapshot
-	err      error // why it could not be loaded
-	attempts int   // to load, that failed
+	latestAt time.Time // by the clock of this process
+	taken    int64     // snapshots so far
+	err      error     // why it could not be loaded
+	attempts int       // to load, that failed
 
 	told     *Snapshot
 	toldAt   time.Time
@@ -291,11 +296,10 @@ func (o *Overview) has(at cursor.Cursor) bool {
 // snapshot encodes the summary, unless the latest snapshot is fresh and nothing
 // was folded since. The caller holds mu.
 func (o *Overview) snapshot() *Snapshot {
-	now := o.feed.Now()
-	if o.latest != nil && !o.dirty && now.Sub(o.latest.State.At) < fresh {
+	if o.latest != nil && !o.dirty && time.Since(o.latestAt) < fresh {
 		return o.latest
 	}
-	st := o.summary.State(now)
+	st := o.summary.State(o.feed.Now())
 	stats := o.feed.Stats()
 	st.Delivery = state.Delivery{Push: stats.Push, Delay: stats.Delay.Seconds()}
 	text, err := json.Marshal(st)
@@ -303,8 +307,10 @@ func (o *Overview) snapshot() *Snapshot {
 		panic(err) // a State has only times, numbers, strings and valid JSON
 	}
 	// The first field is the time. The version is a digest of the rest.
+	o.latestAt = time.Now()
+	o.taken++
 	digest := sha256.Sum256(text[bytes.IndexByte(text, ',')+1:])
-	o.latest, o.dirty = &Snapshot{State: st, JSON: text, Version: hex.EncodeToString(digest[:6]), place: o.place}, false
+	o.latest, o.dirty = &Snapshot{State: st, JSON: text, Version: hex.EncodeToString(digest[:6]), Number: o.taken, place: o.place}, false
 	return o.latest
 }
 
