@@ -95,23 +95,17 @@ export class GatewayTransport implements Transport {
         () => end(new Error('The live connection does not respond.'))
       );
     };
-    socket.onmessage = (message) => {
+    socket.onmessage = ({ data }) => {
       pulse?.hear();
-      const m = parse(message.data);
-      if (m?.type === 'connection_established') {
-        stopWaiting();
-        handlers.opened({
-          cursor: m.cursor,
-          complete: true,
-          expired: m.expired,
-          events: m.data?.events ?? [],
-          state: m.data?.state,
-        });
-      } else if (m?.type === 'event_update') {
-        handlers.batch({ from: m.from, cursor: m.cursor, events: m.data?.events ?? [], state: m.data?.state });
-      } else if (!m) {
+      const m = parse(data);
+      if (!m) {
         end(new Error('The live connection sent a message that is not from Specwatch.'));
+        return;
       }
+      if (m.type === 'connection_established') {
+        stopWaiting();
+      }
+      deliver(m, handlers);
     };
     // If a policy forbids the address, browsers fire only the error event.
     socket.onerror = () => fail('The live connection was lost.');
@@ -220,6 +214,16 @@ function parse(text: unknown): Message | undefined {
     return JSON.parse(String(text)) ?? undefined;
   } catch {
     return undefined;
+  }
+}
+
+// deliver passes a message on. Messages of other types are for later versions.
+function deliver({ type, from, cursor, expired, data }: Message, handlers: LiveHandlers): void {
+  const { events = [], state } = data ?? {};
+  if (type === 'connection_established') {
+    handlers.opened({ cursor, complete: true, expired, events, state });
+  } else if (type === 'event_update') {
+    handlers.batch({ from, cursor, events, state });
   }
 }
 

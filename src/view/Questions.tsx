@@ -120,30 +120,9 @@ const offered = 12; // options shown as buttons; others can be typed
 
 function Reply({ request, ask, connection }: { request: Waiting; ask: Ask; connection: Connection }) {
   const styles = useStyles2(getStyles);
-  const id = useId();
   const [text, setText] = useState('');
-  const [sending, setSending] = useState(false);
-  const [sent, setSent] = useState('');
-  const [fault, setFault] = useState('');
-  const [held, setHeld] = useState<Answer | null>(null); // until the write token is entered
   const [token, setToken] = useState('');
-  const send = (answer: Answer, withToken?: string) => {
-    setSending(true);
-    setFault('');
-    connection
-      .answer(request, answer, withToken)
-      .then(
-        () => {
-          setHeld(null);
-          setSent('answer' in answer ? `Answered: ${brief(answer.answer, 200)}` : 'Dismissed');
-        },
-        (error: Error) => {
-          setHeld(error instanceof TokenNeeded ? answer : null);
-          setFault(error.message);
-        }
-      )
-      .finally(() => setSending(false));
-  };
+  const { sending, sent, fault, held, send, release } = useSending(request, connection);
   if (sent !== '') {
     return (
       <p className={styles.soft} role="status" data-testid="answered">
@@ -163,73 +142,19 @@ function Reply({ request, ask, connection }: { request: Waiting; ask: Ask; conne
       Dismiss
     </Button>
   );
+  const part = { sending, send };
   return (
     <>
       {held ? (
-        <form
-          className={styles.reply}
-          onSubmit={(e) => {
-            e.preventDefault();
-            send(held, token.trim());
-          }}
-        >
-          <label htmlFor={id}>Write token of this gateway (SPECWATCH_WRITE_TOKEN)</label>
-          <Input
-            id={id}
-            className={styles.field}
-            type="password"
-            required
-            autoComplete="off"
-            value={token}
-            onChange={(e) => setToken(e.currentTarget.value)}
-          />
-          <Button type="submit" disabled={sending}>
-            Send with token
-          </Button>
-          <Button type="button" variant="secondary" onClick={() => setHeld(null)}>
-            Back
-          </Button>
-        </form>
+        <TokenForm {...part} answer={held} token={token} setToken={setToken} back={release} />
       ) : ask.elsewhere ? (
         <div className={styles.reply}>{dismiss}</div>
       ) : (
         <>
-          {ask.options.length > 0 && (
-            <div className={styles.reply} role="group" aria-label="Options">
-              {ask.options.slice(0, offered).map((option, i) => (
-                <Button
-                  key={i}
-                  className={styles.option}
-                  variant="secondary"
-                  disabled={sending}
-                  title={option}
-                  onClick={() => send({ answer: option })}
-                >
-                  {brief(option, 200)}
-                </Button>
-              ))}
-            </div>
-          )}
-          <form
-            className={styles.reply}
-            onSubmit={(e) => {
-              e.preventDefault();
-              send({ answer: text });
-            }}
-          >
-            <Input
-              className={styles.field}
-              aria-label="Answer"
-              placeholder={ask.options.length > 0 ? 'Another answer' : 'Answer'}
-              required
-              value={text}
-              onChange={(e) => setText(e.currentTarget.value)}
-            />
-            <Button type="submit" size="md" disabled={sending || text === ''}>
-              Send
-            </Button>
+          {ask.options.length > 0 && <Options {...part} options={ask.options} />}
+          <TextForm {...part} text={text} setText={setText} another={ask.options.length > 0}>
             {dismiss}
-          </form>
+          </TextForm>
         </>
       )}
       {fault !== '' && (
@@ -238,6 +163,130 @@ function Reply({ request, ask, connection }: { request: Waiting; ask: Ask; conne
         </p>
       )}
     </>
+  );
+}
+
+// Sending is what the parts of a reply need to send an answer.
+interface Sending {
+  sending: boolean;
+  send(answer: Answer, token?: string): void;
+}
+
+// useSending sends an answer. If the gateway needs its write token first, the
+// answer is held until it is sent with the token, or released.
+function useSending(request: Waiting, connection: Connection) {
+  const [sending, setSending] = useState(false);
+  const [sent, setSent] = useState('');
+  const [fault, setFault] = useState('');
+  const [held, setHeld] = useState<Answer | null>(null);
+  const send = (answer: Answer, token?: string) => {
+    setSending(true);
+    setFault('');
+    connection
+      .answer(request, answer, token)
+      .then(
+        () => {
+          setHeld(null);
+          setSent('answer' in answer ? `Answered: ${brief(answer.answer, 200)}` : 'Dismissed');
+        },
+        (error: Error) => {
+          setHeld(error instanceof TokenNeeded ? answer : null);
+          setFault(error.message);
+        }
+      )
+      .finally(() => setSending(false));
+  };
+  return { sending, sent, fault, held, send, release: () => setHeld(null) };
+}
+
+interface TokenProps extends Sending {
+  answer: Answer;
+  token: string;
+  setToken(token: string): void;
+  back(): void;
+}
+
+function TokenForm({ sending, send, answer, token, setToken, back }: TokenProps) {
+  const styles = useStyles2(getStyles);
+  const id = useId();
+  return (
+    <form
+      className={styles.reply}
+      onSubmit={(e) => {
+        e.preventDefault();
+        send(answer, token.trim());
+      }}
+    >
+      <label htmlFor={id}>Write token of this gateway (SPECWATCH_WRITE_TOKEN)</label>
+      <Input
+        id={id}
+        className={styles.field}
+        type="password"
+        required
+        autoComplete="off"
+        value={token}
+        onChange={(e) => setToken(e.currentTarget.value)}
+      />
+      <Button type="submit" disabled={sending}>
+        Send with token
+      </Button>
+      <Button type="button" variant="secondary" onClick={back}>
+        Back
+      </Button>
+    </form>
+  );
+}
+
+function Options({ sending, send, options }: Sending & { options: string[] }) {
+  const styles = useStyles2(getStyles);
+  return (
+    <div className={styles.reply} role="group" aria-label="Options">
+      {options.slice(0, offered).map((option, i) => (
+        <Button
+          key={i}
+          className={styles.option}
+          variant="secondary"
+          disabled={sending}
+          title={option}
+          onClick={() => send({ answer: option })}
+        >
+          {brief(option, 200)}
+        </Button>
+      ))}
+    </div>
+  );
+}
+
+interface TextProps extends Sending {
+  text: string;
+  setText(text: string): void;
+  another: boolean; // besides the options
+  children: React.ReactNode;
+}
+
+function TextForm({ sending, send, text, setText, another, children }: TextProps) {
+  const styles = useStyles2(getStyles);
+  return (
+    <form
+      className={styles.reply}
+      onSubmit={(e) => {
+        e.preventDefault();
+        send({ answer: text });
+      }}
+    >
+      <Input
+        className={styles.field}
+        aria-label="Answer"
+        placeholder={another ? 'Another answer' : 'Answer'}
+        required
+        value={text}
+        onChange={(e) => setText(e.currentTarget.value)}
+      />
+      <Button type="submit" size="md" disabled={sending || text === ''}>
+        Send
+      </Button>
+      {children}
+    </form>
   );
 }
 
