@@ -154,6 +154,13 @@ const modes: Array<SelectableValue<QueryMode>> = [
   },
 ];
 
+// FieldProps is what each field gets; change stores a part of the query and runs it.
+interface FieldProps {
+  query: Query;
+  queryType: QueryType;
+  change: (part: Partial<Query>) => void;
+}
+
 export function QueryEditor({
   query,
   onChange,
@@ -164,11 +171,9 @@ export function QueryEditor({
     onChange({ ...query, ...part });
     onRunQuery();
   };
-  const name = query.queryType ?? 'events';
-  const type = types[name];
-  const has = (filter: Type['filters'][number]) => type.filters.includes(filter);
-  const most = name === 'timeline' ? limits.timelineSpecs : limits.pageMax;
-  const usual = Math.min(limits.rowsDefault, most);
+  const queryType = query.queryType ?? 'events';
+  const field: FieldProps = { query, queryType, change };
+  const has = (filter: Type['filters'][number]) => types[queryType].filters.includes(filter);
   const inRule = app === CoreApp.UnifiedAlerting || app === CoreApp.CloudAlerting;
   // Explore has no dashboard to follow, and a Live button of its own; rules
   // are evaluated by the server.
@@ -176,105 +181,136 @@ export function QueryEditor({
   return (
     <>
       <InlineFieldRow>
-        <InlineField label="Query" labelWidth={14}>
-          <Select<QueryType>
-            aria-label="Query"
-            width={26}
-            value={name}
-            options={queryTypes
-              .filter((value) => !inRule || canAlert(value) || value === name)
-              .map((value) => ({ value, label: types[value].label, description: types[value].tells }))}
-            onChange={(v) => change({ queryType: v.value })}
-          />
-        </InlineField>
-        {choosesMode && (
-          <InlineField label="Mode" labelWidth={10}>
-            <RadioButtonGroup<QueryMode>
-              value={query.mode ?? followDashboard}
-              options={modes}
-              onChange={(mode) => change({ mode })}
-            />
-          </InlineField>
-        )}
+        <QueryTypeField {...field} inRule={inRule} />
+        {choosesMode && <ModeField {...field} />}
       </InlineFieldRow>
-      <p style={{ margin: '0 0 4px', opacity: 0.8 }}>
-        {type.tells}. Visualization: {type.suits}.{' '}
-        {canAlert(name) ? 'Can be used in alert rules.' : 'Cannot be used in alert rules: they compare numbers.'}
-      </p>
+      <Description queryType={queryType} />
       <InlineFieldRow>
-        {has('kinds') && (
-          <InlineField label="Kinds" labelWidth={14} tooltip="None means all; a variable such as $kind may be used">
-            <MultiSelect<string>
-              aria-label="Kinds"
-              width={40}
-              placeholder="all"
-              allowCustomValue
-              value={query.kinds ?? []}
-              options={kinds.map((value) => ({ value, label: kindName(value), description: value }))}
-              onChange={(list) => change({ kinds: list.map((v) => v.value!) as Query['kinds'] })}
-            />
-          </InlineField>
-        )}
-        {has('limit') && (
-          <InlineField
-            label="Limit"
-            labelWidth={10}
-            tooltip={name === 'timeline' ? `Specs, at most ${most}` : `Rows, at most ${most}`}
-          >
-            <Input
-              key={name}
-              aria-label="Limit"
-              type="number"
-              width={12}
-              min={1}
-              max={most}
-              defaultValue={Math.min(query.limit ?? usual, most)}
-              onBlur={({ currentTarget: { value, valueAsNumber } }) =>
-                change({ limit: value === '' ? usual : Math.min(Math.max(Math.round(valueAsNumber), 1), most) })
-              }
-            />
-          </InlineField>
-        )}
-        {has('since') && (
-          <InlineField
-            label="Since"
-            labelWidth={10}
-            tooltip="The time of the event, in ms since 1970, instead of the number"
-          >
-            <InlineSwitch
-              aria-label="Since"
-              value={query.since ?? false}
-              onChange={(e) => change({ since: e.currentTarget.checked })}
-            />
-          </InlineField>
-        )}
+        {has('kinds') && <KindsField {...field} />}
+        {has('limit') && <LimitField {...field} />}
+        {has('since') && <SinceField {...field} />}
       </InlineFieldRow>
       <InlineFieldRow>
-        {has('sessions') && (
-          <InlineField
-            label="Sessions"
-            labelWidth={14}
-            tooltip="None means all; variables such as $session may be used"
-          >
-            <TagsInput
-              placeholder="all, or a name and Enter"
-              width={40}
-              tags={query.sessions ?? []}
-              onChange={(sessions) => change({ sessions })}
-            />
-          </InlineField>
-        )}
-        {has('specs') && (
-          <InlineField label="Specs" labelWidth={10} tooltip="None means all; variables such as $spec may be used">
-            <TagsInput
-              placeholder="all, or a name and Enter"
-              width={40}
-              tags={query.specs ?? []}
-              onChange={(specs) => change({ specs })}
-            />
-          </InlineField>
-        )}
+        {has('sessions') && <SessionsField {...field} />}
+        {has('specs') && <SpecsField {...field} />}
       </InlineFieldRow>
     </>
+  );
+}
+
+function QueryTypeField({ queryType, change, inRule }: FieldProps & { inRule: boolean }) {
+  return (
+    <InlineField label="Query" labelWidth={14}>
+      <Select<QueryType>
+        aria-label="Query"
+        width={26}
+        value={queryType}
+        options={queryTypes
+          .filter((value) => !inRule || canAlert(value) || value === queryType)
+          .map((value) => ({ value, label: types[value].label, description: types[value].tells }))}
+        onChange={(v) => change({ queryType: v.value })}
+      />
+    </InlineField>
+  );
+}
+
+function ModeField({ query, change }: FieldProps) {
+  return (
+    <InlineField label="Mode" labelWidth={10}>
+      <RadioButtonGroup<QueryMode>
+        value={query.mode ?? followDashboard}
+        options={modes}
+        onChange={(mode) => change({ mode })}
+      />
+    </InlineField>
+  );
+}
+
+function Description({ queryType }: { queryType: QueryType }) {
+  const { tells, suits } = types[queryType];
+  return (
+    <p style={{ margin: '0 0 4px', opacity: 0.8 }}>
+      {tells}. Visualization: {suits}.{' '}
+      {canAlert(queryType) ? 'Can be used in alert rules.' : 'Cannot be used in alert rules: they compare numbers.'}
+    </p>
+  );
+}
+
+function KindsField({ query, change }: FieldProps) {
+  return (
+    <InlineField label="Kinds" labelWidth={14} tooltip="None means all; a variable such as $kind may be used">
+      <MultiSelect<string>
+        aria-label="Kinds"
+        width={40}
+        placeholder="all"
+        allowCustomValue
+        value={query.kinds ?? []}
+        options={kinds.map((value) => ({ value, label: kindName(value), description: value }))}
+        onChange={(list) => change({ kinds: list.map((v) => v.value!) as Query['kinds'] })}
+      />
+    </InlineField>
+  );
+}
+
+function LimitField({ query, queryType, change }: FieldProps) {
+  const most = queryType === 'timeline' ? limits.timelineSpecs : limits.pageMax;
+  const usual = Math.min(limits.rowsDefault, most);
+  return (
+    <InlineField
+      label="Limit"
+      labelWidth={10}
+      tooltip={queryType === 'timeline' ? `Specs, at most ${most}` : `Rows, at most ${most}`}
+    >
+      <Input
+        key={queryType} // A new input, as defaultValue is read only once.
+        aria-label="Limit"
+        type="number"
+        width={12}
+        min={1}
+        max={most}
+        defaultValue={Math.min(query.limit ?? usual, most)}
+        onBlur={({ currentTarget: { value, valueAsNumber } }) =>
+          change({ limit: value === '' ? usual : Math.min(Math.max(Math.round(valueAsNumber), 1), most) })
+        }
+      />
+    </InlineField>
+  );
+}
+
+function SinceField({ query, change }: FieldProps) {
+  return (
+    <InlineField label="Since" labelWidth={10} tooltip="The time of the event, in ms since 1970, instead of the number">
+      <InlineSwitch
+        aria-label="Since"
+        value={query.since ?? false}
+        onChange={(e) => change({ since: e.currentTarget.checked })}
+      />
+    </InlineField>
+  );
+}
+
+function SessionsField({ query, change }: FieldProps) {
+  return (
+    <InlineField label="Sessions" labelWidth={14} tooltip="None means all; variables such as $session may be used">
+      <TagsInput
+        placeholder="all, or a name and Enter"
+        width={40}
+        tags={query.sessions ?? []}
+        onChange={(sessions) => change({ sessions })}
+      />
+    </InlineField>
+  );
+}
+
+function SpecsField({ query, change }: FieldProps) {
+  return (
+    <InlineField label="Specs" labelWidth={10} tooltip="None means all; variables such as $spec may be used">
+      <TagsInput
+        placeholder="all, or a name and Enter"
+        width={40}
+        tags={query.specs ?? []}
+        onChange={(specs) => change({ specs })}
+      />
+    </InlineField>
   );
 }
