@@ -7,6 +7,7 @@ import React, { type ReactNode } from 'react';
 
 import type { Connection, View } from '../connection/connection';
 import type { Hint } from '../connection/machine';
+import type { State } from '../connection/model';
 import { checked, span } from './format';
 
 const reasons: Record<Hint['why'], string> = {
@@ -19,79 +20,42 @@ const icons: IconName[] = ['bolt', 'exclamation-triangle', 'info-circle', 'bell'
 
 const skewShown = 120_000; // ms
 
-export function Notes({ view, connection }: { view: View; connection: Connection }) {
+interface Props {
+  view: View;
+  connection: Connection;
+}
+
+export function Notes({ view, connection }: Props) {
   const { hint, state } = view;
   return (
     <>
-      {view.couldBeLive && (
-        <Note icon="bolt" tone="info" alert text="The live connection works again. Switch back to real-time?">
-          <Button size="sm" onClick={() => connection.choose('websocket')}>
-            Switch back
-          </Button>
-          <Button size="sm" variant="secondary" onClick={() => connection.choose('polling')}>
-            Stay with polling
-          </Button>
-        </Note>
-      )}
+      {view.couldBeLive && <LiveAgain connection={connection} />}
       {view.fallback && !view.couldBeLive && (
         <Note icon="exclamation-triangle" tone="warning" text={whyFallback(view)} />
       )}
-      {hint && (
-        <Note icon="info-circle" tone="info" text={reasons[hint.why]}>
-          <Button size="sm" variant="secondary" onClick={() => connection.choose(hint.mode)}>
-            {hint.mode === 'polling' ? 'Switch to polling' : 'Switch to live'}
-          </Button>
-          <Button size="sm" fill="text" onClick={connection.dismiss}>
-            Not now
-          </Button>
-        </Note>
-      )}
-      {view.pending > 0 && (
-        <Note
-          icon="bell"
-          tone="info"
-          text={view.pending === 1 ? '1 new event' : `${view.pending.toLocaleString()} new events`}
-        >
-          <Button size="sm" variant="secondary" onClick={() => void connection.refresh()}>
-            Show
-          </Button>
-        </Note>
-      )}
-      {view.restarted && (
-        <Note
-          icon="history"
-          tone="warning"
-          text="The database was restored, or failed over. The view has started again with the current events."
-        >
-          <Button size="sm" fill="text" onClick={connection.dismiss}>
-            OK
-          </Button>
-        </Note>
-      )}
-      {state?.delivery.push === false && (
-        <Note
-          icon="info-circle"
-          tone="info"
-          text={`PostgreSQL cannot notify of new events through a connection pooler or from a standby, so the database is ${checked(state.delivery)}. For push, connect Specwatch to the primary server directly.`}
-        />
-      )}
+      {hint && <OtherMode hint={hint} connection={connection} />}
+      {view.pending > 0 && <NewEvents pending={view.pending} connection={connection} />}
+      {view.restarted && <Restarted connection={connection} />}
+      {state?.delivery.push === false && <NoPush state={state} />}
       {view.error && !(view.fallback && view.error === view.lost) && !view.signIn && (
         <Note icon="exclamation-triangle" tone="warning" alert text={view.error} />
       )}
-      {/* Icons are files: without a network it is too late to load them. */}
-      <span hidden>
-        {icons.map((name) => (
-          <Icon key={name} name={name} />
-        ))}
-      </span>
-      {Math.abs(view.skew) > skewShown && (
-        <Note
-          icon="clock-nine"
-          tone="info"
-          text={`This device’s clock is ${span(Math.round(Math.abs(view.skew) / 60_000) * 60_000)} ${view.skew > 0 ? 'behind' : 'ahead of'} the database’s. Ages here follow the database.`}
-        />
-      )}
+      <HiddenIcons />
+      {Math.abs(view.skew) > skewShown && <ClockOff skew={view.skew} />}
     </>
+  );
+}
+
+function LiveAgain({ connection }: Pick<Props, 'connection'>) {
+  return (
+    <Note icon="bolt" tone="info" alert text="The live connection works again. Switch back to real-time?">
+      <Button size="sm" onClick={() => connection.choose('websocket')}>
+        Switch back
+      </Button>
+      <Button size="sm" variant="secondary" onClick={() => connection.choose('polling')}>
+        Stay with polling
+      </Button>
+    </Note>
   );
 }
 
@@ -101,6 +65,74 @@ function whyFallback({ worked, lost }: View): string {
   return worked
     ? `The live connection was lost.${why} Events are polled, and you will be asked once live works again.`
     : `The live connection could not be opened.${why} Events are polled. Live is tried again from time to time, and you will be asked before it is used.`;
+}
+
+function OtherMode({ hint, connection }: { hint: Hint; connection: Connection }) {
+  return (
+    <Note icon="info-circle" tone="info" text={reasons[hint.why]}>
+      <Button size="sm" variant="secondary" onClick={() => connection.choose(hint.mode)}>
+        {hint.mode === 'polling' ? 'Switch to polling' : 'Switch to live'}
+      </Button>
+      <Button size="sm" fill="text" onClick={connection.dismiss}>
+        Not now
+      </Button>
+    </Note>
+  );
+}
+
+function NewEvents({ pending, connection }: { pending: number; connection: Connection }) {
+  return (
+    <Note icon="bell" tone="info" text={pending === 1 ? '1 new event' : `${pending.toLocaleString()} new events`}>
+      <Button size="sm" variant="secondary" onClick={() => void connection.refresh()}>
+        Show
+      </Button>
+    </Note>
+  );
+}
+
+function Restarted({ connection }: Pick<Props, 'connection'>) {
+  return (
+    <Note
+      icon="history"
+      tone="warning"
+      text="The database was restored, or failed over. The view has started again with the current events."
+    >
+      <Button size="sm" fill="text" onClick={connection.dismiss}>
+        OK
+      </Button>
+    </Note>
+  );
+}
+
+function NoPush({ state }: { state: State }) {
+  return (
+    <Note
+      icon="info-circle"
+      tone="info"
+      text={`PostgreSQL cannot notify of new events through a connection pooler or from a standby, so the database is ${checked(state.delivery)}. For push, connect Specwatch to the primary server directly.`}
+    />
+  );
+}
+
+// Icons are files: without a network it is too late to load them.
+function HiddenIcons() {
+  return (
+    <span hidden>
+      {icons.map((name) => (
+        <Icon key={name} name={name} />
+      ))}
+    </span>
+  );
+}
+
+function ClockOff({ skew }: { skew: number }) {
+  return (
+    <Note
+      icon="clock-nine"
+      tone="info"
+      text={`This device’s clock is ${span(Math.round(Math.abs(skew) / 60_000) * 60_000)} ${skew > 0 ? 'behind' : 'ahead of'} the database’s. Ages here follow the database.`}
+    />
+  );
 }
 
 interface NoteProps {

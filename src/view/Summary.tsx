@@ -35,7 +35,7 @@ export function Summary({
   setFilter,
   connection,
 }: Props & { asOf: number | null; connection: Connection }) {
-  const styles = useStyles2(getStyles);
+  const styles = useStyles2(getSummaryStyles);
   return (
     <section className={styles.summary} aria-label="Summary">
       <Boundary what="The summary" retry={state}>
@@ -64,6 +64,24 @@ export function Summary({
   );
 }
 
+function getSummaryStyles(theme: GrafanaTheme2) {
+  return {
+    summary: css({
+      display: 'grid',
+      gap: theme.spacing(1.5),
+      gridTemplateColumns: 'minmax(0, 1fr)',
+      '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: theme.spacing(0, 0, 0.5) },
+      '& p': { margin: 0 },
+    }),
+    columns: css({
+      display: 'grid',
+      gap: theme.spacing(1.5, 3),
+      gridTemplateColumns: 'repeat(2, minmax(0, 1fr))',
+      [narrow]: { gridTemplateColumns: 'minmax(0, 1fr)' },
+    }),
+  };
+}
+
 const icons: Record<Mood, IconName> = {
   awake: 'heart',
   hung: 'exclamation-triangle',
@@ -74,7 +92,7 @@ const icons: Record<Mood, IconName> = {
 };
 
 function Glance({ state, now, asOf }: { state: State; now: number; asOf: number | null }) {
-  const styles = useStyles2(getStyles);
+  const styles = useStyles2(getGlanceStyles);
   const { mood, headline, detail } = glance(state, now);
   return (
     <p className={styles.glance} data-testid="glance" data-mood={mood}>
@@ -87,8 +105,24 @@ function Glance({ state, now, asOf }: { state: State; now: number; asOf: number 
   );
 }
 
+function getGlanceStyles(theme: GrafanaTheme2) {
+  return {
+    glance: css({
+      display: 'flex',
+      alignItems: 'center',
+      gap: theme.spacing(1.5),
+      fontSize: theme.typography.h4.fontSize,
+      lineHeight: 1.3,
+      '& > span': { minWidth: 0, overflowWrap: 'anywhere' },
+      '& svg': { color: theme.colors.text.secondary },
+      '&[data-mood=awake] svg': { color: theme.colors.success.text },
+      '&[data-mood=asleep] svg, &[data-mood=hung] svg, &[data-mood=limited] svg': { color: theme.colors.warning.text },
+    }),
+  };
+}
+
 function Figures({ state, filter, setFilter }: Omit<Props, 'now'>) {
-  const styles = useStyles2(getStyles);
+  const styles = useStyles2(getFigureStyles);
   const color = palette(useTheme2()).kind;
   const { open, completed, failed, timedOut, limited } = state.specs;
   const figures: Array<{ n: number; label: string; kind: string }> = [
@@ -140,8 +174,57 @@ function Figures({ state, filter, setFilter }: Omit<Props, 'now'>) {
   );
 }
 
+function getFigureStyles(theme: GrafanaTheme2) {
+  return {
+    figures: css({
+      display: 'grid',
+      gap: theme.spacing(1),
+      gridTemplateColumns: 'repeat(5, minmax(0, 1fr))',
+      '&:has(> :nth-child(6))': { gridTemplateColumns: 'repeat(6, minmax(0, 1fr))' },
+      [narrow]: {
+        gridTemplateColumns: 'repeat(6, minmax(0, 1fr))',
+        '& > button': { gridColumn: 'span 2' },
+        '&:not(:has(> :nth-child(6))) > button:nth-child(n + 4)': { gridColumn: 'span 3' },
+      },
+    }),
+    figure: css({
+      ...plainButton(theme),
+      padding: theme.spacing(1, 1.5),
+      borderRadius: theme.shape.radius.default,
+      border: `1px solid ${theme.colors.border.weak}`,
+      background: theme.colors.background.secondary,
+      '&:hover': { background: theme.colors.emphasize(theme.colors.background.secondary, 0.03) },
+      '&[aria-pressed=true]': {
+        borderColor: theme.colors.primary.border,
+        boxShadow: `inset 0 0 0 1px ${theme.colors.primary.border}`,
+      },
+      '& b': {
+        display: 'block',
+        fontSize: theme.typography.h2.fontSize,
+        lineHeight: 1.2,
+        fontWeight: theme.typography.fontWeightMedium,
+        fontVariantNumeric: 'tabular-nums',
+      },
+      '& span': {
+        color: theme.colors.text.secondary,
+        fontSize: theme.typography.bodySmall.fontSize,
+        whiteSpace: 'nowrap',
+      },
+      '& i': {
+        display: 'inline-block',
+        width: 10,
+        height: 10,
+        borderRadius: '50%',
+        marginRight: theme.spacing(0.75),
+        verticalAlign: -1,
+      },
+    }),
+    share: css({ display: 'flex', height: 8, borderRadius: theme.shape.radius.pill, overflow: 'hidden', gap: 2 }),
+  };
+}
+
 function Running({ state, now, setFilter }: Pick<Props, 'state' | 'now' | 'setFilter'>) {
-  const styles = useStyles2(getStyles);
+  const styles = useStyles2(getListStyles);
   const running = state.running.slice(0, listed);
   const rest = state.silent.slice(0, listed - running.length);
   const idle = new Map(idleIn(state, now).map((i) => [JSON.stringify([i.session, i.spec]), i.for]));
@@ -188,7 +271,7 @@ const several = (state: State): boolean =>
 const statusWords: Record<SessionStatus, string> = { running: 'awake', sleeping: 'asleep', done: 'done' };
 
 function Sessions({ state, now, filter, setFilter }: Props) {
-  const styles = useStyles2(getStyles);
+  const styles = useStyles2(getListStyles);
   return (
     <div>
       <h2>Sessions</h2>
@@ -244,7 +327,7 @@ interface LineProps {
 
 // Line is a row of a list that shows its events when clicked.
 function Line({ what, tag, tone, testid, onClick, children }: LineProps) {
-  const styles = useStyles2(getStyles);
+  const styles = useStyles2(getListStyles);
   return (
     <button
       type="button"
@@ -260,85 +343,11 @@ function Line({ what, tag, tone, testid, onClick, children }: LineProps) {
   );
 }
 
-function getStyles(theme: GrafanaTheme2) {
+function getListStyles(theme: GrafanaTheme2) {
   const fill = (color: string) => ({ color, borderColor: 'currentColor' });
-  const plain = {
-    all: 'unset',
-    boxSizing: 'border-box',
-    cursor: 'pointer',
-    '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}`, outlineOffset: 1 },
-  } as const;
   return {
-    summary: css({
-      display: 'grid',
-      gap: theme.spacing(1.5),
-      gridTemplateColumns: 'minmax(0, 1fr)',
-      '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: theme.spacing(0, 0, 0.5) },
-      '& p': { margin: 0 },
-    }),
-    glance: css({
-      display: 'flex',
-      alignItems: 'center',
-      gap: theme.spacing(1.5),
-      fontSize: theme.typography.h4.fontSize,
-      lineHeight: 1.3,
-      '& > span': { minWidth: 0, overflowWrap: 'anywhere' },
-      '& svg': { color: theme.colors.text.secondary },
-      '&[data-mood=awake] svg': { color: theme.colors.success.text },
-      '&[data-mood=asleep] svg, &[data-mood=hung] svg, &[data-mood=limited] svg': { color: theme.colors.warning.text },
-    }),
-    figures: css({
-      display: 'grid',
-      gap: theme.spacing(1),
-      gridTemplateColumns: 'repeat(5, minmax(0, 1fr))',
-      '&:has(> :nth-child(6))': { gridTemplateColumns: 'repeat(6, minmax(0, 1fr))' },
-      [narrow]: {
-        gridTemplateColumns: 'repeat(6, minmax(0, 1fr))',
-        '& > button': { gridColumn: 'span 2' },
-        '&:not(:has(> :nth-child(6))) > button:nth-child(n + 4)': { gridColumn: 'span 3' },
-      },
-    }),
-    figure: css({
-      ...plain,
-      padding: theme.spacing(1, 1.5),
-      borderRadius: theme.shape.radius.default,
-      border: `1px solid ${theme.colors.border.weak}`,
-      background: theme.colors.background.secondary,
-      '&:hover': { background: theme.colors.emphasize(theme.colors.background.secondary, 0.03) },
-      '&[aria-pressed=true]': {
-        borderColor: theme.colors.primary.border,
-        boxShadow: `inset 0 0 0 1px ${theme.colors.primary.border}`,
-      },
-      '& b': {
-        display: 'block',
-        fontSize: theme.typography.h2.fontSize,
-        lineHeight: 1.2,
-        fontWeight: theme.typography.fontWeightMedium,
-        fontVariantNumeric: 'tabular-nums',
-      },
-      '& span': {
-        color: theme.colors.text.secondary,
-        fontSize: theme.typography.bodySmall.fontSize,
-        whiteSpace: 'nowrap',
-      },
-      '& i': {
-        display: 'inline-block',
-        width: 10,
-        height: 10,
-        borderRadius: '50%',
-        marginRight: theme.spacing(0.75),
-        verticalAlign: -1,
-      },
-    }),
-    share: css({ display: 'flex', height: 8, borderRadius: theme.shape.radius.pill, overflow: 'hidden', gap: 2 }),
-    columns: css({
-      display: 'grid',
-      gap: theme.spacing(1.5, 3),
-      gridTemplateColumns: 'repeat(2, minmax(0, 1fr))',
-      [narrow]: { gridTemplateColumns: 'minmax(0, 1fr)' },
-    }),
     line: css({
-      ...plain,
+      ...plainButton(theme),
       display: 'flex',
       gap: theme.spacing(1),
       alignItems: 'baseline',
@@ -349,7 +358,6 @@ function getStyles(theme: GrafanaTheme2) {
       'h2 + &': { borderTop: 0 },
     }),
     what: css({ flex: 1, minWidth: 0, overflow: 'hidden', textOverflow: 'ellipsis', whiteSpace: 'nowrap' }),
-    soft: css({ color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize }),
     tag: css({
       flex: 'none',
       fontSize: theme.typography.bodySmall.fontSize,
@@ -360,5 +368,16 @@ function getStyles(theme: GrafanaTheme2) {
     running: css(fill(theme.colors.success.text)),
     sleeping: css(fill(theme.colors.warning.text)),
     done: css(fill(theme.colors.text.secondary)),
+    soft: css({ color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize }),
   };
+}
+
+// plainButton takes the look of a button away and keeps the mark of its focus.
+function plainButton(theme: GrafanaTheme2) {
+  return {
+    all: 'unset',
+    boxSizing: 'border-box',
+    cursor: 'pointer',
+    '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}`, outlineOffset: 1 },
+  } as const;
 }

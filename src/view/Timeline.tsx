@@ -14,6 +14,7 @@ import { nameOf } from './text';
 const tracks = 12;
 const shortest = 60_000; // ms
 const hour = 3_600_000;
+const nameWidth = '64px, 24%'; // least, most; the axis begins where names end
 
 const windows = [
   { value: 0, label: 'All' },
@@ -30,7 +31,7 @@ interface Props {
 }
 
 export function Timeline({ events, state, now, setFilter }: Props) {
-  const styles = useStyles2(getStyles);
+  const styles = useStyles2(getTimelineStyles);
   const colors = palette(useTheme2());
   const [width, setWidth] = useState(0); // ms back from now; 0: all
   const all = useMemo(() => tracksOf(events, state), [events, state]);
@@ -41,16 +42,7 @@ export function Timeline({ events, state, now, setFilter }: Props) {
   const at = (ms: number) => ((Math.min(Math.max(ms, start), now) - start) / (now - start)) * 100;
   return (
     <section className={styles.timeline} aria-label="Timeline of specs">
-      <div className={styles.head}>
-        <h2>Timeline</h2>
-        <RadioButtonGroup
-          aria-label="Span of the timeline"
-          size="sm"
-          options={windows}
-          value={width}
-          onChange={setWidth}
-        />
-      </div>
+      <Head width={width} setWidth={setWidth} />
       {list.length === 0 ? (
         <p className={styles.soft}>
           {all.length > 0 ? 'No spec ran in this span.' : 'No spec has started or ended yet.'}
@@ -71,35 +63,55 @@ export function Timeline({ events, state, now, setFilter }: Props) {
               />
             ))}
           </div>
-          <div className={styles.axis} aria-hidden="true">
-            {[0, 1 / 3, 2 / 3].map((part) => (
-              <span key={part} style={{ left: `${part * 100}%` }}>
-                {clock(start + (now - start) * part, now)}
-              </span>
-            ))}
-            <span style={{ right: 0 }}>now</span>
-          </div>
-          <div className={styles.legend} aria-hidden="true">
-            {Object.entries(colors.outcomes).map(([name, color]) => (
-              <span key={name}>
-                <i style={{ background: color }} />
-                {name}
-              </span>
-            ))}
-            <span>
-              <i style={{ background: colors.asked, borderRadius: '50%' }} />
-              needs you
-            </span>
-            {all.length > list.length && (
-              <span>
-                the latest {list.length} of {all.length.toLocaleString()} specs
-              </span>
-            )}
-          </div>
+          <Axis start={start} now={now} />
+          <Legend colors={colors} shown={list.length} total={all.length} />
         </>
       )}
     </section>
   );
+}
+
+function getTimelineStyles(theme: GrafanaTheme2) {
+  return {
+    timeline: css({ minWidth: 0, '& p': { margin: 0 } }),
+    tracks: css({ display: 'grid', gap: 2 }),
+    soft: soft(theme),
+  };
+}
+
+function Head({ width, setWidth }: { width: number; setWidth(width: number): void }) {
+  const styles = useStyles2(getHeadStyles);
+  return (
+    <div className={styles.head}>
+      <h2>Timeline</h2>
+      <RadioButtonGroup
+        aria-label="Span of the timeline"
+        size="sm"
+        options={windows}
+        value={width}
+        onChange={setWidth}
+      />
+    </div>
+  );
+}
+
+function getHeadStyles(theme: GrafanaTheme2) {
+  return {
+    head: css({
+      display: 'flex',
+      flexWrap: 'wrap',
+      justifyContent: 'space-between',
+      alignItems: 'center',
+      gap: theme.spacing(1),
+      marginBottom: theme.spacing(0.5),
+      '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: 0 },
+    }),
+  };
+}
+
+interface Colors {
+  outcomes: Record<Outcome, string>;
+  asked: string;
 }
 
 interface RowProps {
@@ -108,12 +120,12 @@ interface RowProps {
   start: number;
   now: number;
   at(ms: number): number; // percent
-  colors: { outcomes: Record<Outcome, string>; asked: string };
+  colors: Colors;
   setFilter(filter: Filter): void;
 }
 
 function Row({ track, several, start, now, at, colors, setFilter }: RowProps) {
-  const styles = useStyles2(getStyles);
+  const styles = useStyles2(getRowStyles);
   const latest = track.attempts.at(-1)!;
   const name = nameOf(track.spec || track.session);
   const session = several && track.spec ? nameOf(track.session) : '';
@@ -131,56 +143,19 @@ function Row({ track, several, start, now, at, colors, setFilter }: RowProps) {
         {name}
         {session && <span className={styles.soft}> {session}</span>}
       </span>
-      <span className={styles.lane}>
-        {track.attempts
-          .filter((a) => (a.to ?? now) >= start)
-          .slice(-40)
-          .map((a, i) => (
-            <i
-              key={i}
-              data-outcome={a.outcome}
-              style={{
-                left: `${at(a.from)}%`,
-                width: `max(3px, ${at(a.to ?? now) - at(a.from)}%)`,
-                background: colors.outcomes[a.outcome],
-              }}
-            />
-          ))}
-        {track.asked
-          .filter((ms) => ms >= start)
-          .slice(-40)
-          .map((ms, i) => (
-            <i
-              key={`asked ${i}`}
-              data-outcome="asked"
-              style={{ left: `calc(${at(ms)}% - 5px)`, background: colors.asked }}
-            />
-          ))}
-      </span>
+      <Lane track={track} start={start} now={now} at={at} colors={colors} />
     </button>
   );
 }
 
-function getStyles(theme: GrafanaTheme2) {
-  const names = 'minmax(64px, 24%)';
+function getRowStyles(theme: GrafanaTheme2) {
   return {
-    timeline: css({ minWidth: 0, '& p': { margin: 0 } }),
-    head: css({
-      display: 'flex',
-      flexWrap: 'wrap',
-      justifyContent: 'space-between',
-      alignItems: 'center',
-      gap: theme.spacing(1),
-      marginBottom: theme.spacing(0.5),
-      '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: 0 },
-    }),
-    tracks: css({ display: 'grid', gap: 2 }),
     row: css({
       all: 'unset',
       boxSizing: 'border-box',
       cursor: 'pointer',
       display: 'grid',
-      gridTemplateColumns: `${names} minmax(0, 1fr)`,
+      gridTemplateColumns: `minmax(${nameWidth}) minmax(0, 1fr)`,
       gap: theme.spacing(1),
       alignItems: 'center',
       fontSize: theme.typography.bodySmall.fontSize,
@@ -188,6 +163,44 @@ function getStyles(theme: GrafanaTheme2) {
       '&:focus-visible': { outline: `2px solid ${theme.colors.primary.border}` },
     }),
     name: css({ overflow: 'hidden', textOverflow: 'ellipsis', whiteSpace: 'nowrap' }),
+    soft: soft(theme),
+  };
+}
+
+function Lane({ track, start, now, at, colors }: Omit<RowProps, 'several' | 'setFilter'>) {
+  const styles = useStyles2(getLaneStyles);
+  return (
+    <span className={styles.lane}>
+      {track.attempts
+        .filter((a) => (a.to ?? now) >= start)
+        .slice(-40)
+        .map((a, i) => (
+          <i
+            key={i}
+            data-outcome={a.outcome}
+            style={{
+              left: `${at(a.from)}%`,
+              width: `max(3px, ${at(a.to ?? now) - at(a.from)}%)`,
+              background: colors.outcomes[a.outcome],
+            }}
+          />
+        ))}
+      {track.asked
+        .filter((ms) => ms >= start)
+        .slice(-40)
+        .map((ms, i) => (
+          <i
+            key={`asked ${i}`}
+            data-outcome="asked"
+            style={{ left: `calc(${at(ms)}% - 5px)`, background: colors.asked }}
+          />
+        ))}
+    </span>
+  );
+}
+
+function getLaneStyles(theme: GrafanaTheme2) {
+  return {
     lane: css({
       position: 'relative',
       height: 18,
@@ -209,14 +222,61 @@ function getStyles(theme: GrafanaTheme2) {
         borderRight: `2px solid ${theme.colors.text.maxContrast}`,
       },
     }),
+  };
+}
+
+function Axis({ start, now }: { start: number; now: number }) {
+  const styles = useStyles2(getAxisStyles);
+  return (
+    <div className={styles.axis} aria-hidden="true">
+      {[0, 1 / 3, 2 / 3].map((part) => (
+        <span key={part} style={{ left: `${part * 100}%` }}>
+          {clock(start + (now - start) * part, now)}
+        </span>
+      ))}
+      <span style={{ right: 0 }}>now</span>
+    </div>
+  );
+}
+
+function getAxisStyles(theme: GrafanaTheme2) {
+  return {
     axis: css({
       position: 'relative',
       height: 18,
-      marginLeft: `calc(max(64px, 24%) + ${theme.spacing(1)})`,
+      marginLeft: `calc(max(${nameWidth}) + ${theme.spacing(1)})`,
       color: theme.colors.text.secondary,
       fontSize: theme.typography.bodySmall.fontSize,
       '& span': { position: 'absolute', top: 2, whiteSpace: 'nowrap' },
     }),
+  };
+}
+
+function Legend({ colors, shown, total }: { colors: Colors; shown: number; total: number }) {
+  const styles = useStyles2(getLegendStyles);
+  return (
+    <div className={styles.legend} aria-hidden="true">
+      {Object.entries(colors.outcomes).map(([name, color]) => (
+        <span key={name}>
+          <i style={{ background: color }} />
+          {name}
+        </span>
+      ))}
+      <span>
+        <i style={{ background: colors.asked, borderRadius: '50%' }} />
+        needs you
+      </span>
+      {total > shown && (
+        <span>
+          the latest {shown} of {total.toLocaleString()} specs
+        </span>
+      )}
+    </div>
+  );
+}
+
+function getLegendStyles(theme: GrafanaTheme2) {
+  return {
     legend: css({
       display: 'flex',
       flexWrap: 'wrap',
@@ -232,6 +292,9 @@ function getStyles(theme: GrafanaTheme2) {
         verticalAlign: -1,
       },
     }),
-    soft: css({ color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize }),
   };
+}
+
+function soft(theme: GrafanaTheme2): string {
+  return css({ color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize });
 }
