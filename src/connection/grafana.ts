@@ -4,7 +4,9 @@ import {
   type DataFrameJSON,
   type LiveChannelAddress,
   LiveChannelConnectionState,
+  type LiveChannelEvent,
   LiveChannelScope,
+  type LiveChannelStatusEvent,
   isLiveChannelMessageEvent,
   isLiveChannelStatusEvent,
 } from '@grafana/data';
@@ -112,7 +114,6 @@ export class GrafanaTransport implements Transport {
   live(_since: string | undefined, handlers: LiveHandlers): () => void {
     const live = getGrafanaLiveSrv();
     let subscription: Unsubscribable | undefined;
-    let open = false;
     let ended = false;
     const end = (reason?: Error) => {
       if (!ended) {
@@ -140,35 +141,11 @@ export class GrafanaTransport implements Transport {
         end(new Error('Grafana Live is switched off on this server (max_connections = 0 in its settings).'));
         return;
       }
+      const hear = listener(handlers, stopWaiting, end);
       subscription = live.getStream<DataFrameJSON>(eventsChannel(this.uid)).subscribe({
         next: (event) => {
-          if (ended) {
-            return;
-          }
-          if (isLiveChannelStatusEvent(event)) {
-            if (event.state === LiveChannelConnectionState.Connected) {
-              // Subscribed: later events arrive by the stream, earlier ones
-              // are fetched by cursor. Grafana may repeat this event.
-              if (!open) {
-                open = true;
-                stopWaiting();
-                handlers.opened({ cursor: (event.message && position(event.message)?.cursor) ?? '', complete: false });
-              }
-            } else if (open || event.state === LiveChannelConnectionState.Invalid) {
-              end(new Error(event.error ? String(event.error) : 'Grafana Live lost its connection.'));
-            }
-          } else if (isLiveChannelMessageEvent(event)) {
-            const at = position(event.message);
-            if (at?.interrupted) {
-              end(new Error(at.interrupted));
-            } else if (at) {
-              handlers.batch({
-                from: at.from ?? '',
-                cursor: at.cursor,
-                events: eventsOf(event.message),
-                state: at.state,
-              });
-            }
+          if (!ended) {
+            hear(event);
           }
         },
         error: (error) => end(error instanceof Error ? error : new Error('Grafana Live refused the stream.')),
@@ -180,6 +157,39 @@ export class GrafanaTransport implements Transport {
     });
     return () => end();
   }
+}
+
+// listener passes on what a Live channel tells.
+function listener(handlers: LiveHandlers, opened: () => void, end: (reason: Error) => void) {
+  let open = false;
+  const tell = (event: LiveChannelStatusEvent) => {
+    if (event.state === LiveChannelConnectionState.Connected) {
+      // Subscribed: later events arrive by the stream, earlier ones are fetched by
+      // cursor. Grafana may repeat this event.
+      if (!open) {
+        open = true;
+        opened();
+        handlers.opened({ cursor: (event.message && position(event.message)?.cursor) ?? '', complete: false });
+      }
+    } else if (open || event.state === LiveChannelConnectionState.Invalid) {
+      end(new Error(event.error ? String(event.error) : 'Grafana Live lost its connection.'));
+    }
+  };
+  const pass = (frame: DataFrameJSON) => {
+    const at = position(frame);
+    if (at?.interrupted) {
+      end(new Error(at.interrupted));
+    } else if (at) {
+      handlers.batch({ from: at.from ?? '', cursor: at.cursor, events: eventsOf(frame), state: at.state });
+    }
+  };
+  return (event: LiveChannelEvent<DataFrameJSON>) => {
+    if (isLiveChannelStatusEvent(event)) {
+      tell(event);
+    } else if (isLiveChannelMessageEvent(event)) {
+      pass(event.message);
+    }
+  };
 }
 
 function position(frame: DataFrameJSON): Position | undefined {
