@@ -144,9 +144,9 @@ func (g *Gateway) State(ctx context.Context) (state.State, error) {
 	return answer.State, err
 }
 
-// Follow passes the events after the cursor to take, and then each new event as
-// soon as it arrives. It returns when the connection fails or take returns an
-// error.
+// Follow passes the events after a cursor or a time to take, and then each new
+// event as soon as it arrives. It returns when the connection fails or take
+// returns an error.
 func (g *Gateway) Follow(ctx context.Context, since string, take func(Page) error) error {
 	address := *g.base
 	address.Scheme = strings.Replace(address.Scheme, "http", "ws", 1)

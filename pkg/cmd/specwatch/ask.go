@@ -171,7 +171,7 @@ func (q *question) event() event.Event {
 // the request is kept on disk.
 func (q *question) ask(ctx context.Context, to *destination, tell func(string)) (answer string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	l := listener{to: to, tell: tell, tried: make(chan struct{}), answers: make(chan event.Event), failed: make(chan error, 1)}
+	l := listener{to: to, since: time.Now().Add(-event.DefaultHistory), tell: tell, tried: make(chan struct{}), answers: make(chan event.Event), failed: make(chan error, 1)}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -281,6 +281,8 @@ func (q *question) insist(ctx context.Context, to *destination, tell func(string
 // listener forwards answers to any question.
 type listener struct {
 	to      *destination
+	cursor  string    // empty: it has none yet
+	since   time.Time // where it starts again when the cursor expires; the clock of the database may differ from ours
 	tell    func(string)
 	tried   chan struct{} // closed after the first attempt to listen
 	answers chan event.Event
@@ -290,12 +292,12 @@ type listener struct {
 func (l *listener) listen(ctx context.Context) {
 	var once sync.Once
 	tried := func() { once.Do(func() { close(l.tried) }) }
-	cursor, told := "", false
+	told := false
 	delay := backoff.NewExponentialBackOff()
 	delay.InitialInterval, delay.MaxInterval = 100*time.Millisecond, 5*time.Second
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := l.to.follow(ctx, cursor, func(page client.Page) error {
-			cursor, told = page.Cursor, false
+		err := l.to.follow(ctx, l.cursor, func(page client.Page) error {
+			l.cursor, told = page.Cursor, false
 			delay.Reset()
 			tried()
 			for _, e := range page.Events {
@@ -312,7 +314,7 @@ func (l *listener) listen(ctx context.Context) {
 		})
 		switch {
 		case errors.Is(err, store.ErrExpired):
-			cursor = "" // the cursor expired; start five minutes ago
+			l.cursor = l.since.Format(time.RFC3339)
 		case err != nil && ctx.Err() == nil && !away(err) && !errors.Is(err, feed.ErrSlow):
 			return struct{}{}, backoff.Permanent(err)
 		case err != nil && !told && ctx.Err() == nil:

@@ -10,14 +10,19 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/specwatch/specwatch/pkg/client"
+	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // throughAGateway is the same place for a program without database access.
@@ -158,6 +163,54 @@ func TestAsk(t *testing.T) {
 				if !ended {
 					t.Errorf("request %d is open: %v", id, rows[id])
 				}
+			}
+		})
+	}
+}
+
+// When its cursor expires, as after a fail-over, it reads again from the time of
+// the question, however long ago that was.
+func TestAnswerBeforeTheCursorExpired(t *testing.T) {
+	t.Parallel()
+	a := migrated(t)
+	st, err := store.Open(t.Context(), store.Config{URL: a.url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	remote := a.throughAGateway(t)
+	gateway, err := client.New(strings.TrimPrefix(remote.env[0], envGateway+"="), "write-secret", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := st.Since(t.Context(), cursor.Cursor{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expired := page.Cursor
+	expired.Epoch++
+	a.mustRun(t, "emit", "intervention_answered", "--session", "s", "--at", time.Now().Add(-30*time.Minute).Format(time.RFC3339), "--data", `{"request":1,"answer":"yes"}`)
+	for name, to := range map[string]*destination{"database": {store: st}, "gateway": {gateway: gateway}} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			l := listener{
+				to: to, cursor: expired.String(), since: time.Now().Add(-time.Hour), tell: func(string) {},
+				tried: make(chan struct{}), answers: make(chan event.Event), failed: make(chan error, 1),
+			}
+			var listening sync.WaitGroup
+			defer listening.Wait()
+			defer cancel()
+			listening.Go(func() { l.listen(ctx) })
+			select {
+			case e := <-l.answers:
+				if text, _, _ := answerTo(1, e.Data); text != "yes" {
+					t.Errorf("%s", e.Data)
+				}
+			case err := <-l.failed:
+				t.Error(err)
+			case <-ctx.Done():
+				t.Error("the answer was not read")
 			}
 		})
 	}

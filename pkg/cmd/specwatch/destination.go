@@ -156,8 +156,8 @@ func (d *destination) state(ctx context.Context) (state.State, error) {
 	return st, nil
 }
 
-// follow passes missed events to take, and then each new event. It ends with an
-// error, or when take returns one.
+// follow passes the events after a cursor or a time to take, and then each new
+// event. It ends with an error, or when take returns one.
 func (d *destination) follow(ctx context.Context, token string, take func(client.Page) error) error {
 	if d.gateway != nil {
 		return d.gateway.Follow(ctx, token, take)
@@ -181,6 +181,16 @@ func (d *destination) follow(ctx context.Context, token string, take func(client
 		cancel()
 		<-ended
 	}()
+	if !since.Time.IsZero() {
+		page, err := since.Read(ctx, d.store, event.DefaultPage)
+		if err != nil {
+			return err
+		}
+		if err := take(client.Page{Events: page.Events, Cursor: page.Cursor.String()}); err != nil {
+			return err
+		}
+		since.Cursor = page.Cursor
+	}
 	subscription, err := f.Subscribe(ctx, since.Cursor, event.DefaultPage)
 	if err != nil {
 		return err
