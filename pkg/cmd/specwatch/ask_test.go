@@ -192,7 +192,7 @@ func TestAnswerBeforeTheCursorExpired(t *testing.T) {
 	a.mustRun(t, "emit", "intervention_answered", "--session", "s", "--at", time.Now().Add(-30*time.Minute).Format(time.RFC3339), "--data", `{"request":1,"answer":"yes"}`)
 	for name, to := range map[string]*destination{"database": {store: st}, "gateway": {gateway: gateway}} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			l := listener{
 				to: to, cursor: expired.String(), since: time.Now().Add(-time.Hour), tell: func(string) {},
