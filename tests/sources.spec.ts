@@ -282,4 +282,19 @@ test.describe('two data sources', () => {
     await expect(page.getByText(`spec_completed ${spec}`).first()).toBeVisible();
     await events.close();
   });
+
+  test('a menu that lists a part of the sessions says so, with both numbers', async ({ page }) => {
+    const events = await Table.open(database.SPECWATCH_SCHEMA!);
+    await events.read(
+      `INSERT INTO events (kind, session, at) SELECT 'session_heartbeat', 'listed ' || i, now() - interval '20 days' FROM generate_series(1, 1200) i`
+    );
+    const [{ n }] = await events.read(
+      `SELECT count(DISTINCT session) AS n FROM events WHERE at > now() - interval '30 days'`
+    );
+    await page.goto('/d/specwatch');
+    await expect(page.getByText(`A menu lists 1,000 of ${number(Number(n))} sessions`)).toBeVisible({
+      timeout: 60_000,
+    });
+    await events.close();
+  });
 });

@@ -22,6 +22,7 @@ import { annotationOf, asText } from './annotations';
 import { askAgain, failed } from './asking';
 import { type AdHocFilter, filterKeys, filterKinds, narrowed } from './filters';
 import { type Span, changes, polls, refreshes } from './live';
+import { menu } from './menu';
 import { types } from './QueryEditor';
 import { followDashboard, type Query, type SourceSettings } from './types';
 import { expand } from './variables';
@@ -82,7 +83,7 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
   }
 
   async getTagValues({ key }: { key: string }): Promise<MetricFindValue[]> {
-    const names = key === 'kind' ? filterKinds : await this.getResource<string[]>(`${key}s`);
+    const names = key === 'kind' ? filterKinds : await menu(this.uid, `${key}s`);
     return names.map((text) => ({ text }));
   }
 
@@ -200,7 +201,7 @@ export class SpecwatchDataSource extends DataSourceWithBackend<Query, SourceSett
     const typed = options?.searchFilter ?? (scoped.__searchFilter?.value as string | undefined);
     const [, argument, search] = /^(.*?)(?:,?\s*(\$__searchFilter))?$/.exec((list ?? '').trim()) ?? [];
     const session = expand(getTemplateSrv(), argument ? [argument] : [], scoped);
-    const found = await this.getResource<string[]>(name, {
+    const found = await menu(this.uid, name, {
       ...(session.length > 0 && { session }),
       ...(search && typed && { search: typed }),
     });
