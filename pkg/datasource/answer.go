@@ -44,7 +44,7 @@ func (d *Datasource) mayAnswer(w http.ResponseWriter, r *http.Request) {
 // the answer. The event has the session and the spec of the request.
 func (d *Datasource) answerRequest(w http.ResponseWriter, r *http.Request) {
 	if why := refuseRole(backend.UserFromContext(r.Context())); why != "" {
-		write(w, http.StatusForbidden, "application/problem+json", problem(http.StatusForbidden, "forbidden", why))
+		refuse(w, api.Problem{Status: http.StatusForbidden, Title: "forbidden", Detail: why})
 		return
 	}
 	var body struct {
@@ -56,46 +56,41 @@ func (d *Datasource) answerRequest(w http.ResponseWriter, r *http.Request) {
 	}
 	text, err := io.ReadAll(io.LimitReader(r.Body, event.MaxDataBytes+1))
 	if err != nil || len(text) > event.MaxDataBytes {
-		refuse(w, &event.FieldError{Field: "data", Detail: "is too long for an answer"})
+		fail(w, &event.FieldError{Field: "data", Detail: "is too long for an answer"})
 		return
 	}
 	if err := json.Unmarshal(text, &body); err != nil {
-		refuse(w, &event.FieldError{Field: "data", Detail: `cannot be read; it is {"request": ID, "answer": TEXT} or {"request": ID, "dismissed": true}`})
+		fail(w, &event.FieldError{Field: "data", Detail: `cannot be read; it is {"request": ID, "answer": TEXT} or {"request": ID, "dismissed": true}`})
 		return
 	}
 	fields := map[string]any{"request": body.Data.Request}
 	switch a := body.Data.Answer; {
 	case body.Data.Request < 1:
-		refuse(w, &event.FieldError{Field: "request", Detail: "is missing; it is the id of the intervention_request"})
+		fail(w, &event.FieldError{Field: "request", Detail: "is missing; it is the id of the intervention_request"})
 		return
 	case a != nil && !body.Data.Dismissed && strings.TrimSpace(*a) != "":
 		fields["answer"] = *a
 	case a == nil && body.Data.Dismissed:
 		fields["dismissed"] = true
 	default:
-		refuse(w, &event.FieldError{Field: "answer", Detail: "must be a text that is not empty, or dismissed must be true in its place"})
+		fail(w, &event.FieldError{Field: "answer", Detail: "must be a text that is not empty, or dismissed must be true in its place"})
 		return
 	}
 	asked, found, err := d.store.Request(r.Context(), body.Data.Request)
 	switch {
 	case err != nil:
-		refuse(w, err)
+		fail(w, err)
 		return
 	case !found:
-		write(w, http.StatusNotFound, "application/problem+json", problem(http.StatusNotFound, "not found", "there is no such request; it may have been removed as old"))
+		refuse(w, api.Problem{Status: http.StatusNotFound, Title: "not found", Detail: "there is no such request; it may have been removed as old"})
 		return
 	}
 	data, _ := json.Marshal(fields) // texts and numbers cause no error
 	receipt, err := d.store.Append(r.Context(), []event.Event{{Kind: event.InterventionAnswered, Session: asked.Session, Spec: asked.Spec, Data: data}})
 	if err != nil {
-		refuse(w, err)
+		fail(w, err)
 		return
 	}
 	text, _ = json.Marshal(receipt)
 	write(w, http.StatusCreated, "application/json", text)
-}
-
-func problem(status int, title, detail string) []byte {
-	body, _ := json.Marshal(api.Problem{Type: "about:blank", Title: title, Status: status, Detail: detail}) // texts and numbers cause no error
-	return body
 }

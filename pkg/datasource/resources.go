@@ -29,12 +29,12 @@ func (d *Datasource) resources() http.Handler {
 	mux.HandleFunc("GET /status", queried(func(w http.ResponseWriter, r *http.Request, query url.Values) {
 		answer, err := d.live().Poll(r.Context(), query)
 		if err != nil {
-			refuse(w, err)
+			fail(w, err)
 			return
 		}
 		body, err := answer.Body()
 		if err != nil {
-			refuse(w, err)
+			fail(w, err)
 			return
 		}
 		write(w, answer.Code, answer.MediaType(), body)
@@ -49,7 +49,7 @@ func (d *Datasource) resources() http.Handler {
 			}
 			list, total, err := read(r.Context(), f, text)
 			if err != nil {
-				refuse(w, err)
+				fail(w, err)
 				return
 			}
 			w.Header().Set(totalHeader, strconv.FormatInt(total, 10))
@@ -65,7 +65,7 @@ func (d *Datasource) resources() http.Handler {
 	mux.HandleFunc("GET /answer", d.mayAnswer)
 	mux.HandleFunc("POST /answer", d.answerRequest)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		write(w, http.StatusNotFound, "application/problem+json", problem(http.StatusNotFound, "not found", "the resources are status, sessions, specs, kinds and answer"))
+		refuse(w, api.Problem{Status: http.StatusNotFound, Title: "not found", Detail: "the resources are status, sessions, specs, kinds and answer"})
 	})
 	return mux
 }
@@ -76,7 +76,7 @@ func queried(next func(http.ResponseWriter, *http.Request, url.Values)) http.Han
 	return func(w http.ResponseWriter, r *http.Request) {
 		query, err := api.ParseQuery(r.URL)
 		if err != nil {
-			write(w, http.StatusBadRequest, "application/problem+json", problem(http.StatusBadRequest, "bad request", err.Error()))
+			refuse(w, api.BadRequest(err))
 			return
 		}
 		next(w, r, query)
@@ -86,17 +86,21 @@ func queried(next func(http.ResponseWriter, *http.Request, url.Values)) http.Han
 func answer(w http.ResponseWriter, list any) {
 	body, err := json.Marshal(list)
 	if err != nil {
-		refuse(w, err)
+		fail(w, err)
 		return
 	}
 	write(w, http.StatusOK, "application/json", body)
 }
 
-func refuse(w http.ResponseWriter, err error) {
+func fail(w http.ResponseWriter, err error) {
 	p := api.ProblemOf(err)
 	if p.Status == http.StatusInternalServerError {
 		backend.Logger.Error("A resource could not be answered", "error", err)
 	}
+	refuse(w, p)
+}
+
+func refuse(w http.ResponseWriter, p api.Problem) {
 	p.Type = "about:blank"
 	body, _ := json.Marshal(p) // texts and numbers cause no error
 	write(w, p.Status, "application/problem+json", body)

@@ -328,7 +328,7 @@ func (o *Overview) Told() (*Snapshot, <-chan struct{}) {
 // batch within attachWait.
 func (o *Overview) Attach(ctx context.Context, b *feed.Batch) *Snapshot {
 	o.mu.Lock()
-	due := time.Since(o.toldAt) >= tellEvery
+	due := o.due()
 	o.mu.Unlock()
 	if !due {
 		return nil
@@ -341,9 +341,15 @@ func (o *Overview) Attach(ctx context.Context, b *feed.Batch) *Snapshot {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if !o.due() { // another was published meanwhile
+		return nil
+	}
 	o.publish(s)
 	return s
 }
+
+// due reports whether a snapshot may be published now. The caller holds mu.
+func (o *Overview) due() bool { return time.Since(o.toldAt) >= tellEvery }
 
 // publish makes s the snapshot that Told returns, if its Version differs. The
 // caller holds mu.
@@ -364,7 +370,7 @@ func (o *Overview) tell(ctx context.Context) {
 		pause(ctx, tellEvery)
 		o.mu.Lock()
 		changed := o.summary != nil && (o.told == nil || o.dirty || o.latest != o.told && o.latest != nil || time.Since(looked) >= silenceEvery)
-		if changed && time.Since(o.toldAt) >= tellEvery {
+		if changed && o.due() {
 			looked = time.Now()
 			o.publish(o.snapshot())
 		}
