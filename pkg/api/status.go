@@ -117,6 +117,33 @@ func (since Since) Read(ctx context.Context, s *store.Store, limit int) (store.P
 	return s.Since(ctx, since.Cursor, limit)
 }
 
+// Subscribe reads the first page from there and returns it with a subscription
+// that continues after it. Pages have at most limit events. A cursor that expired
+// comes back as store.ErrExpired.
+func (since Since) Subscribe(ctx context.Context, s *store.Store, f *feed.Feed, limit int) (*feed.Subscription, []event.Event, error) {
+	if since.Last > 0 || !since.Time.IsZero() {
+		page, err := since.Read(ctx, s, limit)
+		if err != nil {
+			return nil, nil, err
+		}
+		sub, err := f.Subscribe(ctx, page.Cursor, limit)
+		return sub, page.Events, err
+	}
+	sub, err := f.Subscribe(ctx, since.Cursor, limit)
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := sub.Catch(ctx)
+	switch {
+	case err != nil:
+		sub.Close()
+		return nil, nil, err
+	case b == nil:
+		return sub, []event.Event{}, nil
+	}
+	return sub, b.Events, nil
+}
+
 // Source is one events table with its feed and overview.
 type Source struct {
 	Store    *store.Store

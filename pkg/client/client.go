@@ -189,6 +189,9 @@ func (g *Gateway) Follow(ctx context.Context, since string, take func(Page) erro
 		if message.Expired {
 			return store.ErrExpired
 		}
+		if message.Cursor == "" {
+			continue // a message of another type
+		}
 		if err := take(Page{Events: events(message.Data.Events), Cursor: message.Cursor}); err != nil {
 			return err
 		}

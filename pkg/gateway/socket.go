@@ -549,10 +549,10 @@ func (c *client) page(read func(context.Context) (any, error)) error {
 // greet reads the state and the first page of missed events.
 func (g *Gateway) greet(ctx context.Context, since api.Since) (*feed.Subscription, *overview.Snapshot, any, error) {
 	hello := message{Type: "connection_established"}
-	sub, events, err := g.join(ctx, since)
+	sub, events, err := since.Subscribe(ctx, g.source.Store, g.source.Feed, pageLimit)
 	if errors.Is(err, store.ErrExpired) {
 		hello.Expired = true
-		sub, events, err = g.join(ctx, api.Since{})
+		sub, events, err = api.Since{}.Subscribe(ctx, g.source.Store, g.source.Feed, pageLimit)
 	}
 	if err != nil {
 		return nil, nil, nil, err
@@ -565,32 +565,4 @@ func (g *Gateway) greet(ctx context.Context, since api.Since) (*feed.Subscriptio
 	}
 	hello.Cursor, hello.Data = at.String(), updateData{State: st, Events: events}
 	return sub, st, hello, nil
-}
-
-// join subscribes and reads the first page of missed events.
-func (g *Gateway) join(ctx context.Context, since api.Since) (*feed.Subscription, []event.Event, error) {
-	start := since.Cursor
-	events := []event.Event{}
-	if !since.Time.IsZero() {
-		page, err := g.source.Store.SinceTime(ctx, since.Time, pageLimit)
-		if err != nil {
-			return nil, nil, err
-		}
-		start, events = page.Cursor, page.Events
-	}
-	sub, err := g.source.Feed.Subscribe(ctx, start, pageLimit)
-	if err != nil {
-		return nil, nil, err
-	}
-	if since.Time.IsZero() {
-		b, err := sub.Catch(ctx)
-		if err != nil {
-			sub.Close()
-			return nil, nil, err
-		}
-		if b != nil {
-			events = b.Events
-		}
-	}
-	return sub, events, nil
 }

@@ -171,7 +171,7 @@ func (q *question) event() event.Event {
 // the request is kept on disk.
 func (q *question) ask(ctx context.Context, to *destination, tell func(string)) (answer string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	l := listener{to: to, since: time.Now().Add(-event.DefaultHistory), tell: tell, tried: make(chan struct{}), answers: make(chan event.Event), failed: make(chan error, 1)}
+	l := newListener(to, time.Now().Add(-event.DefaultHistory), tell)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -287,6 +287,10 @@ type listener struct {
 	tried   chan struct{} // closed after the first attempt to listen
 	answers chan event.Event
 	failed  chan error // receives the error that ended it
+}
+
+func newListener(to *destination, since time.Time, tell func(string)) *listener {
+	return &listener{to: to, since: since, tell: tell, tried: make(chan struct{}), answers: make(chan event.Event), failed: make(chan error, 1)}
 }
 
 func (l *listener) listen(ctx context.Context) {

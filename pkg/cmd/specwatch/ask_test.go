@@ -19,7 +19,6 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/client"
 	"github.com/specwatch/specwatch/pkg/cursor"
-	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
 	"github.com/specwatch/specwatch/pkg/store"
@@ -194,10 +193,8 @@ func TestAnswerBeforeTheCursorExpired(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
-			l := listener{
-				to: to, cursor: expired.String(), since: time.Now().Add(-time.Hour), tell: func(string) {},
-				tried: make(chan struct{}), answers: make(chan event.Event), failed: make(chan error, 1),
-			}
+			l := newListener(to, time.Now().Add(-time.Hour), func(string) {})
+			l.cursor = expired.String()
 			var listening sync.WaitGroup
 			defer listening.Wait()
 			defer cancel()

@@ -181,21 +181,14 @@ func (d *destination) follow(ctx context.Context, token string, take func(client
 		cancel()
 		<-ended
 	}()
-	if !since.Time.IsZero() {
-		page, err := since.Read(ctx, d.store, event.DefaultPage)
-		if err != nil {
-			return err
-		}
-		if err := take(client.Page{Events: page.Events, Cursor: page.Cursor.String()}); err != nil {
-			return err
-		}
-		since.Cursor = page.Cursor
-	}
-	subscription, err := f.Subscribe(ctx, since.Cursor, event.DefaultPage)
+	subscription, missed, err := since.Subscribe(ctx, d.store, f, event.DefaultPage)
 	if err != nil {
 		return err
 	}
 	defer subscription.Close()
+	if err := take(client.Page{Events: missed, Cursor: subscription.Cursor().String()}); err != nil {
+		return err
+	}
 	for {
 		changed := f.Changed()
 		if !f.Stats().Connected {

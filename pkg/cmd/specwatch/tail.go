@@ -103,9 +103,7 @@ const refollowPause = 5 * time.Second
 func (t *tail) wait(ctx context.Context) (err error) {
 	if t.push && time.Now().After(t.refollow) {
 		_ = t.from.follow(ctx, t.at, func(page client.Page) error {
-			if page.Cursor != "" { // other messages of a gateway have none
-				err = t.print(page)
-			}
+			err = t.print(page)
 			return err
 		})
 		t.refollow = time.Now().Add(refollowPause)
