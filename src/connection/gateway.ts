@@ -102,10 +102,7 @@ export class GatewayTransport implements Transport {
         end(new Error('The live connection sent a message that is not from Specwatch.'));
         return;
       }
-      if (m.type === 'connection_established') {
-        stopWaiting();
-      }
-      deliver(m, handlers);
+      deliver(m, handlers, stopWaiting);
     };
     // If a policy forbids the address, browsers fire only the error event.
     socket.onerror = () => fail('The live connection was lost.');
@@ -218,9 +215,10 @@ function parse(text: unknown): Message | undefined {
 }
 
 // deliver passes a message on. Messages of other types are for later versions.
-function deliver({ type, from, cursor, expired, data }: Message, handlers: LiveHandlers): void {
+function deliver({ type, from, cursor, expired, data }: Message, handlers: LiveHandlers, opened: () => void): void {
   const { events = [], state } = data ?? {};
   if (type === 'connection_established') {
+    opened();
     handlers.opened({ cursor, complete: true, expired, events, state });
   } else if (type === 'event_update') {
     handlers.batch({ from, cursor, events, state });

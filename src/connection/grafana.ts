@@ -50,6 +50,9 @@ export function eventsChannel(uid: string): LiveChannelAddress {
   return { scope: LiveChannelScope.DataSource, namespace: uid, stream: uid, path: 'events' } as LiveChannelAddress;
 }
 
+// resource is the address of a resource of the data source.
+export const resource = (uid: string, name: string): string => `/api/datasources/uid/${uid}/resources/${name}`;
+
 export class GrafanaTransport implements Transport {
   constructor(private readonly uid: string) {}
 
@@ -58,7 +61,7 @@ export class GrafanaTransport implements Transport {
       const answer = await limited(signal, () =>
         lastValueFrom(
           getBackendSrv().fetch<Status>({
-            url: `/api/datasources/uid/${this.uid}/resources/status`,
+            url: resource(this.uid, 'status'),
             params: pollQuery(since),
             showErrorAlert: false,
             hideFromInspector: true,
@@ -92,7 +95,7 @@ export class GrafanaTransport implements Transport {
   }
 
   private get answers(): string {
-    return `/api/datasources/uid/${this.uid}/resources/answer`;
+    return resource(this.uid, 'answer');
   }
 
   // The role of the person decides, and whether the database user may write.

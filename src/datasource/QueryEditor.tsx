@@ -191,8 +191,8 @@ export function QueryEditor({
         {has('since') && <SinceField {...field} />}
       </InlineFieldRow>
       <InlineFieldRow>
-        {has('sessions') && <SessionsField {...field} />}
-        {has('specs') && <SpecsField {...field} />}
+        {has('sessions') && <NamesField {...field} of="sessions" labelWidth={14} />}
+        {has('specs') && <NamesField {...field} of="specs" labelWidth={10} />}
       </InlineFieldRow>
     </>
   );
@@ -289,27 +289,19 @@ function SinceField({ query, change }: FieldProps) {
   );
 }
 
-function SessionsField({ query, change }: FieldProps) {
+function NamesField({ query, change, of, labelWidth }: FieldProps & { of: 'sessions' | 'specs'; labelWidth: number }) {
+  const variable = of.slice(0, -1);
   return (
-    <InlineField label="Sessions" labelWidth={14} tooltip="None means all; variables such as $session may be used">
+    <InlineField
+      label={of === 'sessions' ? 'Sessions' : 'Specs'}
+      labelWidth={labelWidth}
+      tooltip={`None means all; variables such as $${variable} may be used`}
+    >
       <TagsInput
         placeholder="all, or a name and Enter"
         width={40}
-        tags={query.sessions ?? []}
-        onChange={(sessions) => change({ sessions })}
-      />
-    </InlineField>
-  );
-}
-
-function SpecsField({ query, change }: FieldProps) {
-  return (
-    <InlineField label="Specs" labelWidth={10} tooltip="None means all; variables such as $spec may be used">
-      <TagsInput
-        placeholder="all, or a name and Enter"
-        width={40}
-        tags={query.specs ?? []}
-        onChange={(specs) => change({ specs })}
+        tags={query[of] ?? []}
+        onChange={(names) => change({ [of]: names })}
       />
     </InlineField>
   );

@@ -3,12 +3,14 @@ import { AppEvents } from '@grafana/data';
 import { getAppEvents, getBackendSrv } from '@grafana/runtime';
 import { lastValueFrom } from 'rxjs';
 
+import { resource } from '../connection/grafana';
+
 const told = new Set<string>();
 
 // menu returns the names in a list of the data source. A menu has no place to say
 // that it lists a part of the names only. A notification says so, once for each list.
 export async function menu(uid: string, list: string, params: Record<string, unknown> = {}): Promise<string[]> {
-  const url = `/api/datasources/uid/${uid}/resources/${list}`;
+  const url = resource(uid, list);
   const { data: names, headers } = await lastValueFrom(getBackendSrv().fetch<string[]>({ url, params }));
   const total = Number(headers.get('X-Total-Count'));
   if (total > names.length && !told.has(url)) {

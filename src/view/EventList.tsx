@@ -13,7 +13,7 @@ import { Boundary } from './Boundary';
 import { type Filter, everything, isEverything, matches, namesOf } from './filter';
 import { clock, said, usedBy } from './format';
 import { isKnown, kindName, palette, shownKind } from './kinds';
-import { narrow } from './narrow';
+import { heading, narrow, soft } from './styles';
 import { brief, messageOf, nameOf } from './text';
 
 interface Props {
@@ -123,7 +123,7 @@ function getHeadStyles(theme: GrafanaTheme2) {
       alignItems: 'center',
       gap: theme.spacing(1),
       marginBottom: theme.spacing(1),
-      '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: 0 },
+      '& h2': heading(theme),
     }),
     soft: soft(theme),
   };
@@ -463,8 +463,4 @@ function getDataStyles(theme: GrafanaTheme2) {
     copy: css({ position: 'absolute', right: theme.spacing(0.5), top: theme.spacing(0.5), zIndex: 1 }),
     soft: soft(theme),
   };
-}
-
-function soft(theme: GrafanaTheme2): string {
-  return css({ color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize });
 }

@@ -10,7 +10,7 @@ import { TokenNeeded } from '../connection/transport';
 import { Boundary } from './Boundary';
 import { ago, span } from './format';
 import { type Ask, askOf } from './ask';
-import { narrow } from './narrow';
+import { narrow } from './styles';
 import { brief, nameOf } from './text';
 
 const listed = 5;

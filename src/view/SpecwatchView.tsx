@@ -11,7 +11,7 @@ import { Boundary } from './Boundary';
 import { ConnectionBar } from './ConnectionBar';
 import { EventList } from './EventList';
 import { type Filter, everything } from './filter';
-import { container, narrow } from './narrow';
+import { container, narrow } from './styles';
 import { Notes } from './Notes';
 import { SettingsDialog } from './SettingsDialog';
 import { SignIn } from './SignIn';

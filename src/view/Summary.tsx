@@ -12,7 +12,7 @@ import { type Filter, everything } from './filter';
 import { ago, clock, lifted, span, used } from './format';
 import { type Mood, glance, idleFor, idleIn, isLimited, limitOf, statusAt } from './glance';
 import { limitKind, palette } from './kinds';
-import { narrow } from './narrow';
+import { heading, narrow, soft } from './styles';
 import { Questions } from './Questions';
 import { brief, nameOf } from './text';
 
@@ -70,7 +70,7 @@ function getSummaryStyles(theme: GrafanaTheme2) {
       display: 'grid',
       gap: theme.spacing(1.5),
       gridTemplateColumns: 'minmax(0, 1fr)',
-      '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: theme.spacing(0, 0, 0.5) },
+      '& h2': { ...heading(theme), margin: theme.spacing(0, 0, 0.5) },
       '& p': { margin: 0 },
     }),
     columns: css({
@@ -368,7 +368,7 @@ function getListStyles(theme: GrafanaTheme2) {
     running: css(fill(theme.colors.success.text)),
     sleeping: css(fill(theme.colors.warning.text)),
     done: css(fill(theme.colors.text.secondary)),
-    soft: css({ color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize }),
+    soft: soft(theme),
   };
 }
 

@@ -9,6 +9,7 @@ import { type Track, tracksOf } from './attempts';
 import { type Filter, everything } from './filter';
 import { clock, span } from './format';
 import { type Outcome, palette } from './kinds';
+import { heading, soft } from './styles';
 import { nameOf } from './text';
 
 const tracks = 12;
@@ -104,7 +105,7 @@ function getHeadStyles(theme: GrafanaTheme2) {
       alignItems: 'center',
       gap: theme.spacing(1),
       marginBottom: theme.spacing(0.5),
-      '& h2': { ...theme.typography.h6, color: theme.colors.text.secondary, margin: 0 },
+      '& h2': heading(theme),
     }),
   };
 }
@@ -293,8 +294,4 @@ function getLegendStyles(theme: GrafanaTheme2) {
       },
     }),
   };
-}
-
-function soft(theme: GrafanaTheme2): string {
-  return css({ color: theme.colors.text.secondary, fontSize: theme.typography.bodySmall.fontSize });
 }
