@@ -26,12 +26,22 @@ import (
 
 // Status is the answer of a poll.
 type Status struct {
-	Events    []event.Event      `json:"events"`
+	Events    event.List         `json:"events"`
 	Cursor    string             `json:"cursor"`
 	More      bool               `json:"more"`
 	Timestamp string             `json:"timestamp"` // the database's clock
 	Mode      string             `json:"mode"`
 	State     *overview.Snapshot `json:"state"`
+}
+
+// encode returns what json.Marshal returns, without reading the events and the
+// state again.
+func (s *Status) encode() []byte {
+	b := s.Events.AppendJSON([]byte(`{"events":`))
+	b = append(append(b, `,"cursor":"`...), s.Cursor...)
+	b = append(strconv.AppendBool(append(b, `","more":`...), s.More), `,"timestamp":"`...)
+	b = append(append(append(b, s.Timestamp...), `","mode":"`...), s.Mode...)
+	return append(append(append(b, `","state":`...), s.State.JSON...), '}')
 }
 
 // Expired is the answer to a cursor of another database or history: a problem
@@ -257,9 +267,10 @@ func (s *Source) Poll(ctx context.Context, query url.Values) (*Answer, error) {
 			ETag: `W/"` + status.State.Version + hex.EncodeToString(digest[:6]) + `"`,
 		}
 		if answer.Empty {
-			answer.body = sync.OnceValues(func() ([]byte, error) { return json.Marshal(status) })
+			answer.body = sync.OnceValues(func() ([]byte, error) { return status.encode(), nil })
 		} else {
-			answer.body = encoded(status)
+			text := status.encode()
+			answer.body = func() ([]byte, error) { return text, nil }
 		}
 		return answer, nil
 	}

@@ -49,7 +49,7 @@ const (
 const (
 	readLimit    = 1_000                  // events in a batch
 	readTimeout  = 15 * time.Second       // of one read; a connection that is silent for longer is lost
-	busyPause    = 5 * time.Millisecond   // between reads while there are many transactions
+	busyPause    = 20 * time.Millisecond  // between reads while there are many transactions: each takes a share of the machine from the writers
 	activePause  = 10 * time.Millisecond  // between reads without notifications, while events flow
 	lookPause    = 100 * time.Millisecond // the same, while none do
 	settlePause  = 25 * time.Millisecond  // between reads while older transactions have not ended; it grows …
@@ -58,7 +58,7 @@ const (
 	heldPause    = time.Second            // between two attempts to take the advisory lock
 	denseSpan    = 100 * time.Millisecond // span in which notifications and transactions are counted
 	denseNotes   = 200                    // so many notifications in denseSpan delay the writers
-	sparseXacts  = 100                    // up to so many transactions in denseSpan, notifications are used
+	sparseXacts  = 150                    // up to so many transactions in denseSpan, notifications are used
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
 	freshAnswer  = time.Second // how long a caller waits for another attempt to connect

@@ -46,7 +46,7 @@ const (
 
 type updateData struct {
 	State  *overview.Snapshot `json:"state,omitempty"`
-	Events []event.Event      `json:"events"`
+	Events event.List         `json:"events"`
 }
 
 type message struct {
@@ -57,8 +57,25 @@ type message struct {
 	Data    updateData `json:"data"`
 }
 
-func update(b *feed.Batch, st *overview.Snapshot) message {
-	return message{Type: "event_update", From: b.From.String(), Cursor: b.Cursor.String(), Data: updateData{State: st, Events: b.Events}}
+func update(b *feed.Batch, st *overview.Snapshot) *message {
+	return &message{Type: "event_update", From: b.From.String(), Cursor: b.Cursor.String(), Data: updateData{State: st, Events: b.Events}}
+}
+
+// encode returns what json.Marshal returns, without reading the events again.
+func (m *message) encode() []byte {
+	b := append([]byte(`{"type":"`), m.Type...)
+	if m.From != "" {
+		b = append(append(b, `","from":"`...), m.From...)
+	}
+	b = append(append(append(b, `","cursor":"`...), m.Cursor...), '"')
+	if m.Expired {
+		b = append(b, `,"expired":true`...)
+	}
+	b = append(b, `,"data":{`...)
+	if m.Data.State != nil {
+		b = append(append(append(b, `"state":`...), m.Data.State.JSON...), ',')
+	}
+	return append(m.Data.Events.AppendJSON(append(b, `"events":`...)), '}', '}')
 }
 
 // frame is a message that is encoded once for all clients.
@@ -68,11 +85,8 @@ type frame struct {
 	state *overview.Snapshot // that it carries; nil: none
 }
 
-func newFrame(m message) (*frame, error) {
-	text, err := json.Marshal(m)
-	if err != nil {
-		return nil, err
-	}
+func newFrame(m *message) (*frame, error) {
+	text := m.encode()
 	prepared, err := websocket.NewPreparedMessage(websocket.TextMessage, text)
 	return &frame{prepared, 2 * len(text), m.Data.State}, err // the message and its frame
 }
@@ -447,7 +461,7 @@ func (c *client) pass() error {
 // memory, for this client only.
 func (c *client) greet() error {
 	g := c.gateway
-	err := c.page(func(reading context.Context) (any, error) {
+	err := c.page(func(reading context.Context) (*message, error) {
 		sub, state, m, err := g.greet(reading, c.since)
 		if err != nil {
 			return nil, err
@@ -459,7 +473,7 @@ func (c *client) greet() error {
 		return m, nil
 	})
 	for more := true; more && err == nil; {
-		err = c.page(func(reading context.Context) (any, error) {
+		err = c.page(func(reading context.Context) (*message, error) {
 			b, err := c.sub.Load().Catch(reading)
 			if b == nil || err != nil {
 				more = false
@@ -516,7 +530,7 @@ func (c *client) send(f *frame) error {
 
 // page sends what read returns, unless it is nil. Few pages are read at once, and
 // none while there is no memory for a slow client.
-func (c *client) page(read func(context.Context) (any, error)) error {
+func (c *client) page(read func(context.Context) (*message, error)) error {
 	g := c.gateway
 	text, release, err := func() ([]byte, func(), error) {
 		ctx, cancel := context.WithTimeout(c.ctx, pollTimeout)
@@ -529,10 +543,7 @@ func (c *client) page(read func(context.Context) (any, error)) error {
 		if m == nil || err != nil {
 			return nil, func() {}, err
 		}
-		text, err := json.Marshal(m)
-		if err != nil {
-			return nil, nil, err
-		}
+		text := m.encode()
 		release := g.budget.await(ctx, c, len(text), c.conn)
 		if release == nil {
 			return nil, nil, errBusy
@@ -547,8 +558,8 @@ func (c *client) page(read func(context.Context) (any, error)) error {
 }
 
 // greet reads the state and the first page of missed events.
-func (g *Gateway) greet(ctx context.Context, since api.Since) (*feed.Subscription, *overview.Snapshot, any, error) {
-	hello := message{Type: "connection_established"}
+func (g *Gateway) greet(ctx context.Context, since api.Since) (*feed.Subscription, *overview.Snapshot, *message, error) {
+	hello := &message{Type: "connection_established"}
 	sub, events, err := since.Subscribe(ctx, g.source.Store, g.source.Feed, pageLimit)
 	if errors.Is(err, store.ErrExpired) {
 		hello.Expired = true

@@ -496,6 +496,70 @@ func TestAnOlderStatePutBack(t *testing.T) {
 	}
 }
 
+// The setting that allows two-phase commit can change after a migration. Then
+// nobody is refused, and a repeated migration makes inserts notify again.
+func TestTwoPhaseIsAllowedLater(t *testing.T) {
+	t.Parallel()
+	server, _ := cluster(t, nil) // PostgreSQL forbids it by default
+	config := store.Config{URL: server.URL()}
+	const insert = "INSERT INTO events (kind, session) VALUES ('spec_started', 's')"
+	notified := func(migrate bool, statements ...string) bool {
+		t.Helper()
+		if migrate {
+			if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := open(t, config).NewReader(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if _, err := r.EnableNotify(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		conn := postgrestest.Connect(t, server.URL())
+		defer conn.Close(context.WithoutCancel(t.Context()))
+		for _, sql := range statements {
+			exec(t, conn, sql)
+		}
+		// What was notified before arrives before the answer.
+		if _, _, err := r.Unchanged(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		notes, err := r.Wait(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return notes > 0
+	}
+	set := func(prepared string) {
+		t.Helper()
+		conn := postgrestest.Connect(t, server.URL())
+		exec(t, conn, "ALTER SYSTEM SET max_prepared_transactions = "+prepared)
+		conn.Close(context.WithoutCancel(t.Context()))
+		if err := server.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !notified(false, insert) {
+		t.Error("no notification without two-phase commit")
+	}
+	set("5")
+	if notified(false, "BEGIN", insert, "PREPARE TRANSACTION 'p'", "COMMIT PREPARED 'p'", insert) {
+		t.Error("a notification before the migration")
+	}
+	if !notified(true, "BEGIN", insert, "PREPARE TRANSACTION 'p'", "COMMIT PREPARED 'p'", insert) {
+		t.Error("no notification with two-phase commit")
+	}
+	set("0")
+	if !notified(false, insert) || !notified(true, insert) {
+		t.Error("no notification after two-phase commit was forbidden")
+	}
+}
+
 // A writer that uses two-phase commit is not refused, whether or not a reader
 // asks for notifications; a plain commit notifies.
 func TestTwoPhaseWhileAReaderListens(t *testing.T) {

@@ -26,6 +26,9 @@ var migrations embed.FS
 //go:embed grants.sql
 var grantsSQL string
 
+//go:embed notify.sql
+var notifySQL string
+
 // migrationLock is the key of the advisory lock that one migration of a
 // database at a time holds.
 const migrationLock int64 = 0x5350454357 // "SPECW"
@@ -100,7 +103,7 @@ func (s *Store) migrate(ctx context.Context, conn *pgx.Conn, roles string, told 
 	if err != nil {
 		return err
 	}
-	if report.Applied, err = s.up(ctx, provider, report.Schema, told); err != nil {
+	if report.Applied, err = s.up(ctx, conn, provider, report.Schema, told); err != nil {
 		return s.explain(err)
 	}
 	report.Version = latestMigration()
@@ -216,11 +219,11 @@ func (s *Store) lockMigrations(ctx context.Context, told func(string)) (pgx.Tx, 
 	}
 }
 
-// up runs the missing migrations and returns how many it ran. One that does not
-// get its lock on the events table in time is run again later: writers wait
+// up runs the missing migrations, and then notify.sql, and returns how many
+// migrations it ran. One that does not get its lock on the events table in time is run again later: writers wait
 // behind a statement that waits for such a lock. told, unless nil, is called
 // with what a migration waits for.
-func (s *Store) up(ctx context.Context, provider *goose.Provider, schema string, told func(string)) (applied int, err error) {
+func (s *Store) up(ctx context.Context, conn *pgx.Conn, provider *goose.Provider, schema string, told func(string)) (applied int, err error) {
 	if told != nil {
 		watching, end := context.WithCancel(ctx)
 		var watch sync.WaitGroup
@@ -235,7 +238,13 @@ func (s *Store) up(ctx context.Context, provider *goose.Provider, schema string,
 			results = partial.Applied
 		}
 		applied += len(results)
-		return err
+		if err != nil {
+			return err
+		}
+		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, lockShortlySQL+"; "+qualify(schema, notifySQL))
+			return err
+		})
 	})
 	return applied, err
 }
@@ -303,9 +312,12 @@ func (s *Store) tellWaits(ctx context.Context, schema string, told func(string))
 	}
 }
 
-// lockShortly limits how long the statements of the transaction wait for a lock.
+// lockShortlySQL limits how long the statements of its transaction wait for a
+// lock.
+var lockShortlySQL = fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", mirrorLockTimeout.Milliseconds())
+
 func lockShortly(ctx context.Context, tx *sql.Tx) error {
-	_, err := tx.ExecContext(ctx, fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", mirrorLockTimeout.Milliseconds()))
+	_, err := tx.ExecContext(ctx, lockShortlySQL)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
@@ -125,42 +127,43 @@ type moment struct {
 // committed.
 const headSQL = `
 WITH head AS MATERIALIZED (
-    SELECT coalesce(nullif($1::text, '')::pg_snapshot,
-                    CASE WHEN s.standby THEN format('%1$s:%1$s:', pg_snapshot_xmin(s.current))::pg_snapshot ELSE s.current END) AS target,
-           s.current, s.standby, pg_postmaster_start_time() AS started, clock_timestamp() AS clock,
-           m.epoch::text AS epoch, m.system_identifier, m.pruned,
-           (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database()) AS database,
-           to_regclass('@.events')::oid::bigint AS relation,
-           CASE WHEN s.standby THEN @.specwatch_standby_timeline()
-                ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END AS timeline,
-           (CASE WHEN s.standby THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0')::bigint AS lsn,
-           (CASE WHEN s.standby THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0')::bigint AS inserted,
-           CASE WHEN s.standby THEN coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0)::float8 ELSE 0 END AS age,
-           NOT EXISTS (SELECT FROM unnest($3::timestamptz[], $4::bigint[]) AS named (at, id)
-                       WHERE named.at >= m.pruned_before AND NOT EXISTS (SELECT FROM @.events e WHERE e.id = named.id AND ` + atSQL + ` = named.at)) AS known
-    FROM (SELECT pg_current_snapshot() AS current, pg_is_in_recovery() AS standby) s, @.specwatch_meta m
+    SELECT s.target, ARRAY[s.current::text, s.target::text, m.epoch::text] AS texts, ARRAY[pg_postmaster_start_time(), clock_timestamp()] AS times,
+           ARRAY[s.standby::int, m.system_identifier, m.pruned,
+               (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database()),
+               to_regclass('@.events')::oid::bigint,
+               CASE WHEN s.standby THEN @.specwatch_standby_timeline()
+                    ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END,
+               (CASE WHEN s.standby THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0')::bigint,
+               (CASE WHEN s.standby THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0')::bigint,
+               CASE WHEN s.standby THEN coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000, 0)::bigint ELSE 0 END,
+               (NOT EXISTS (SELECT FROM unnest($3::timestamptz[], $4::bigint[]) AS named (at, id)
+                            WHERE named.at >= m.pruned_before AND NOT EXISTS (SELECT FROM @.events e WHERE e.id = named.id AND ` + atSQL + ` = named.at)))::int
+           ] AS numbers
+    FROM (SELECT current, standby,
+                 coalesce(nullif($1::text, '')::pg_snapshot, CASE WHEN standby THEN format('%1$s:%1$s:', pg_snapshot_xmin(current))::pg_snapshot ELSE current END) AS target
+          FROM (SELECT pg_current_snapshot() AS current, pg_is_in_recovery() AS standby) c) s, @.specwatch_meta m
 ), top AS MATERIALIZED (
     SELECT e.xid::text::bigint AS xid, e.id::bigint, ` + atSQL + ` AS at, e.async_commit FROM @.events e
     WHERE e.xid IS NOT NULL AND e.xid < (SELECT pg_snapshot_xmax(target) FROM head) AND pg_visible_in_snapshot(e.xid, (SELECT target FROM head))
     ORDER BY e.xid DESC, e.id DESC LIMIT 1
 )`
 
-// tailSQL returns the head as its first row, with "top" in the columns of an
-// event, and then the rows of "page" up to the limit ($2) and the size in bytes
-// ($5). "page" has one row more than the limit, which shows whether there are
-// more.
+// tailSQL returns the head in a row with n = 0, with "top" in the columns of an
+// event, and the rows of "page" up to the limit ($2) and the size in bytes ($5),
+// numbered from 1, in any order. "page" has one row more than the limit, which
+// shows whether there are more. PostgreSQL takes most of the time of a small
+// read to set up its plan, which costs for each column in each step. Hence the
+// arrays.
 const tailSQL = `
 , sized AS (
     SELECT *, row_number() OVER w AS n, lead(true, 1, false) OVER w AS more, sum(octet_length(data)) OVER w - octet_length(data) AS before
     FROM page WINDOW w AS (ORDER BY place, id ROWS UNBOUNDED PRECEDING)
 )
-SELECT 0 AS n, h.current::text, h.target::text, h.standby, h.started, h.clock, h.epoch, h.system_identifier, h.pruned, h.database, h.relation, h.timeline, h.lsn, h.inserted, h.age, h.known,
-       NULL::boolean AS more, t.xid, t.id, NULL::text AS kind, t.at, NULL::text AS session, NULL::text AS spec, NULL::text AS data, t.async_commit, NULL::timestamptz AS stored
+SELECT 0 AS n, h.texts, h.times, h.numbers, NULL::boolean AS more, t.xid, t.id, NULL::text AS kind, t.at, NULL::text AS session, NULL::text AS spec, NULL::text AS data, t.async_commit, NULL::timestamptz AS stored
 FROM head h LEFT JOIN top t ON true
 UNION ALL
-SELECT n, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, more, xid, id, kind, at, session, spec, data, async_commit, stored
-FROM sized WHERE n <= $2 AND before < $5
-ORDER BY n`
+SELECT n, NULL, NULL, NULL, more, xid, id, kind, at, session, spec, data, async_commit, stored
+FROM sized WHERE n <= $2 AND before < $5`
 
 // sinceSQL reads in the order (xid, id) the rows after the end of the cursor
 // ($6, $7).
@@ -250,6 +253,8 @@ type replica struct {
 // row is an event with what a read needs to know of it.
 type row struct {
 	event.Event
+	n     int64 // its place in the page, from 1
+	more  bool  // another row follows
 	xid   uint64
 	async bool // its commit may be seen before it is flushed
 }
@@ -389,64 +394,67 @@ func (s *Store) ask(ctx context.Context, conn *pgx.Conn, q query) (answer, error
 	return scan(rows)
 }
 
+// scan reads the result of tailSQL.
 func scan(rows pgx.Rows) (a answer, err error) {
 	defer rows.Close()
 	seen := false
+	var texts []string
+	var times []time.Time
+	var numbers []pgtype.Int8
+	var more, async pgtype.Bool
+	var at, stored pgtype.Timestamptz
+	var xid, id pgtype.Int8
+	var kind, session, spec, data pgtype.Text
 	for rows.Next() {
-		var n int64
-		var current, target, epoch *string
-		var standby, known, more, async *bool
-		var started, clock, at, stored *time.Time
-		var system, removed, database, relation, lsn, inserted, xid, id *int64
-		var timeline *int32
-		var age *float64
-		var kind, session, spec, data *string
-		if err = rows.Scan(&n, &current, &target, &standby, &started, &clock, &epoch, &system, &removed, &database, &relation, &timeline, &lsn, &inserted, &age, &known,
-			&more, &xid, &id, &kind, &at, &session, &spec, &data, &async, &stored); err != nil {
+		var r row
+		if err = rows.Scan(&r.n, &texts, &times, &numbers, &more, &xid, &id, &kind, &at, &session, &spec, &data, &async, &stored); err != nil {
 			return
 		}
-		var r row
-		if id != nil {
-			r.ID, r.At, r.async = *id, at.UTC(), async != nil && *async
+		r.ID, r.At, r.async, r.more = id.Int64, at.Time.UTC(), async.Bool, more.Bool
+		r.xid = uint64(xid.Int64) // #nosec G115 -- xid8 as a bigint
+		if stored.Valid {
+			r.Stored = stored.Time.UTC()
 		}
-		if xid != nil {
-			r.xid = uint64(*xid) // #nosec G115 -- xid8 as a bigint
-		}
-		if stored != nil {
-			r.Stored = stored.UTC()
-		}
-		if n > 0 {
-			a.more = *more
-			r.Kind, r.Session, r.Spec, r.Data = event.Kind(*kind), *session, *spec, event.Readable(*data)
+		if r.n > 0 {
+			r.Kind, r.Session, r.Spec, r.Data = event.Kind(kind.String), session.String, spec.String, event.Readable(data.String)
 			a.rows = append(a.rows, r)
 			continue
 		}
-		if relation == nil {
-			// ALTER SCHEMA RENAME does not wait for readers, so to_regclass may
-			// return NULL in the middle of a read.
-			return answer{}, problem(NoTable, nil, "the schema of the events table was renamed or removed while it was read; name the new one, or run: specwatch migrate")
-		}
 		seen = true
-		a.head = head{
-			standby: *standby, clock: clock.UTC(), timeline: *timeline, system: *system, pruned: *removed,
-			lsn: uint64(*lsn), inserted: uint64(*inserted), // #nosec G115 -- positions of the log, never negative
-			age: time.Duration(*age * float64(time.Second)), known: *known,
+		if a.head, err = readHead(texts, times, numbers); err != nil {
+			return
 		}
-		a.origin = origin{started: *started, epoch: *epoch, database: *database, relation: *relation}
-		if id != nil {
+		if id.Valid {
 			a.top = &r
-		}
-		if a.current, err = cursor.ParseSnapshot(*current); err != nil {
-			return
-		}
-		if a.target, err = cursor.ParseSnapshot(*target); err != nil {
-			return
 		}
 	}
 	if err = rows.Err(); err == nil && !seen {
 		err = problem(NoTable, nil, "specwatch_meta is empty; run: specwatch migrate")
 	}
+	slices.SortFunc(a.rows, func(x, y row) int { return cmp.Compare(x.n, y.n) })
+	a.more = len(a.rows) > 0 && a.rows[len(a.rows)-1].more
 	return
+}
+
+// readHead takes the arrays of headSQL apart.
+func readHead(texts []string, times []time.Time, numbers []pgtype.Int8) (h head, err error) {
+	const standby, system, pruned, database, relation, timeline, lsn, inserted, age, known = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
+	if !numbers[relation].Valid {
+		// ALTER SCHEMA RENAME does not wait for readers, so to_regclass may
+		// return NULL in the middle of a read.
+		return h, problem(NoTable, nil, "the schema of the events table was renamed or removed while it was read; name the new one, or run: specwatch migrate")
+	}
+	h = head{
+		standby: numbers[standby].Int64 == 1, clock: times[1].UTC(), timeline: int32(numbers[timeline].Int64), system: numbers[system].Int64, pruned: numbers[pruned].Int64, // #nosec G115 -- timelines have 32 bits
+		lsn: uint64(numbers[lsn].Int64), inserted: uint64(numbers[inserted].Int64), // #nosec G115 -- positions of the log, never negative
+		age: time.Duration(numbers[age].Int64) * time.Millisecond, known: numbers[known].Int64 == 1,
+		origin: origin{started: times[0], epoch: texts[2], database: numbers[database].Int64, relation: numbers[relation].Int64},
+	}
+	if h.current, err = cursor.ParseSnapshot(texts[0]); err != nil {
+		return h, err
+	}
+	h.target, err = cursor.ParseSnapshot(texts[1])
+	return h, err
 }
 
 // epoch returns a digest of the table, database, cluster and timeline of an

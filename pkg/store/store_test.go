@@ -632,7 +632,7 @@ func TestMigrateTwiceAndAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	report, err := store.Migrate(t.Context(), config, nil)
-	if err != nil || report.Applied != 0 || report.Version != 6 || report.Schema != config.Schema {
+	if err != nil || report.Applied != 0 || report.Version != 7 || report.Schema != config.Schema {
 		t.Fatalf("%+v: %v", report, err)
 	}
 	if err := open(t, config).Ready(t.Context()); err != nil {
