@@ -24,18 +24,8 @@ type Batch struct {
 	From, Cursor cursor.Cursor
 	Events       []event.Event
 
-	xids     []uint64
-	bytes    int
-	once     sync.Once
-	encoding any
-	failure  error
-}
-
-// Encoding returns the result of encode. It is computed once for all
-// subscribers, so a process must always pass the same function.
-func (b *Batch) Encoding(encode func(*Batch) (any, error)) (any, error) {
-	b.once.Do(func() { b.encoding, b.failure = encode(b) })
-	return b.encoding, b.failure
+	xids  []uint64
+	bytes int
 }
 
 // Bounds of the ring. A subscriber that is further behind is too slow.

@@ -49,6 +49,7 @@ type Gateway struct {
 	waiting  atomic.Int64
 	budget   budget
 	telling  telling
+	frames   frames
 	clients  clients
 	origins  map[string]bool
 	hosts    map[string]bool

@@ -7,10 +7,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/gorilla/websocket"
 
@@ -92,8 +94,39 @@ func newFrame(m *message) (*frame, error) {
 }
 
 // encode encodes a batch for all clients, at most once a second with the state.
-func (g *Gateway) encode(b *feed.Batch) (any, error) {
+func (g *Gateway) encode(b *feed.Batch) (*frame, error) {
 	return newFrame(update(b, g.source.Overview.Attach(g.stopping, b)))
+}
+
+// frames has the frames of batches, each for as long as its batch is in memory.
+// The zero value can be used.
+type frames struct {
+	mu sync.Mutex
+	of map[weak.Pointer[feed.Batch]]func() (*frame, error)
+}
+
+// get returns the frame of a batch. The first call encodes it.
+func (f *frames) get(b *feed.Batch, encode func(*feed.Batch) (*frame, error)) (*frame, error) {
+	// A pointer that is not weak would keep the batch after the feed has dropped it.
+	key := weak.Make(b)
+	f.mu.Lock()
+	made := f.of[key]
+	if made == nil {
+		made = sync.OnceValues(func() (*frame, error) { return encode(b) })
+		if f.of == nil {
+			f.of = map[weak.Pointer[feed.Batch]]func() (*frame, error){}
+		}
+		f.of[key] = made
+		runtime.AddCleanup(b, f.forget, key)
+	}
+	f.mu.Unlock()
+	return made() // without the lock: clients with other batches do not wait
+}
+
+func (f *frames) forget(key weak.Pointer[feed.Batch]) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.of, key)
 }
 
 // telling is the latest message with only the state. Clients with the same
@@ -503,11 +536,7 @@ func (c *client) next() (*frame, error) {
 	if b == nil || err != nil {
 		return nil, err
 	}
-	encoded, err := b.Encoding(g.encode)
-	if err != nil {
-		return nil, err
-	}
-	return encoded.(*frame), nil
+	return g.frames.get(b, g.encode)
 }
 
 // send sends a message that all clients get. While a client has not read it, it
