@@ -3,9 +3,12 @@
 package main
 
 import (
+	"context"
 	"os"
 
+	"github.com/grafana/grafana-plugin-sdk-go/backend"
 	sdk "github.com/grafana/grafana-plugin-sdk-go/backend/datasource"
+	"github.com/grafana/grafana-plugin-sdk-go/backend/instancemgmt"
 	"github.com/grafana/grafana-plugin-sdk-go/backend/log"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -15,7 +18,15 @@ import (
 func main() {
 	var metrics datasource.Metrics
 	prometheus.MustRegister(&metrics) // where the SDK looks when Grafana asks for them
-	if err := sdk.Manage(datasource.PluginID, metrics.New, sdk.ManageOpts{}); err != nil {
+	open := func(ctx context.Context, settings backend.DataSourceInstanceSettings) (instancemgmt.Instance, error) {
+		d, err := datasource.New(ctx, settings)
+		if err != nil {
+			return nil, err
+		}
+		metrics.Add(d)
+		return d, nil
+	}
+	if err := sdk.Manage(datasource.PluginID, open, sdk.ManageOpts{}); err != nil {
 		log.DefaultLogger.Error("the data source ended", "error", err)
 		os.Exit(1)
 	}

@@ -4,13 +4,13 @@ package datasource
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
 	"github.com/grafana/grafana-plugin-sdk-go/backend"
 	"github.com/grafana/grafana-plugin-sdk-go/backend/instancemgmt"
 	"github.com/grafana/grafana-plugin-sdk-go/backend/resource/httpadapter"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/specwatch/specwatch/pkg/api"
 	"github.com/specwatch/specwatch/pkg/cursor"
@@ -33,11 +33,8 @@ type Datasource struct {
 	started atomic.Bool   // the source runs, or has run
 	ended   chan struct{} // closed when the source has ended
 
+	name   name // of the data source; its instances before and after this one have the same
 	shared shared
-
-	metrics   *Metrics             // collects the metrics of this instance
-	name      name                 // key of this instance in metrics
-	collector prometheus.Collector // metrics of this instance
 
 	mu     sync.Mutex
 	stream cursor.Cursor // cursor that the viewers of the live stream have
@@ -53,7 +50,7 @@ var (
 
 // New reads the settings. It does not connect: the database may be down, which
 // the health check reports.
-func (m *Metrics) New(ctx context.Context, settings backend.DataSourceInstanceSettings) (instancemgmt.Instance, error) {
+func New(ctx context.Context, settings backend.DataSourceInstanceSettings) (*Datasource, error) {
 	config, err := readSettings(settings)
 	if err != nil {
 		return nil, backend.DownstreamError(err)
@@ -65,9 +62,9 @@ func (m *Metrics) New(ctx context.Context, settings backend.DataSourceInstanceSe
 		stop()
 		return nil, backend.DownstreamError(err)
 	}
-	d := &Datasource{store: s, source: api.NewSource(s), running: running, stop: stop, ended: make(chan struct{})}
+	org := strconv.FormatInt(backend.PluginConfigFromContext(ctx).OrgID, 10) //nolint:staticcheck // Grafana 11.0 sends no namespace
+	d := &Datasource{name: name{org, settings.UID}, store: s, source: api.NewSource(s), running: running, stop: stop, ended: make(chan struct{})}
 	d.CallResourceHandler = httpadapter.New(d.resources())
-	m.add(d, backend.PluginConfigFromContext(ctx).OrgID, settings.UID) //nolint:staticcheck // Grafana 11.0 sends no namespace
 	return d, nil
 }
 
@@ -86,7 +83,6 @@ func (d *Datasource) live() *api.Source {
 
 // Dispose ends the feed of the instance and closes its connections.
 func (d *Datasource) Dispose() {
-	d.metrics.remove(d)
 	d.stop()
 	d.start.Do(func() { close(d.ended) })
 	<-d.ended
