@@ -21,6 +21,7 @@ import {
   reduce,
 } from './machine';
 import type { Answer, Batch, SpecEvent, State, Status, Waiting } from './model';
+import { backoff, firstRetry } from './patience';
 import { type Mode, type Settings, startMode } from './settings';
 import { Aborted, Expired, type Opened, Refusal, SignInNeeded, type Transport, isBehind } from './transport';
 
@@ -48,8 +49,6 @@ export interface View {
   settings: Settings;
 }
 
-const firstRetry = 500; // ms
-const lastRetry = 30_000;
 const stateEvery = 1_000; // at most once, after events
 const verifyEvery = 30_000; // live: ages change without events, and a silent stream may be dead
 const redrawEvery = 100; // at most once, so that a burst of events is not drawn once per batch
@@ -216,10 +215,10 @@ export class Connection {
       }
     }
     if (is.probes && !was.probes) {
-      this.probeIn(this.backoff('stream'));
+      this.probeIn(backoff(this.failures.stream));
     }
     if (to === 'lost') {
-      this.after('retry', this.backoff('stream'), () => this.tell({ type: 'retry' }));
+      this.after('retry', backoff(this.failures.stream), () => this.tell({ type: 'retry' }));
     }
     if (to === 'live') {
       this.failures.stream = 0;
@@ -245,7 +244,7 @@ export class Connection {
         return;
       }
       this.failed(error, 'polls');
-      pause = Math.min(pause, this.backoff('polls'));
+      pause = Math.min(pause, backoff(this.failures.polls));
     }
     if (!signal.aborted && this.polls) {
       this.pollIn(pause);
@@ -335,7 +334,7 @@ export class Connection {
     if (phases[this.facts.phase].runs === 'stream' && this.line?.at !== undefined) {
       this.hangUp();
       this.failures.stream++;
-      this.after('rejoin', this.backoff('stream'), () => this.join());
+      this.after('rejoin', backoff(this.failures.stream), () => this.join());
     }
   }
 
@@ -391,7 +390,7 @@ export class Connection {
       if (this.line === line) {
         this.failed(error, 'stream');
         if (isBehind(error)) {
-          this.after('refill', this.backoff('stream'), () => void this.fill(line));
+          this.after('refill', backoff(this.failures.stream), () => void this.fill(line));
         }
       }
       return;
@@ -425,7 +424,7 @@ export class Connection {
       }
       if (isBehind(error)) {
         this.failed(error, 'polls');
-        pause = this.backoff('polls');
+        pause = backoff(this.failures.polls);
       } else if (again || error instanceof SignInNeeded) {
         this.closed(
           error instanceof SignInNeeded || error instanceof Refusal
@@ -469,7 +468,7 @@ export class Connection {
       closed: () => {
         this.hangUp();
         this.failures.stream++;
-        this.probeIn(this.backoff('stream'));
+        this.probeIn(backoff(this.failures.stream));
       },
     });
   }
@@ -504,13 +503,6 @@ export class Connection {
       const waits = isBehind(error) && phases[this.facts.phase].runs === 'stream';
       this.tell({ type: error instanceof SignInNeeded ? 'refused' : waits ? 'behind' : 'failed', reason });
     }
-  }
-
-  // backoff doubles with each failure and has full jitter, so that many viewers
-  // do not reconnect at the same moment.
-  private backoff(of: 'stream' | 'polls'): number {
-    const most = Math.min(lastRetry, firstRetry * 2 ** Math.min(this.failures[of], 10));
-    return firstRetry / 2 + Math.random() * most;
   }
 
   private after(name: string, ms: number, run: () => void): void {

@@ -26,6 +26,15 @@ export function patience(ms: number, over: () => void): () => void {
   return () => clearTimeout(timer);
 }
 
+export const firstRetry = 500; // ms
+const lastRetry = 30_000;
+
+// backoff returns the pause before another attempt, in ms. It doubles with each
+// failure and has full jitter, so that many viewers do not reconnect at the same
+// moment.
+export const backoff = (failures: number): number =>
+  firstRetry / 2 + Math.random() * Math.min(lastRetry, firstRetry * 2 ** Math.min(failures, 10));
+
 const beat = 5_000; // ms
 const unanswered = 2; // pings in a row after which a connection is dead
 

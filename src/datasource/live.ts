@@ -2,18 +2,32 @@
 // the same query run again. So a live panel shows the same as a polled one, and a
 // reconnect neither loses nor repeats events.
 import { locationService } from '@grafana/runtime';
-import { Observable, defer, filter, fromEvent, repeat, share, timer } from 'rxjs';
+import {
+  BehaviorSubject,
+  EMPTY,
+  Observable,
+  defer,
+  distinctUntilChanged,
+  filter,
+  fromEvent,
+  map,
+  merge,
+  race,
+  repeat,
+  retry,
+  share,
+  switchMap,
+  timer,
+} from 'rxjs';
 
-import { Connection } from '../connection/connection';
 import { GrafanaTransport } from '../connection/grafana';
-import { type Badge, phases } from '../connection/machine';
+import type { SpecEvent } from '../connection/model';
+import { backoff } from '../connection/patience';
 import { attend } from '../connection/presence';
-import { type SpecEvent } from '../connection/model';
-import { defaults } from '../connection/settings';
 import { pollingInterval } from './asking';
 import { refreshEvent } from './types';
 
-const openFor = 5_000; // ms that a connection stays open without panels
+const openFor = 5_000; // ms that a stream stays open without panels
 
 // Span is the time range of new events, in ms since 1970.
 export interface Span {
@@ -23,60 +37,72 @@ export interface Span {
 
 const always: Span = { from: -Infinity, to: Infinity };
 
-const connections = new Map<string, Observable<Span>>();
+const known = new Map<string, Observable<Span>>();
 
 // changes hints that the events of a data source changed, and where, or that
-// something may have been missed. All queries of a browser tab share one connection.
+// something may have been missed. All queries of a browser tab share one stream.
 export function changes(uid: string): Observable<Span> {
-  let known = connections.get(uid);
-  if (!known) {
-    known = connected(uid).pipe(share({ resetOnRefCountZero: () => timer(openFor) }));
-    connections.set(uid, known);
+  let hints = known.get(uid);
+  if (!hints) {
+    hints = hintsOf(uid).pipe(share({ resetOnRefCountZero: () => timer(openFor) }));
+    known.set(uid, hints);
   }
-  return known;
+  return hints;
 }
 
-function connected(uid: string): Observable<Span> {
-  return new Observable<Span>((subscriber) => {
-    const connection = new Connection(
-      new GrafanaTransport(uid),
-      { ...defaults, manualRefreshOnly: false, autoFallback: true },
-      'websocket'
+// hintsOf hints at what the stream brings and, while it is not open, at the interval
+// of polls.
+function hintsOf(uid: string): Observable<Span> {
+  return defer(() => {
+    const open = new BehaviorSubject(false);
+    const awake = wakes.pipe(share());
+    return merge(
+      awake.pipe(map(() => always)),
+      open.pipe(distinctUntilChanged(), switchMap((is) => (is ? EMPTY : polls().pipe(map(present))))),
+      stream(uid, open).pipe(
+        retry({ delay: (_, failures) => race(timer(backoff(failures)), awake), resetOnSuccess: true })
+      )
     );
-    let seen = connection.snapshot().events;
-    let badge: Badge = 'connecting';
-    const unsubscribe = connection.subscribe(() => {
-      const view = connection.snapshot();
-      const regained = delivers(view.badge) && !delivers(badge);
-      badge = view.badge;
-      if (delivers(badge) && (regained || view.events !== seen)) {
-        subscriber.next(regained ? always : spanOfNew(seen, view.events));
-        seen = view.events;
-      }
-      if (view.couldBeLive) {
-        // This connection has no user interface. The dashboard's variable decides
-        // whether it exists.
-        connection.choose('websocket');
-      }
-    });
-    connection.start();
-    const leave = attend(connection);
-    return () => {
-      leave();
-      unsubscribe();
-      connection.stop();
-    };
   });
 }
 
-const delivers = (badge: Badge): boolean => badge === phases.live.badge || badge === phases.polling.badge;
+// present is the span of a poll: as in polling mode, ranges that are over are not
+// queried again. They are when the stream opens.
+const present = (): Span => ({ from: Date.now(), to: Date.now() });
 
-function spanOfNew(before: readonly SpecEvent[], now: readonly SpecEvent[]): Span {
-  const known = new Set(before.map((event) => event.id));
-  const times = now.filter((event) => !known.has(event.id)).map((event) => Date.parse(event.at));
-  return times.every(Number.isFinite) && times.length > 0
-    ? { from: Math.min(...times), to: Math.max(...times) }
-    : always;
+// wakes emits when the page was hidden or frozen for a while, the device slept, or
+// its network is back: the stream may have been dead meanwhile.
+const wakes = new Observable<void>((subscriber) => attend({ wake: () => subscriber.next() }));
+
+// stream opens the stream once, and ends with an error when it cannot be opened or is
+// closed.
+function stream(uid: string, open: BehaviorSubject<boolean>): Observable<Span> {
+  return new Observable<Span>((subscriber) => {
+    let at = ''; // cursor of the last batch
+    return new GrafanaTransport(uid).live(undefined, {
+      opened: ({ cursor }) => {
+        at = cursor;
+        open.next(true);
+        subscriber.next(always);
+      },
+      batch: ({ from, cursor, events }) => {
+        const gap = from !== at;
+        at = cursor;
+        if (gap || events.length > 0) {
+          subscriber.next(gap ? always : spanOf(events));
+        }
+      },
+      closed: (reason) => {
+        open.next(false);
+        subscriber.error(reason);
+      },
+    });
+  });
+}
+
+function spanOf(events: readonly SpecEvent[]): Span {
+  const times = events.map((event) => Date.parse(event.at));
+  return times.every(Number.isFinite) ? { from: Math.min(...times), to: Math.max(...times) } : always;
 }
 
 // refreshes emits when the user presses Refresh in a Specwatch panel.

@@ -62,8 +62,8 @@ export function SpecwatchPanel({ data, options, height }: PanelProps<Options>) {
 }
 
 // useDashboard keeps the dashboard's variable and the panel's toggle the same: when
-// the user changes one, it sets the other. A fallback changes neither: the
-// connection of the built-in panels falls back by itself.
+// the user changes one, it sets the other. A fallback changes neither: the queries of
+// the built-in panels fall back by themselves.
 function useDashboard(connection: Connection | null, drive: boolean, scene: SceneNode | undefined): void {
   const latestScene = useRef(scene);
   useLayoutEffect(() => {
