@@ -27,8 +27,8 @@ func (e *BatchError) Unwrap() error { return e.Err }
 
 // Bounds of a chunk, the part of a bulk write that one INSERT carries.
 const (
-	chunkEvents = 5_000
-	chunkBytes  = 8 << 20
+	ChunkEvents = 5_000
+	ChunkBytes  = 8 << 20
 )
 
 // insertSQL uses unnest, so that the text is the same for any number of events
@@ -57,19 +57,38 @@ const (
 	turnPause = 100 * time.Millisecond
 )
 
-// writing runs f on a connection of the pool that writes. After a lost
-// connection it is run again only if nothing of it can have been written.
-func writing[T any](ctx context.Context, s *Store, f func(*pgx.Conn) (T, error)) (T, error) {
+// Writing runs f on a connection of the pool that writes. After a lost
+// connection it is run again only if nothing of it can have been written. Errors
+// are explained.
+func Writing[T any](ctx context.Context, s *Store, f func(*pgx.Conn) (T, error)) (T, error) {
 	return using(ctx, s, s.writes, pgconn.SafeToRetry, f)
 }
 
-// begin starts a transaction on a connection of the pool that writes.
-func (s *Store) begin(ctx context.Context) (pgx.Tx, error) {
+// Begin starts a transaction on a connection of the pool that writes. Its errors
+// are those of PostgreSQL: Explain explains them.
+func (s *Store) Begin(ctx context.Context) (pgx.Tx, error) {
 	tx, err := s.writes.Begin(ctx)
 	if errors.Is(err, errPooler) {
 		tx, err = s.writes.Begin(ctx) // the next connection is made for a pooler
 	}
 	return tx, err
+}
+
+// InTransaction runs f in a transaction of the pool that writes. Errors are
+// explained.
+func (s *Store) InTransaction(ctx context.Context, f func(pgx.Tx) error) error {
+	tx, err := s.Begin(ctx)
+	if err != nil {
+		return s.Explain(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after a commit it does nothing
+	if err := f(tx); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return s.Explain(err)
+	}
+	return s.Explain(tx.Commit(ctx))
 }
 
 type querier interface {
@@ -96,7 +115,7 @@ func (s *Store) Append(ctx context.Context, events []event.Event) (event.Receipt
 	defer cancel()
 	insert := func() (event.Receipt, error) {
 		return retry(ctx, func() (event.Receipt, error) {
-			return writing(ctx, s, func(conn *pgx.Conn) (event.Receipt, error) { return s.insert(ctx, conn, lockWait, events) })
+			return Writing(ctx, s, func(conn *pgx.Conn) (event.Receipt, error) { return s.insert(ctx, conn, lockWait, events) })
 		})
 	}
 	receipt, err := insert()
@@ -124,14 +143,14 @@ func (s *Store) Append(ctx context.Context, events []event.Event) (event.Receipt
 // writeTimeout for a lock of another transaction. It returns how many events it
 // took, and how many of these were stored before, under the same key.
 func (s *Store) AppendAll(ctx context.Context, next func() (event.Event, error)) (taken, known int64, err error) {
-	tx, err := s.begin(ctx)
+	tx, err := s.Begin(ctx)
 	if err != nil {
-		return 0, 0, s.explain(err)
+		return 0, 0, s.Explain(err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after a commit it does nothing
 	for done := false; !done; {
 		var chunk []event.Event
-		for size := 0; len(chunk) < chunkEvents && size < chunkBytes; {
+		for size := 0; len(chunk) < ChunkEvents && size < ChunkBytes; {
 			e, err := next()
 			if errors.Is(err, io.EOF) {
 				done = true
@@ -165,7 +184,7 @@ func (s *Store) AppendAll(ctx context.Context, next func() (event.Event, error))
 		taken += int64(len(chunk))
 		known += int64(receipt.Known)
 	}
-	return taken, known, s.explain(tx.Commit(ctx))
+	return taken, known, s.Explain(tx.Commit(ctx))
 }
 
 func isFieldError(err error) bool {
@@ -196,7 +215,7 @@ func retry[T any](ctx context.Context, attempt func() (T, error)) (T, error) {
 // ended is the error of a write whose ctx has ended while it waited for a lock.
 func ended(ctx context.Context, locked error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return problem(Busy, locked, "another transaction holds a lock that this write needs, such as that of an event with the same key; end that transaction, or ask again")
+		return NewProblem(Busy, locked, "another transaction holds a lock that this write needs, such as that of an event with the same key; end that transaction, or ask again")
 	}
 	return explain(ctx.Err())
 }
@@ -235,13 +254,13 @@ func (s *Store) insert(ctx context.Context, q querier, patience time.Duration, e
 		ID  int64
 		Key *string
 	}
-	rows, err := q.Query(ctx, s.sql(insertSQL), kinds, times, sessions, specs, data, keys, fmt.Sprintf("%dms", patience.Milliseconds()))
+	rows, err := q.Query(ctx, s.SQL(insertSQL), kinds, times, sessions, specs, data, keys, fmt.Sprintf("%dms", patience.Milliseconds()))
 	if err != nil {
-		return event.Receipt{}, s.explain(err)
+		return event.Receipt{}, s.Explain(err)
 	}
 	inserted, err := pgx.CollectRows(rows, pgx.RowToStructByPos[written])
 	if err != nil {
-		return event.Receipt{}, s.explain(err)
+		return event.Receipt{}, s.Explain(err)
 	}
 	// inserted has the new rows in the order of the input. A key that it lacks
 	// was stored before.
@@ -263,13 +282,13 @@ func (s *Store) insert(ctx context.Context, q querier, patience time.Duration, e
 	if len(missing) == 0 {
 		return event.Receipt{IDs: ids}, nil
 	}
-	rows, err = q.Query(ctx, s.sql(`SELECT id, key FROM @.events WHERE key = ANY($1)`), missing)
+	rows, err = q.Query(ctx, s.SQL(`SELECT id, key FROM @.events WHERE key = ANY($1)`), missing)
 	if err != nil {
-		return event.Receipt{}, afterWrite{s.explain(err)}
+		return event.Receipt{}, afterWrite{s.Explain(err)}
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[written])
 	if err != nil {
-		return event.Receipt{}, afterWrite{s.explain(err)}
+		return event.Receipt{}, afterWrite{s.Explain(err)}
 	}
 	for _, row := range found {
 		stored[*row.Key] = row.ID
@@ -302,9 +321,9 @@ func (s *Store) blame(ctx context.Context, events []event.Event, refusal error) 
 		if outage != nil {
 			return true
 		}
-		tx, err := s.begin(ctx)
+		tx, err := s.Begin(ctx)
 		if err != nil {
-			outage = s.explain(err)
+			outage = s.Explain(err)
 			return true
 		}
 		defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing of it is meant to stay

@@ -38,14 +38,14 @@ func (s *Store) Keep(ctx context.Context, summary []byte, c cursor.Cursor, prune
 	if err := w.Close(); err != nil {
 		return err
 	}
-	_, err = writing(ctx, s, func(conn *pgx.Conn) (struct{}, error) {
-		_, err := conn.Exec(ctx, s.sql(`
+	_, err = Writing(ctx, s, func(conn *pgx.Conn) (struct{}, error) {
+		_, err := conn.Exec(ctx, s.SQL(`
 			INSERT INTO @.specwatch_overview AS o (format, cursor, pruned, summary) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (one) DO UPDATE SET format = excluded.format, cursor = excluded.cursor, pruned = excluded.pruned, summary = excluded.summary, kept = excluded.kept
 			WHERE o.kept < excluded.kept - $5::interval OR o.format <> excluded.format`), state.Format, c.String(), pruned, packed.Bytes(), keepEvery)
 		return struct{}{}, err
 	})
-	return notAllowed(err)
+	return NotAllowed(err)
 }
 
 // kept returns the stored summary; nil if its cursor has expired, if prune has
@@ -54,7 +54,7 @@ func (s *Store) kept(ctx context.Context, conn *pgx.Conn) (*state.Summary, Page,
 	var token string
 	var packed []byte
 	page := Page{}
-	err := conn.QueryRow(ctx, s.sql(`
+	err := conn.QueryRow(ctx, s.SQL(`
 		SELECT o.cursor, o.pruned, o.summary FROM @.specwatch_overview o, @.specwatch_meta m WHERE o.format = $1 AND o.pruned = m.pruned`), state.Format).
 		Scan(&token, &page.Pruned, &packed)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -66,7 +66,7 @@ func (s *Store) kept(ctx context.Context, conn *pgx.Conn) (*state.Summary, Page,
 	if page.Cursor, err = cursor.Parse(token); err != nil {
 		return nil, page, nil
 	}
-	now, err := s.since(ctx, conn, query{cursor: page.Cursor, limit: 1})
+	now, err := s.SinceOn(ctx, conn, page.Cursor, 1)
 	if errors.Is(err, ErrExpired) {
 		return nil, page, nil
 	}
@@ -75,7 +75,7 @@ func (s *Store) kept(ctx context.Context, conn *pgx.Conn) (*state.Summary, Page,
 	}
 	page.At = now.At
 	var far bool
-	err = conn.QueryRow(ctx, s.sql(`SELECT EXISTS (SELECT FROM @.events WHERE xid IS NOT NULL AND xid >= pg_snapshot_xmax($1::text::pg_snapshot) ORDER BY xid OFFSET $2)`), page.Cursor.From.String(), keptLag).Scan(&far)
+	err = conn.QueryRow(ctx, s.SQL(`SELECT EXISTS (SELECT FROM @.events WHERE xid IS NOT NULL AND xid >= pg_snapshot_xmax($1::text::pg_snapshot) ORDER BY xid OFFSET $2)`), page.Cursor.From.String(), keptLag).Scan(&far)
 	if err != nil || far {
 		return nil, page, err
 	}

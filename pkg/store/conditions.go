@@ -90,7 +90,7 @@ var clocks = `
 		        SELECT DISTINCT ON (session) session, at - stored AS ahead,
 		               max(stored) FILTER (WHERE kind = 'session_heartbeat') OVER s - min(stored) FILTER (WHERE kind = 'session_heartbeat') OVER s AS span
 		        FROM (
-		            SELECT session, kind, ` + atSQL + ` AS at, ` + storedSQL + ` AS stored FROM @.events e
+		            SELECT session, kind, ` + AtSQL + ` AS at, ` + StoredSQL + ` AS stored FROM @.events e
 		            WHERE at BETWEEN $1 AND $2 AND kind <> 'intervention_answered' AND stored IS NOT NULL AND (cardinality($4::text[]) = 0 OR session = ANY($4))
 		        ) e
 		        WINDOW s AS (PARTITION BY session)
@@ -175,7 +175,7 @@ func (s *Store) conditions(ctx context.Context, f Filter, sql string) ([]Conditi
 	f.Kinds = nil
 	// Ages are measured by the database's clock, and the range may end after
 	// it.
-	return collect(ctx, s, `
+	return Collect(ctx, s, `
 		SELECT coalesce(session, '')::text, coalesce(spec, '')::text, since, least($2, now()), n
 		FROM (`+sql+`) found ORDER BY since DESC, session, spec LIMIT $6`, append(f.args(), f.Limit),
 		func(row pgx.CollectableRow) (c Condition, err error) {

@@ -30,7 +30,7 @@ func (s *Store) FillMirror(ctx context.Context, table string, progress func(Fill
 	f := fill{store: s, progress: progress, reasons: map[string]*Reason{}}
 	// One snapshot shows each row once, whatever is updated meanwhile. The
 	// trigger maps the rows that are inserted after it.
-	conn, err := s.connect(ctx, func(*pgx.ConnConfig) {})
+	conn, err := s.Connect(ctx, func(*pgx.ConnConfig) {})
 	if err != nil {
 		return f.done, err
 	}
@@ -57,7 +57,7 @@ func (s *Store) FillMirror(ctx context.Context, table string, progress func(Fill
 	if err != nil && ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	return f.done, explain(err)
+	return f.done, s.Explain(err)
 }
 
 // fill is one run of FillMirror.
@@ -88,7 +88,7 @@ func (f *fill) find(ctx context.Context, tx pgx.Tx, table string) (err error) {
 	f.mirror = mirrorOf(all, f.table)
 	switch {
 	case !f.mirror.Active:
-		return problem(NoTable, nil, "table %s is not mirrored", f.table)
+		return NewProblem(NoTable, nil, "table %s is not mirrored", f.table)
 	case f.mirror.Mapping.Key == "":
 		return mappingErrorf("key", "table %s has no column that tells its rows apart, so those that it holds cannot be brought over; name an SQL expression that does", f.table)
 	}
@@ -140,7 +140,7 @@ func (f *fill) take(ctx context.Context, r filledRow) error {
 		f.countReason(*r.problem, r.key)
 	case "new":
 		f.batch.add(*r.kind, *r.at, *r.session, *r.spec, *r.data, *r.key)
-		if len(f.batch.kinds) == chunkEvents || f.batch.bytes >= chunkBytes {
+		if len(f.batch.kinds) == ChunkEvents || f.batch.bytes >= ChunkBytes {
 			return f.flush(ctx)
 		}
 	}
@@ -176,16 +176,16 @@ func (f *fill) flush(ctx context.Context) error {
 // records that the mirror is filled.
 func (f *fill) end(ctx context.Context, snapshot string) error {
 	s := f.store
-	return s.inTransaction(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, s.sql(`DELETE FROM @.specwatch_unmapped WHERE mirror = $1 AND pg_visible_in_snapshot(xid, $2::text::pg_snapshot)`), f.mirror.id, snapshot); err != nil {
+	return s.InTransaction(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, s.SQL(`DELETE FROM @.specwatch_unmapped WHERE mirror = $1 AND pg_visible_in_snapshot(xid, $2::text::pg_snapshot)`), f.mirror.id, snapshot); err != nil {
 			return err
 		}
 		for _, r := range f.reasons {
-			if _, err := tx.Exec(ctx, s.sql(`INSERT INTO @.specwatch_unmapped (mirror, rows, reason, example) VALUES ($1, $2, $3, nullif($4, ''))`), f.mirror.id, r.Rows, r.Text, r.Example); err != nil {
+			if _, err := tx.Exec(ctx, s.SQL(`INSERT INTO @.specwatch_unmapped (mirror, rows, reason, example) VALUES ($1, $2, $3, nullif($4, ''))`), f.mirror.id, r.Rows, r.Text, r.Example); err != nil {
 				return err
 			}
 		}
-		_, err := tx.Exec(ctx, s.sql(`UPDATE @.specwatch_mirrors SET filled = now() WHERE id = $1`), f.mirror.id)
+		_, err := tx.Exec(ctx, s.SQL(`UPDATE @.specwatch_mirrors SET filled = now() WHERE id = $1`), f.mirror.id)
 		return err
 	})
 }
@@ -209,8 +209,8 @@ func (s *Store) writeBatch(ctx context.Context, schema string, b *batch) (int64,
 	if len(b.kinds) == 0 {
 		return 0, nil
 	}
-	return writing(ctx, s, func(conn *pgx.Conn) (int64, error) {
-		tag, err := conn.Exec(ctx, qualify(schema, `
+	return Writing(ctx, s, func(conn *pgx.Conn) (int64, error) {
+		tag, err := conn.Exec(ctx, Qualify(schema, `
 			INSERT INTO @.events (kind, at, session, spec, data, key, stored)
 			SELECT kind, at, session, spec, data::jsonb, key, NULL
 			FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS e (kind, at, session, spec, data, key, n)

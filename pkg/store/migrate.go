@@ -15,7 +15,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
 )
@@ -28,10 +27,6 @@ var grantsSQL string
 
 //go:embed notify.sql
 var notifySQL string
-
-// migrationLock is the key of the advisory lock that one migration of a
-// database at a time holds.
-const migrationLock int64 = 0x5350454357 // "SPECW"
 
 // MigrateReport says what was done.
 type MigrateReport struct {
@@ -54,7 +49,7 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 		return report, err
 	}
 	defer s.Close()
-	conn, err := s.connect(ctx, func(config *pgx.ConnConfig) {
+	conn, err := s.Connect(ctx, func(config *pgx.ConnConfig) {
 		config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 			// A repeated migration causes notices that end like this.
 			if !strings.HasSuffix(n.Message, "skipping") {
@@ -70,14 +65,14 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	// would go to the client that gets the server connection next.
 	lock, err := s.lockMigrations(ctx, told)
 	if err != nil {
-		return report, s.explain(err)
+		return report, s.Explain(err)
 	}
 	defer lock.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // gives the lock back
 	if report.Schema, err = mayMigrate(ctx, conn, c.Schema); err != nil {
-		return report, s.explain(err)
+		return report, s.Explain(err)
 	}
 	if err := refuseForeign(ctx, conn, report.Schema); err != nil {
-		return report, err
+		return report, s.Explain(err)
 	}
 	err = s.migrate(ctx, conn, c.Roles, told, &report)
 	return report, err
@@ -90,44 +85,41 @@ func (s *Store) migrate(ctx context.Context, conn *pgx.Conn, roles string, told 
 	shared := false
 	if roles == "" {
 		if shared, err = rolesAreShared(ctx, conn, report.Schema); err != nil {
-			return s.explain(err)
+			return s.Explain(err)
 		}
 	}
 
-	db := stdlib.OpenDB(*s.config.ConnConfig, stdlib.OptionBeforeConnect(func(_ context.Context, config *pgx.ConnConfig) error {
-		s.adapt(config)
-		return nil
-	}))
+	db := s.DB()
 	defer db.Close()
 	provider, err := newProvider(db, report.Schema)
 	if err != nil {
 		return err
 	}
 	if report.Applied, err = s.up(ctx, conn, provider, report.Schema, told); err != nil {
-		return s.explain(err)
+		return s.Explain(err)
 	}
 	report.Version = latestMigration()
 	if report.Repaired, err = repair(ctx, conn, report.Schema); err != nil {
-		return s.explain(err)
+		return s.Explain(err)
 	}
 	// Before the grants, because it may create a new events table.
 	if report.Returned, err = s.returnAdopted(ctx, conn, report.Schema, told); err != nil {
-		return s.explain(err)
+		return s.Explain(err)
 	}
 	names, left, err := grant(ctx, conn, report.Schema, roles)
 	if err != nil {
-		return s.explain(err)
+		return s.Explain(err)
 	}
-	report.Writer = names.writer
+	report.Writer = names.Writer
 	if left != nil {
-		report.Notices = append(report.Notices, fmt.Sprintf("the roles of schema %s are %s and %s now; %s and %s have no rights on its events any more", report.Schema, names.reader, names.writer, left.reader, left.writer))
+		report.Notices = append(report.Notices, fmt.Sprintf("the roles of schema %s are %s and %s now; %s and %s have no rights on its events any more", report.Schema, names.Reader, names.Writer, left.Reader, left.Writer))
 	}
 	if shared {
-		report.Notices = append(report.Notices, fmt.Sprintf("schema %s shares its roles with other schemas or databases of this server: whoever is a member of %s or %s there reads or writes the events here as well; to give this schema roles of its own, run: specwatch migrate --roles NAME", report.Schema, names.reader, names.writer))
+		report.Notices = append(report.Notices, fmt.Sprintf("schema %s shares its roles with other schemas or databases of this server: whoever is a member of %s or %s there reads or writes the events here as well; to give this schema roles of its own, run: specwatch migrate --roles NAME", report.Schema, names.Reader, names.Writer))
 	}
 	notes, err := s.renewMirrors(ctx, conn, report.Schema, told)
 	report.Notices = append(report.Notices, notes...)
-	return s.explain(err)
+	return s.Explain(err)
 }
 
 // mayMigrate returns the schema, and creates it if it is missing. It first
@@ -150,25 +142,25 @@ func mayMigrate(ctx context.Context, conn *pgx.Conn, name string) (string, error
 	}
 	quoted := pgx.Identifier{user}.Sanitize()
 	if schema == nil {
-		return "", problem(NoTable, nil, "the search_path of user %s names no schema that exists and that it may use; name one with --schema, such as specwatch", user)
+		return "", NewProblem(NoTable, nil, "the search_path of user %s names no schema that exists and that it may use; name one with --schema, such as specwatch", user)
 	}
 	identifier := pgx.Identifier{*schema}.Sanitize()
 	lacksCreate := func() error {
-		return problem(NoRights, nil, "user %s lacks the right USAGE or CREATE on schema %s, which %s owns; run as an administrator: GRANT USAGE, CREATE ON SCHEMA %s TO %s, or give Specwatch a schema of its own: CREATE SCHEMA specwatch AUTHORIZATION %s, and then: specwatch migrate --schema specwatch", user, *schema, owner, identifier, quoted, quoted)
+		return NewProblem(NoRights, nil, "user %s lacks the right USAGE or CREATE on schema %s, which %s owns; run as an administrator: GRANT USAGE, CREATE ON SCHEMA %s TO %s, or give Specwatch a schema of its own: CREATE SCHEMA specwatch AUTHORIZATION %s, and then: specwatch migrate --schema specwatch", user, *schema, owner, identifier, quoted, quoted)
 	}
 	switch {
 	case !exists && !makes:
-		return "", problem(NoRights, nil, "user %s lacks the right CREATE on database %s, to make the schema %s; run as an administrator: CREATE SCHEMA %s AUTHORIZATION %s", user, database, *schema, identifier, quoted)
+		return "", NewProblem(NoRights, nil, "user %s lacks the right CREATE on database %s, to make the schema %s; run as an administrator: CREATE SCHEMA %s AUTHORIZATION %s", user, database, *schema, identifier, quoted)
 	case !exists:
 		_, err := conn.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+identifier)
 		return *schema, err
 	case !use || !create && !migrated:
 		return "", lacksCreate()
 	case owns != "":
-		return "", problem(NoRights, nil, "the tables in schema %s belong to %s, and only their owner may change them; run this as %s, or run as an administrator: GRANT %s TO %s", *schema, owns, owns, pgx.Identifier{owns}.Sanitize(), quoted)
+		return "", NewProblem(NoRights, nil, "the tables in schema %s belong to %s, and only their owner may change them; run this as %s, or run as an administrator: GRANT %s TO %s", *schema, owns, owns, pgx.Identifier{owns}.Sanitize(), quoted)
 	case !create:
 		var version int64
-		if err := conn.QueryRow(ctx, qualify(*schema, `SELECT coalesce(max(version_id), 0) FROM @.specwatch_migrations WHERE is_applied`)).Scan(&version); err != nil {
+		if err := conn.QueryRow(ctx, Qualify(*schema, `SELECT coalesce(max(version_id), 0) FROM @.specwatch_migrations WHERE is_applied`)).Scan(&version); err != nil {
 			return "", err
 		}
 		if version < latestMigration() {
@@ -183,14 +175,14 @@ func mayMigrate(ctx context.Context, conn *pgx.Conn, name string) (string, error
 func (s *Store) lockMigrations(ctx context.Context, told func(string)) (pgx.Tx, error) {
 	const again = 50 * time.Millisecond
 	for try := 0; ; try++ {
-		tx, err := s.begin(ctx)
+		tx, err := s.Begin(ctx)
 		if err != nil {
 			return nil, err
 		}
 		var locked bool
 		// By the simple protocol: the extended one leaves a portal with its
 		// snapshot open, and CREATE INDEX CONCURRENTLY would wait for it.
-		err = tx.QueryRow(ctx, `SELECT set_config('idle_in_transaction_session_timeout', '0', true) = '0' AND pg_try_advisory_xact_lock($1)`, pgx.QueryExecModeSimpleProtocol, migrationLock).Scan(&locked)
+		err = tx.QueryRow(ctx, `SELECT set_config('idle_in_transaction_session_timeout', '0', true) = '0' AND pg_try_advisory_xact_lock($1)`, pgx.QueryExecModeSimpleProtocol, MigrationLock).Scan(&locked)
 		if err == nil && locked {
 			return tx, nil
 		}
@@ -199,7 +191,7 @@ func (s *Store) lockMigrations(ctx context.Context, told func(string)) (pgx.Tx, 
 			err = tx.QueryRow(ctx, `
 				SELECT coalesce(string_agg(format('process %s, user %s, %s since %s', l.pid, a.usename, coalesce(a.state, 'state not shown'), a.state_change), '; '), 'somebody')
 				FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-				WHERE l.locktype = 'advisory' AND l.granted AND (l.classid::bigint << 32 | l.objid::bigint) = $1`, migrationLock).Scan(&holder)
+				WHERE l.locktype = 'advisory' AND l.granted AND (l.classid::bigint << 32 | l.objid::bigint) = $1`, MigrationLock).Scan(&holder)
 			if err == nil {
 				told("waiting for another migration to end: its lock is held by " + holder + "; if that is none, end the session with: SELECT pg_terminate_backend(process)")
 			}
@@ -231,7 +223,7 @@ func (s *Store) up(ctx context.Context, conn *pgx.Conn, provider *goose.Provider
 		defer watch.Wait()
 		defer end()
 	}
-	err = repeat(ctx, nil, func() error {
+	err = UntilLocked(ctx, nil, func() error {
 		results, err := provider.Up(ctx)
 		var partial *goose.PartialError
 		if errors.As(err, &partial) {
@@ -242,7 +234,7 @@ func (s *Store) up(ctx context.Context, conn *pgx.Conn, provider *goose.Provider
 			return err
 		}
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, lockShortlySQL+"; "+qualify(schema, notifySQL))
+			_, err := tx.Exec(ctx, lockShortlySQL+"; "+Qualify(schema, notifySQL))
 			return err
 		})
 	})
@@ -289,7 +281,7 @@ func (s *Store) tellWaits(ctx context.Context, schema string, told func(string))
 		return
 	}
 	// If this fails, the migration goes on without being explained.
-	conn, err := s.connect(ctx, func(*pgx.ConnConfig) {})
+	conn, err := s.Connect(ctx, func(*pgx.ConnConfig) {})
 	if err != nil {
 		return
 	}
@@ -298,7 +290,7 @@ func (s *Store) tellWaits(ctx context.Context, schema string, told func(string))
 	var since time.Time
 	for pause(again) {
 		var pids, names string
-		if err := conn.QueryRow(ctx, qualify(schema, waitsSQL)).Scan(&pids, &names); err != nil {
+		if err := conn.QueryRow(ctx, Qualify(schema, waitsSQL)).Scan(&pids, &names); err != nil {
 			return
 		}
 		// Between two attempts the migration waits for nobody.
@@ -314,7 +306,7 @@ func (s *Store) tellWaits(ctx context.Context, schema string, told func(string))
 
 // lockShortlySQL limits how long the statements of its transaction wait for a
 // lock.
-var lockShortlySQL = fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", mirrorLockTimeout.Milliseconds())
+var lockShortlySQL = fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", LockTimeout.Milliseconds())
 
 func lockShortly(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, lockShortlySQL)
@@ -336,7 +328,7 @@ func newProvider(db *sql.DB, schema string) (*goose.Provider, error) {
 		}
 		all = append(all, goose.NewGoMigration(version, &step, nil))
 	}
-	store, err := database.NewStore(database.DialectPostgres, qualify(schema, "@.specwatch_migrations"))
+	store, err := database.NewStore(database.DialectPostgres, Qualify(schema, "@.specwatch_migrations"))
 	if err != nil {
 		return nil, err
 	}
@@ -351,11 +343,11 @@ func inTx(ctx context.Context, tx *sql.Tx, schema, text string) error {
 	// Version 0.2 was released with a migration that waits for 5 s, which is
 	// too long. It gets its lock here.
 	if strings.Contains(text, "lock_timeout") {
-		if _, err := tx.ExecContext(ctx, qualify(schema, `LOCK TABLE @.events`)); err != nil {
+		if _, err := tx.ExecContext(ctx, Qualify(schema, `LOCK TABLE @.events`)); err != nil {
 			return err
 		}
 	}
-	_, err := tx.ExecContext(ctx, qualify(schema, text))
+	_, err := tx.ExecContext(ctx, Qualify(schema, text))
 	return err
 }
 
@@ -365,11 +357,11 @@ func inTx(ctx context.Context, tx *sql.Tx, schema, text string) error {
 // table it would only wait.
 func outsideTx(ctx context.Context, db *sql.DB, schema, text string) error {
 	var written bool
-	if err := db.QueryRowContext(ctx, qualify(schema, `SELECT EXISTS (SELECT FROM @.events)`)).Scan(&written); err != nil {
+	if err := db.QueryRowContext(ctx, Qualify(schema, `SELECT EXISTS (SELECT FROM @.events)`)).Scan(&written); err != nil {
 		return err
 	}
 	for statement := range strings.SplitSeq(text, "\n\n") {
-		statement = qualify(schema, statement)
+		statement = Qualify(schema, statement)
 		if written && strings.Contains(statement, "CONCURRENTLY") {
 			if _, err := db.ExecContext(ctx, statement); err != nil {
 				return err
@@ -433,21 +425,21 @@ func repair(ctx context.Context, conn *pgx.Conn, schema string) (int64, error) {
 	var rows int64
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		var foreign, future bool
-		err := tx.QueryRow(ctx, qualify(schema, `
+		err := tx.QueryRow(ctx, Qualify(schema, `
 			SELECT m.system_identifier <> @.specwatch_system_identifier() AND m.system_identifier <> 0 AND @.specwatch_system_identifier() <> 0, EXISTS (SELECT 1 FROM @.events WHERE xid IS NOT NULL AND xid >= pg_snapshot_xmax(pg_current_snapshot()))
 			FROM @.specwatch_meta m`)).Scan(&foreign, &future)
 		if err != nil || !foreign && !future {
 			return err
 		}
-		if _, err := tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_rollup SET seen = NULL`)); err != nil {
+		if _, err := tx.Exec(ctx, Qualify(schema, `UPDATE @.specwatch_rollup SET seen = NULL`)); err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, qualify(schema, `UPDATE @.events SET xid = NULL WHERE xid IS NOT NULL AND xid >= pg_snapshot_xmax(pg_current_snapshot()) AND xid <> pg_current_xact_id()`))
+		tag, err := tx.Exec(ctx, Qualify(schema, `UPDATE @.events SET xid = NULL WHERE xid IS NOT NULL AND xid >= pg_snapshot_xmax(pg_current_snapshot()) AND xid <> pg_current_xact_id()`))
 		if err != nil {
 			return err
 		}
 		rows = tag.RowsAffected()
-		_, err = tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_meta SET epoch = gen_random_uuid(), system_identifier = @.specwatch_system_identifier()`))
+		_, err = tx.Exec(ctx, Qualify(schema, `UPDATE @.specwatch_meta SET epoch = gen_random_uuid(), system_identifier = @.specwatch_system_identifier()`))
 		return err
 	})
 	return rows, err
@@ -459,10 +451,10 @@ func refuseForeign(ctx context.Context, conn *pgx.Conn, schema string) error {
 	var foreign bool
 	err := conn.QueryRow(ctx, `SELECT to_regclass(format('%I.events', $1::text)) IS NOT NULL AND to_regclass(format('%I.specwatch_migrations', $1::text)) IS NULL`, schema).Scan(&foreign)
 	if err != nil {
-		return explain(err)
+		return err
 	}
 	if foreign {
-		return problem(NoTable, nil, "schema %q already has a table named events that is not Specwatch's; choose another schema with --schema, such as specwatch, and then, to have what is inserted into that table as events, run: specwatch mirror %[1]s.events", schema)
+		return NewProblem(NoTable, nil, "schema %q already has a table named events that is not Specwatch's; choose another schema with --schema, such as specwatch, and then, to have what is inserted into that table as events, run: specwatch mirror %[1]s.events", schema)
 	}
 	return nil
 }

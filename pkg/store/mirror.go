@@ -142,13 +142,13 @@ func findSource(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 	var pg *pgconn.PgError
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), errors.As(err, &pg) && pg.Code[:2] == "42":
-		return t, problem(NoTable, nil, "there is no table %q; write it as name or schema.name", table)
+		return t, NewProblem(NoTable, nil, "there is no table %q; write it as name or schema.name", table)
 	case err != nil:
 		return t, err
 	case kind == "v" || kind == "m":
-		return t, problem(NoTable, nil, "%q is a view, into which nothing is inserted; mirror the table below it", table)
+		return t, NewProblem(NoTable, nil, "%q is a view, into which nothing is inserted; mirror the table below it", table)
 	case kind != "r" && kind != "p" || temporary || system:
-		return t, problem(NoTable, nil, "%q is not a table that can be mirrored: it must be an ordinary or a partitioned one that is neither temporary nor PostgreSQL's own", table)
+		return t, NewProblem(NoTable, nil, "%q is not a table that can be mirrored: it must be an ordinary or a partitioned one that is neither temporary nor PostgreSQL's own", table)
 	}
 	t.partitioned = kind == "p" || partition
 	if err = t.readColumns(ctx, tx); err == nil {
@@ -477,7 +477,7 @@ END`)
 }
 
 // own returns the quoted name of something in Specwatch's schema. It is for SQL
-// that contains expressions or names of other programs, in which qualify could
+// that contains expressions or names of other programs, in which store.Qualify could
 // replace too much.
 func own(schema, name string) string { return pgx.Identifier{schema, name}.Sanitize() }
 
@@ -563,15 +563,15 @@ func (s *Store) ownSchema(ctx context.Context, tx pgx.Tx) (string, error) {
 	err := tx.QueryRow(ctx, `
 		SELECT n.nspname::text, pg_get_userbyid(c.relowner)::text, current_user::text, pg_has_role(c.relowner, 'USAGE'), EXISTS (SELECT FROM pg_class m WHERE m.relnamespace = n.oid AND m.relname = 'specwatch_mirrors')
 		FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'events'
-		WHERE n.nspname = coalesce(nullif($1, ''), current_schema()) AND EXISTS (SELECT FROM pg_class m WHERE m.relnamespace = n.oid AND m.relname = 'specwatch_migrations')`, s.schema).
+		WHERE n.nspname = coalesce(nullif($1, ''), current_schema()) AND EXISTS (SELECT FROM pg_class m WHERE m.relnamespace = n.oid AND m.relname = 'specwatch_migrations')`, s.Schema()).
 		Scan(&schema, &owner, &user, &may, &current)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), err == nil && !current:
-		return "", problem(NoTable, nil, "there is no events table of this version of Specwatch here; run: specwatch migrate, or name the schema that holds it")
+		return "", NewProblem(NoTable, nil, "there is no events table of this version of Specwatch here; run: specwatch migrate, or name the schema that holds it")
 	case err != nil:
 		return "", err
 	case !may:
-		return "", problem(NoRights, nil, "mirrors are made by the owner of the events table, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
+		return "", NewProblem(NoRights, nil, "mirrors are made by the owner of the events table, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
 			user, owner, pgx.Identifier{owner}.Sanitize(), pgx.Identifier{user}.Sanitize())
 	}
 	return schema, nil
@@ -585,7 +585,7 @@ func (t source) own(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	if !may {
-		return problem(NoRights, nil, "only the owner of table %s can have it mirrored, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
+		return NewProblem(NoRights, nil, "only the owner of table %s can have it mirrored, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
 			t, user, t.owner, pgx.Identifier{t.owner}.Sanitize(), pgx.Identifier{user}.Sanitize())
 	}
 	return nil
@@ -594,7 +594,7 @@ func (t source) own(ctx context.Context, tx pgx.Tx) error {
 // PreviewMirror maps the rows that the table holds and changes nothing. It
 // reads the whole table.
 func (s *Store) PreviewMirror(ctx context.Context, table string, m Mapping) (p Preview, err error) {
-	err = s.inTransaction(ctx, func(tx pgx.Tx) error {
+	err = s.InTransaction(ctx, func(tx pgx.Tx) error {
 		p = Preview{}
 		t, err := s.mirrorable(ctx, tx, table)
 		if err != nil {
@@ -657,22 +657,6 @@ func reasonOf(text string, rows int64, example *string) Reason {
 	return r
 }
 
-// inTransaction runs f in a transaction of the pool that writes.
-func (s *Store) inTransaction(ctx context.Context, f func(pgx.Tx) error) error {
-	tx, err := s.begin(ctx)
-	if err != nil {
-		return s.explain(err)
-	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after a commit it does nothing
-	if err := f(tx); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return s.explain(err)
-	}
-	return s.explain(tx.Commit(ctx))
-}
-
 // mirrorable looks a table up and checks that this user may mirror it.
 func (s *Store) mirrorable(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 	schema, err := s.ownSchema(ctx, tx)
@@ -684,30 +668,23 @@ func (s *Store) mirrorable(ctx context.Context, tx pgx.Tx, table string) (source
 	case err != nil:
 		return t, err
 	case t.schema == schema && (t.name == "events" || strings.HasPrefix(t.name, "specwatch_")):
-		return t, problem(NoTable, nil, "%s is Specwatch's own table", t)
+		return t, NewProblem(NoTable, nil, "%s is Specwatch's own table", t)
 	}
 	return t, t.own(ctx, tx)
 }
-
-// How long a step waits for a lock, during which programs that write into the
-// table wait behind it, and how often it is tried.
-const (
-	mirrorLockTimeout = 200 * time.Millisecond
-	mirrorLockTries   = 150
-)
 
 // patiently runs, in a transaction, a step that takes a lock on another
 // program's table, and repeats it until it gets the lock. It holds the
 // migration lock meanwhile.
 func (s *Store) patiently(ctx context.Context, told func(string), f func(tx pgx.Tx, schema string) error) error {
-	return repeat(ctx, told, func() error {
-		return s.inTransaction(ctx, func(tx pgx.Tx) error {
+	return UntilLocked(ctx, told, func() error {
+		return s.InTransaction(ctx, func(tx pgx.Tx) error {
 			var locked bool
-			if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, migrationLock).Scan(&locked); err != nil {
+			if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, MigrationLock).Scan(&locked); err != nil {
 				return err
 			}
 			if !locked {
-				return errLocked
+				return ErrLocked
 			}
 			schema, err := s.ownSchema(ctx, tx)
 			if err == nil {
@@ -723,7 +700,7 @@ func (s *Store) patiently(ctx context.Context, told func(string), f func(tx pgx.
 
 // patientlyOn is patiently for a migration, which already holds the lock.
 func patientlyOn(ctx context.Context, conn *pgx.Conn, told func(string), f func(pgx.Tx) error) error {
-	return repeat(ctx, told, func() error {
+	return UntilLocked(ctx, told, func() error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			if err := waitShort(ctx, tx); err != nil {
 				return err
@@ -734,34 +711,9 @@ func patientlyOn(ctx context.Context, conn *pgx.Conn, told func(string), f func(
 }
 
 func waitShort(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", mirrorLockTimeout.Milliseconds()))
+	_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", LockTimeout.Milliseconds()))
 	return err
 }
-
-// repeat runs attempt again, at most mirrorLockTries times, if it did not get
-// its lock. Writers wait behind a statement that waits for a lock, so each
-// attempt waits only for mirrorLockTimeout.
-func repeat(ctx context.Context, told func(string), attempt func() error) error {
-	for try := 1; ; try++ {
-		err := attempt()
-		var pg *pgconn.PgError
-		if !errors.Is(err, errLocked) && (!errors.As(err, &pg) || pg.Code != "55P03") || try == mirrorLockTries {
-			return err
-		}
-		if try == 5 && told != nil {
-			told("waiting for a migration or for transactions that use the table to end; programs go on writing meanwhile")
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(mirrorLockTimeout):
-		}
-	}
-}
-
-// errLocked is the error of an attempt while another process holds the
-// migration lock.
-var errLocked = problem(Busy, nil, "another migration runs; ask again once it has ended")
 
 // Mirror makes each later insert into the table an event, or changes the
 // mapping of its mirror. Empty fields of m stay as they are or, for a new
@@ -836,7 +788,7 @@ func (s *Store) renewMirrors(ctx context.Context, conn *pgx.Conn, schema string,
 			return nil, err
 		}
 		if err != nil {
-			notes = append(notes, fmt.Sprintf("the mirror of %s keeps the functions of an earlier version: %s; once that is repaired, run: specwatch mirror %[1]s", p.now, s.explain(err)))
+			notes = append(notes, fmt.Sprintf("the mirror of %s keeps the functions of an earlier version: %s; once that is repaired, run: specwatch mirror %[1]s", p.now, s.Explain(err)))
 		}
 	}
 	return notes, nil
@@ -872,7 +824,7 @@ func freeName(ctx context.Context, tx pgx.Tx, schema string, all []placed, name 
 	if err := freeName(ctx, tx, schema, all, p.now); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_mirrors SET source = $2, mapping = mapping || jsonb_build_object('called', $3::text) WHERE id = $1`), p.id, p.now, p.called)
+	_, err := tx.Exec(ctx, Qualify(schema, `UPDATE @.specwatch_mirrors SET source = $2, mapping = mapping || jsonb_build_object('called', $3::text) WHERE id = $1`), p.id, p.now, p.called)
 	return err
 }
 
@@ -902,7 +854,7 @@ type placed struct {
 }
 
 func (s *Store) mirrors(ctx context.Context, q querier) ([]placed, error) {
-	rows, err := q.Query(ctx, s.sql(`
+	rows, err := q.Query(ctx, s.SQL(`
 		SELECT m.id, m.source, m.mapping::text, m.filled, coalesce(m.granted, ''), m.up_to, coalesce(t.tgrelid, 0)::oid, coalesce(t.tgname, '')::text,
 		       coalesce((SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = t.tgrelid), '')
 		FROM @.specwatch_mirrors m LEFT JOIN pg_trigger t ON t.tgfoid = to_regproc('@.specwatch_mirror_' || m.id) AND t.tgparentid = 0
@@ -1033,9 +985,9 @@ func (m *Mirror) record(ctx context.Context, tx pgx.Tx, schema string) error {
 		return err
 	}
 	if m.id == 0 {
-		return tx.QueryRow(ctx, qualify(schema, `INSERT INTO @.specwatch_mirrors (id, source, mapping, granted) SELECT coalesce(max(id), 0) + 1, $1, $2, nullif($3, '') FROM @.specwatch_mirrors RETURNING id`), m.Source, string(mapping), m.granted).Scan(&m.id)
+		return tx.QueryRow(ctx, Qualify(schema, `INSERT INTO @.specwatch_mirrors (id, source, mapping, granted) SELECT coalesce(max(id), 0) + 1, $1, $2, nullif($3, '') FROM @.specwatch_mirrors RETURNING id`), m.Source, string(mapping), m.granted).Scan(&m.id)
 	}
-	_, err = tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_mirrors SET mapping = $2, granted = nullif($3, '') WHERE id = $1`), m.id, string(mapping), m.granted)
+	_, err = tx.Exec(ctx, Qualify(schema, `UPDATE @.specwatch_mirrors SET mapping = $2, granted = nullif($3, '') WHERE id = $1`), m.id, string(mapping), m.granted)
 	return err
 }
 
@@ -1096,7 +1048,7 @@ func revokeRights(ctx context.Context, tx pgx.Tx, schema string, m Mirror, all [
 		}
 	}
 	var exists bool // and it does not own the events by now
-	err := tx.QueryRow(ctx, qualify(schema, `SELECT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1 AND r.oid <> (SELECT relowner FROM pg_class WHERE oid = '@.events'::regclass))`), m.granted).Scan(&exists)
+	err := tx.QueryRow(ctx, Qualify(schema, `SELECT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1 AND r.oid <> (SELECT relowner FROM pg_class WHERE oid = '@.events'::regclass))`), m.granted).Scan(&exists)
 	if err != nil || !exists {
 		return err
 	}
@@ -1148,7 +1100,7 @@ func (s *Store) RemoveMirror(ctx context.Context, table string, told func(string
 			return missing
 		}
 		if i < 0 {
-			return problem(NoTable, nil, "table %s is not mirrored; specwatch mirror lists those that are", table)
+			return NewProblem(NoTable, nil, "table %s is not mirrored; specwatch mirror lists those that are", table)
 		}
 		return all[i].remove(ctx, tx, schema, all)
 	})
@@ -1157,7 +1109,7 @@ func (s *Store) RemoveMirror(ctx context.Context, table string, told func(string
 // Mirrors lists the mirrors with what they could not map.
 func (s *Store) Mirrors(ctx context.Context) ([]Mirror, error) {
 	var found []Mirror
-	err := s.inTransaction(ctx, func(tx pgx.Tx) error {
+	err := s.InTransaction(ctx, func(tx pgx.Tx) error {
 		found = nil
 		if _, err := s.ownSchema(ctx, tx); err != nil {
 			return err
@@ -1168,7 +1120,7 @@ func (s *Store) Mirrors(ctx context.Context) ([]Mirror, error) {
 		}
 		for _, p := range all {
 			m := p.Mirror
-			rows, err := tx.Query(ctx, s.sql(`SELECT reason, sum(rows)::bigint, min(example) FROM @.specwatch_unmapped WHERE mirror = $1 GROUP BY 1 ORDER BY 2 DESC, 1`), m.id)
+			rows, err := tx.Query(ctx, s.SQL(`SELECT reason, sum(rows)::bigint, min(example) FROM @.specwatch_unmapped WHERE mirror = $1 GROUP BY 1 ORDER BY 2 DESC, 1`), m.id)
 			if err != nil {
 				return err
 			}

@@ -38,7 +38,7 @@ func (s *Store) Probe(ctx context.Context) error {
 	if err == nil && (answer[0] == 'S' || answer[0] == 'N' || answer[0] == 'E') {
 		return nil
 	}
-	return problem(NoConnection, err, "what listens at %s is no PostgreSQL server; check host and port (PostgreSQL's own port is 5432)", address(config.Host, config.Port))
+	return NewProblem(NoConnection, err, "what listens at %s is no PostgreSQL server; check host and port (PostgreSQL's own port is 5432)", address(config.Host, config.Port))
 }
 
 func network(host string) string {

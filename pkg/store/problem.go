@@ -47,11 +47,27 @@ const (
 func (p *Problem) Error() string { return p.Detail }
 func (p *Problem) Unwrap() error { return p.cause }
 
-func problem(code string, cause error, format string, args ...any) *Problem {
+// NewProblem returns a problem: its code, what caused it, which may be nil, and
+// what is wrong and what to do about it.
+func NewProblem(code string, cause error, format string, args ...any) *Problem {
 	return &Problem{Code: code, Detail: fmt.Sprintf(format, args...), cause: cause}
 }
 
-var errRestored = problem(Restored, nil, "the events were restored from another database cluster, so their transaction ids mean nothing here; run: specwatch migrate")
+// ErrNotAllowed is returned if the user may not write, or if the server is
+// read-only.
+var ErrNotAllowed = errors.New("this user may not write here")
+
+// NotAllowed adds ErrNotAllowed to an error that says that the user may not
+// write.
+func NotAllowed(err error) error {
+	var p *Problem
+	if errors.As(err, &p) && (p.Code == NoRights || p.Code == ReadOnly) {
+		return errors.Join(ErrNotAllowed, err)
+	}
+	return err
+}
+
+var errRestored = NewProblem(Restored, nil, "the events were restored from another database cluster, so their transaction ids mean nothing here; run: specwatch migrate")
 
 var errURL = errors.New("the database URL cannot be read; it looks like postgres://user@host:5432/database?sslmode=require, with every @ : / ? # % of a password written as %40 %3A %2F %3F %23 %25")
 
@@ -110,8 +126,7 @@ func unusable(err error) error {
 	return errURL
 }
 
-// explain turns the errors of PostgreSQL and of the connection to it into
-// *Problem or *event.FieldError. context.Canceled is returned as it is.
+// explain is Store.Explain for an error whose user is not known.
 func explain(err error) error {
 	told := explained(err)
 	if wrapped, ok := told.(asUser); ok {
@@ -132,16 +147,16 @@ func explained(err error) error {
 		if errors.As(err, &pg) && pg.Code[:2] == "53" {
 			return explainPg(err, pg)
 		}
-		return problem(NoConnection, err, "cannot connect to PostgreSQL at %s as %s: %s; %s",
+		return NewProblem(NoConnection, err, "cannot connect to PostgreSQL at %s as %s: %s; %s",
 			address(connect.Config.Host, connect.Config.Port), connect.Config.User, reason(connect), advice(connect, pg))
 	case errors.As(err, &pg):
 		return explainPg(err, pg)
 	case errors.Is(err, context.DeadlineExceeded):
-		return problem(Busy, err, "PostgreSQL did not answer in time; check its load and what holds locks on the events table, and ask again")
+		return NewProblem(Busy, err, "PostgreSQL did not answer in time; check its load and what holds locks on the events table, and ask again")
 	case errors.Is(err, puddle.ErrClosedPool):
-		return problem(Busy, err, "the connections were closed, because this process stops or its settings changed; ask again")
+		return NewProblem(Busy, err, "the connections were closed, because this process stops or its settings changed; ask again")
 	case isLost(err):
-		return problem(NoConnection, err, "the connection to PostgreSQL was lost; check that the server is up and can be reached")
+		return NewProblem(NoConnection, err, "the connection to PostgreSQL was lost; check that the server is up and can be reached")
 	}
 	return err
 }
@@ -151,21 +166,23 @@ func explained(err error) error {
 type asUser struct {
 	error
 	user  string
-	roles roles
+	roles Roles
 }
 
 func (e asUser) Unwrap() error { return e.error }
 
-// explain is the function explain, and adds the user to the message.
-func (s *Store) explain(err error) error {
+// Explain turns the errors of PostgreSQL and of the connection to it into
+// *Problem or *event.FieldError, in which it names the user. context.Canceled is
+// returned as it is.
+func (s *Store) Explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	return explain(asUser{err, s.config.ConnConfig.User, s.rolesOf(err)})
+	return explain(asUser{err, s.config.ConnConfig.User, s.rolesFor(err)})
 }
 
 // userOf returns the user, "" if it is not known, and the roles of the schema.
-func userOf(err error) (user string, names roles) {
+func userOf(err error) (user string, names Roles) {
 	var known asUser
 	if errors.As(err, &known) {
 		return known.user, known.roles
@@ -208,14 +225,14 @@ func advice(connect *pgconn.ConnectError, pg *pgconn.PgError) string {
 
 // remedy says what gives the missing right: a statement for an administrator,
 // or who has it. What exists in the server is not known here.
-func (r roles) remedy(message, user string) string {
+func (r Roles) remedy(message, user string) string {
 	to := "the user"
 	if user != "" {
 		to = pgx.Identifier{user}.Sanitize()
 	}
 	const admin = "run as an administrator: "
-	reads, writes := "GRANT "+r.reader+" TO "+to, "GRANT "+r.writer+" TO "+to
-	missing := "; if the role does not exist, first: CREATE ROLE " + r.reader + " NOLOGIN; CREATE ROLE " + r.writer + " NOLOGIN, and then: specwatch migrate"
+	reads, writes := "GRANT "+r.Reader+" TO "+to, "GRANT "+r.Writer+" TO "+to
+	missing := "; if the role does not exist, first: CREATE ROLE " + r.Reader + " NOLOGIN; CREATE ROLE " + r.Writer + " NOLOGIN, and then: specwatch migrate"
 	both := admin + reads + " to let it read, " + writes + " to let it write" + missing
 	if strings.HasPrefix(message, "must be owner of ") {
 		return "run this as the owner"
@@ -252,11 +269,11 @@ func (r roles) remedy(message, user string) string {
 
 // letRead says what lets the user read events. A migration whose user may not
 // create roles gives them no rights in its schema before they exist.
-func (r roles) letRead(user string, exists, granted bool) string {
-	grant := "GRANT " + r.reader + " TO " + pgx.Identifier{user}.Sanitize()
+func (r Roles) letRead(user string, exists, granted bool) string {
+	grant := "GRANT " + r.Reader + " TO " + pgx.Identifier{user}.Sanitize()
 	switch {
 	case !exists:
-		return "run as an administrator: CREATE ROLE " + r.reader + " NOLOGIN, and then: specwatch migrate, and then as an administrator: " + grant
+		return "run as an administrator: CREATE ROLE " + r.Reader + " NOLOGIN, and then: specwatch migrate, and then as an administrator: " + grant
 	case !granted:
 		return "run: specwatch migrate, and then as an administrator: " + grant
 	}
@@ -331,28 +348,28 @@ func explainPg(err error, pg *pgconn.PgError) error {
 		// it may refuse escapes, depth, or numbers out of range.
 		return field("data", "is not accepted by PostgreSQL: "+pg.Message)
 	case "42P01", "3F000", "42703", "42883": // undefined table, schema, column, function
-		return problem(NoTable, pg, "there is no events table of this version of Specwatch in this schema (%s); run: specwatch migrate", pg.Message)
+		return NewProblem(NoTable, pg, "there is no events table of this version of Specwatch in this schema (%s); run: specwatch migrate", pg.Message)
 	case insufficientPrivilege:
 		user, names := userOf(err)
-		return problem(NoRights, pg, "the database user %s (%s); %s", strings.TrimSpace(user+" lacks a right"), pg.Message, names.remedy(pg.Message, user))
+		return NewProblem(NoRights, pg, "the database user %s (%s); %s", strings.TrimSpace(user+" lacks a right"), pg.Message, names.remedy(pg.Message, user))
 	case "25006": // read_only_sql_transaction
-		return problem(ReadOnly, pg, "this PostgreSQL server takes no writes (a standby, or default_transaction_read_only); connect to the primary")
+		return NewProblem(ReadOnly, pg, "this PostgreSQL server takes no writes (a standby, or default_transaction_read_only); connect to the primary")
 	case "57P01", "57P02", "57P03", "57P05": // shut down, crash, starting up, idle for too long
-		return problem(NoConnection, pg, "PostgreSQL is not available right now: %s", pg.Message)
+		return NewProblem(NoConnection, pg, "PostgreSQL is not available right now: %s", pg.Message)
 	case "53300": // too_many_connections
-		return problem(Busy, pg, "PostgreSQL has no connection left for this user (%s); ask again, or raise the limit or lower the pool's size (pool_max_conns)", pg.Message)
+		return NewProblem(Busy, pg, "PostgreSQL has no connection left for this user (%s); ask again, or raise the limit or lower the pool's size (pool_max_conns)", pg.Message)
 	case "57014", "55P03", "40001", "40P01": // cancelled, lock, conflict with recovery, deadlock
-		return problem(Busy, pg, "PostgreSQL could not do this now (%s); ask again", pg.Message)
+		return NewProblem(Busy, pg, "PostgreSQL could not do this now (%s); ask again", pg.Message)
 	case "53100", "53200", "53400", "58030": // disk, memory, a limit of the configuration, input and output
-		return problem(Full, pg, "the PostgreSQL server is short of disk space or memory (%s); free some, and ask again", pg.Message)
+		return NewProblem(Full, pg, "the PostgreSQL server is short of disk space or memory (%s); free some, and ask again", pg.Message)
 	}
 	if pg.Code[:2] == "08" || pg.Code == "26000" || pg.Code == "42P05" {
-		return problem(NoConnection, pg, "the connection to PostgreSQL was lost: %s", pg.Message)
+		return NewProblem(NoConnection, pg, "the connection to PostgreSQL was lost: %s", pg.Message)
 	}
-	return problem(DatabaseError, pg, "PostgreSQL answered with an error: %s (SQLSTATE %s)", pg.Message, pg.Code)
+	return NewProblem(DatabaseError, pg, "PostgreSQL answered with an error: %s (SQLSTATE %s)", pg.Message, pg.Code)
 }
 
 // errBehind says how far a standby is behind a cursor.
 func errBehind(bytes uint64, age time.Duration) error {
-	return problem(Behind, nil, "this standby has not replayed what the cursor has seen: it is %d bytes of write-ahead log and %s behind; ask again, or read from the primary", bytes, age.Round(time.Millisecond))
+	return NewProblem(Behind, nil, "this standby has not replayed what the cursor has seen: it is %d bytes of write-ahead log and %s behind; ask again, or read from the primary", bytes, age.Round(time.Millisecond))
 }

@@ -45,10 +45,10 @@ func (s *Store) Prune(ctx context.Context, before time.Time, progress func(Pruni
 		progress(p)
 	})
 	if err == nil && total > 0 {
-		_, err = writing(ctx, s, func(conn *pgx.Conn) (struct{}, error) {
+		_, err = Writing(ctx, s, func(conn *pgx.Conn) (struct{}, error) {
 			// If another session has locked the table, autovacuum does it
 			// later.
-			_, err := conn.Exec(ctx, s.sql(`VACUUM (SKIP_LOCKED) @.events`))
+			_, err := conn.Exec(ctx, s.SQL(`VACUUM (SKIP_LOCKED) @.events`))
 			return struct{}{}, err
 		})
 	}
@@ -57,16 +57,16 @@ func (s *Store) Prune(ctx context.Context, before time.Time, progress func(Pruni
 
 // prunable counts the events that are older than the given time.
 func (s *Store) prunable(ctx context.Context, before time.Time) (int64, error) {
-	return reading(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
-		err = conn.QueryRow(ctx, s.sql(`SELECT count(*) FROM @.events WHERE at < $1`), before).Scan(&n)
+	return Reading(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
+		err = conn.QueryRow(ctx, s.SQL(`SELECT count(*) FROM @.events WHERE at < $1`), before).Scan(&n)
 		return n, err
 	})
 }
 
 func (s *Store) remove(ctx context.Context, before time.Time, progress func(total int64)) (total int64, err error) {
 	for {
-		n, err := writing(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
-			err = conn.QueryRow(ctx, s.sql(`
+		n, err := Writing(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
+			err = conn.QueryRow(ctx, s.SQL(`
 				WITH gone AS (
 				    DELETE FROM @.events WHERE id IN (SELECT id FROM @.events WHERE at < $1 ORDER BY at, id LIMIT $2) RETURNING kind
 				), counted AS (
@@ -98,14 +98,14 @@ func (s *Store) ownersOnly(ctx context.Context, err error) error {
 	if !errors.As(err, &lacks) || lacks.Code != NoRights {
 		return err
 	}
-	owner, unknown := writing(ctx, s, func(conn *pgx.Conn) (name string, err error) {
-		err = conn.QueryRow(ctx, s.sql(`SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = '@.events'::regclass`)).Scan(&name)
+	owner, unknown := Writing(ctx, s, func(conn *pgx.Conn) (name string, err error) {
+		err = conn.QueryRow(ctx, s.SQL(`SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = '@.events'::regclass`)).Scan(&name)
 		return name, err
 	})
 	if unknown != nil {
 		return err
 	}
-	user := s.config.ConnConfig.User
-	return problem(NoRights, err, "only the owner of the events table can remove events, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
+	user := s.User()
+	return NewProblem(NoRights, err, "only the owner of the events table can remove events, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
 		user, owner, pgx.Identifier{owner}.Sanitize(), pgx.Identifier{user}.Sanitize())
 }

@@ -6,11 +6,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// qualify replaces each "@." in the SQL, which stands before each name of
+// Qualify replaces each "@." in the SQL, which stands before each name of
 // Specwatch's, with the schema. Without a schema, search_path finds the tables.
 // Setting search_path instead would not work: a pooler may refuse it, and may
 // give the next transaction a connection with another one.
-func qualify(schema, sql string) string {
+func Qualify(schema, sql string) string {
 	prefix := ""
 	if schema != "" {
 		prefix = pgx.Identifier{schema}.Sanitize() + "."
@@ -18,4 +18,5 @@ func qualify(schema, sql string) string {
 	return strings.ReplaceAll(sql, "@.", prefix)
 }
 
-func (s *Store) sql(text string) string { return qualify(s.schema, text) }
+// SQL is Qualify with the schema of the store.
+func (s *Store) SQL(text string) string { return Qualify(s.schema, text) }

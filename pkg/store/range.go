@@ -41,10 +41,10 @@ const (
 
 // Range returns the newest events of the range, newest first, at most
 // f.Limit. It names e.at, the column: at alone would be the expression of
-// columnSQL, by which no index is ordered.
+// ColumnsSQL, by which no index is ordered.
 func (s *Store) Range(ctx context.Context, f Filter) ([]event.Event, error) {
-	return collect(ctx, s, `
-		SELECT `+columnSQL+`
+	return Collect(ctx, s, `
+		SELECT `+ColumnsSQL+`
 		FROM @.events e WHERE at BETWEEN $1 AND $2 AND `+named+`
 		ORDER BY e.at DESC, e.id DESC LIMIT $6`, append(f.args(), f.Limit),
 		func(row pgx.CollectableRow) (e event.Event, err error) {
@@ -98,11 +98,11 @@ func OutcomeOf(kind event.Kind) Outcome { return outcomes[kind] }
 // most f.Limit. They may end after the range. f.Kinds is ignored.
 func (s *Store) Durations(ctx context.Context, f Filter) ([]Attempt, error) {
 	f.Kinds = nil
-	return collect(ctx, s, `
+	return Collect(ctx, s, `
 		SELECT coalesce(s.session, '')::text, coalesce(s.spec, '')::text, s.at, n.at, n.kind
 		FROM (SELECT id, session, spec, at FROM @.events WHERE at BETWEEN $1 AND $2 AND kind = 'spec_started' AND `+named+` ORDER BY at DESC, id DESC LIMIT $6) s
 		LEFT JOIN LATERAL (
-		    SELECT `+atSQL+` AS at, `+boundSQL+` AS kind FROM @.events e
+		    SELECT `+AtSQL+` AS at, `+boundSQL+` AS kind FROM @.events e
 		    WHERE e.session = s.session AND e.spec = s.spec AND e.kind IN (`+bounds+`) AND e.kind IN (`+told+`) AND (e.at, e.id) > (s.at, s.id)
 		    ORDER BY e.at, e.id LIMIT 1
 		) n ON true
@@ -157,7 +157,7 @@ func (s *Store) Timeline(ctx context.Context, f Filter) (changes []Change, specs
 				    SELECT session, spec, at FROM (` + unseenSQL("session, spec, at, kind", "$8") + `) e WHERE at <= $2 AND at >= $1::timestamptz - $6::interval AND kind IN (` + told + `)
 				) e WHERE session IS NOT NULL AND spec IS NOT NULL AND cardinality($3::text[]) = 0 AND ` + namedSpec + ` GROUP BY 1, 2`
 		}
-		return rowsOf(ctx, s, tx, `
+		return RowsOf(ctx, s, tx, `
 			WITH changed AS (`+changed+`), touched AS (
 			    SELECT s.session, s.spec, CASE WHEN s.changed <= $2 THEN s.changed ELSE (SELECT e.at `+ofSpec+`e.at <= $2 AND e.at >= $1::timestamptz - $6::interval ORDER BY e.at DESC, e.id DESC LIMIT 1) END AS at
 			    FROM changed s
@@ -165,7 +165,7 @@ func (s *Store) Timeline(ctx context.Context, f Filter) (changes []Change, specs
 			    SELECT session, spec, count(*) OVER () AS specs FROM touched s WHERE CASE WHEN at < $1 THEN `+wasOpen+` ELSE at IS NOT NULL END
 			    ORDER BY at DESC, session, spec LIMIT $7
 			)
-			SELECT e.id::bigint, s.session, s.spec, `+atSQL+`, `+boundSQL+`,
+			SELECT e.id::bigint, s.session, s.spec, `+AtSQL+`, `+boundSQL+`,
 			       coalesce(CASE WHEN e.kind = 'intervention_answered' AND e.data ->> 'request' ~ '^[0-9]{1,18}$' THEN e.data ->> 'request' END::bigint, 0), s.specs
 			FROM (SELECT *, `+wasOpen+` AS was_open FROM latest s) s, LATERAL (
 			    SELECT e.id, e.at, e.kind, e.data `+ofSpec+`e.at BETWEEN $1 AND $2
@@ -211,25 +211,10 @@ func (s *Store) names(ctx context.Context, f Filter, column, text string) (names
 				UNION ALL
 				SELECT session, spec, at FROM (` + unseenSQL("session, spec, at", "$8") + `) e WHERE at BETWEEN $1 AND $2 AND ` + wanted + namedSpec
 		}
-		return rowsOf(ctx, s, tx, `SELECT `+column+`::text, count(*) OVER () FROM (`+heard+`) e WHERE at IS NOT NULL GROUP BY 1 ORDER BY max(at) DESC, 1 LIMIT $6`, args, func(row pgx.CollectableRow) (name string, err error) {
+		return RowsOf(ctx, s, tx, `SELECT `+column+`::text, count(*) OVER () FROM (`+heard+`) e WHERE at IS NOT NULL GROUP BY 1 ORDER BY max(at) DESC, 1 LIMIT $6`, args, func(row pgx.CollectableRow) (name string, err error) {
 			err = row.Scan(&name, &total)
 			return name, err
 		})
 	})
 	return names, total, err
-}
-
-func collect[T any](ctx context.Context, s *Store, sql string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
-	return reading(ctx, s, func(conn *pgx.Conn) ([]T, error) { return rowsOf(ctx, s, conn, sql, args, scan) })
-}
-
-// rowsOf runs a query whose best plan depends on its arguments, such as whether
-// it lists sessions. It is not a named prepared statement, because PostgreSQL
-// may soon use one generic plan for all arguments of such a statement.
-func rowsOf[T any](ctx context.Context, s *Store, q querier, sql string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
-	rows, err := q.Query(ctx, s.sql(sql), append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, scan)
 }

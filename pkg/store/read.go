@@ -65,7 +65,7 @@ func (s *Store) SinceLast(ctx context.Context, n, limit int) (Page, error) {
 		At time.Time
 		ID int64
 	}
-	nth, err := collect(ctx, s, `SELECT `+atSQL+`, e.id::bigint FROM @.events e WHERE e.at IS NOT NULL ORDER BY e.at DESC, e.id DESC OFFSET $1 LIMIT 1`, []any{n - 1}, pgx.RowToStructByPos[place])
+	nth, err := Collect(ctx, s, `SELECT `+AtSQL+`, e.id::bigint FROM @.events e WHERE e.at IS NOT NULL ORDER BY e.at DESC, e.id DESC OFFSET $1 LIMIT 1`, []any{n - 1}, pgx.RowToStructByPos[place])
 	if err != nil {
 		return Page{}, err
 	}
@@ -76,7 +76,7 @@ func (s *Store) SinceLast(ctx context.Context, n, limit int) (Page, error) {
 }
 
 func (s *Store) pooled(ctx context.Context, q query) (Page, error) {
-	return reading(ctx, s, func(conn *pgx.Conn) (Page, error) { return s.since(ctx, conn, q) })
+	return Reading(ctx, s, func(conn *pgx.Conn) (Page, error) { return s.since(ctx, conn, q) })
 }
 
 type query struct {
@@ -88,7 +88,7 @@ type query struct {
 	own    bool // the connection is not of a pool
 }
 
-// earliest and latestTime are the lowest and the highest time that atSQL
+// earliest and latestTime are the lowest and the highest time that AtSQL
 // returns. Rows of earlier versions may have times that are refused for new
 // events.
 var (
@@ -102,9 +102,9 @@ var (
 const (
 	earliestSQL = `'0001-01-01 00:00:01+00'`
 	latestSQL   = `'9999-12-31 23:59:59.999999+00'`
-	atSQL       = `least(greatest(e.at, ` + earliestSQL + `), ` + latestSQL + `)`
-	storedSQL   = `CASE WHEN e.stored IS NOT NULL THEN least(greatest(e.stored, ` + earliestSQL + `), ` + latestSQL + `) END`
-	columnSQL   = `e.id::bigint, coalesce(e.kind, '')::text AS kind, ` + atSQL + ` AS at, coalesce(e.session, '')::text AS session, coalesce(e.spec, '')::text AS spec, coalesce(e.data::text, '{}') AS data, e.async_commit, ` + storedSQL + ` AS stored`
+	AtSQL       = `least(greatest(e.at, ` + earliestSQL + `), ` + latestSQL + `)`
+	StoredSQL   = `CASE WHEN e.stored IS NOT NULL THEN least(greatest(e.stored, ` + earliestSQL + `), ` + latestSQL + `) END`
+	ColumnsSQL  = `e.id::bigint, coalesce(e.kind, '')::text AS kind, ` + AtSQL + ` AS at, coalesce(e.session, '')::text AS session, coalesce(e.spec, '')::text AS spec, coalesce(e.data::text, '{}') AS data, e.async_commit, ` + StoredSQL + ` AS stored`
 )
 
 // moment identifies a state of the server. If two are equal, nothing was
@@ -137,13 +137,13 @@ WITH head AS MATERIALIZED (
                (CASE WHEN s.standby THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0')::bigint,
                CASE WHEN s.standby THEN coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000, 0)::bigint ELSE 0 END,
                (NOT EXISTS (SELECT FROM unnest($3::timestamptz[], $4::bigint[]) AS named (at, id)
-                            WHERE named.at >= m.pruned_before AND NOT EXISTS (SELECT FROM @.events e WHERE e.id = named.id AND ` + atSQL + ` = named.at)))::int
+                            WHERE named.at >= m.pruned_before AND NOT EXISTS (SELECT FROM @.events e WHERE e.id = named.id AND ` + AtSQL + ` = named.at)))::int
            ] AS numbers
     FROM (SELECT current, standby,
                  coalesce(nullif($1::text, '')::pg_snapshot, CASE WHEN standby THEN format('%1$s:%1$s:', pg_snapshot_xmin(current))::pg_snapshot ELSE current END) AS target
           FROM (SELECT pg_current_snapshot() AS current, pg_is_in_recovery() AS standby) c) s, @.specwatch_meta m
 ), top AS MATERIALIZED (
-    SELECT e.xid::text::bigint AS xid, e.id::bigint, ` + atSQL + ` AS at, e.async_commit FROM @.events e
+    SELECT e.xid::text::bigint AS xid, e.id::bigint, ` + AtSQL + ` AS at, e.async_commit FROM @.events e
     WHERE e.xid IS NOT NULL AND e.xid < (SELECT pg_snapshot_xmax(target) FROM head) AND pg_visible_in_snapshot(e.xid, (SELECT target FROM head))
     ORDER BY e.xid DESC, e.id DESC LIMIT 1
 )`
@@ -171,7 +171,7 @@ const sinceSQL = headSQL + `
 , page AS (` + afterSQL + `)` + tailSQL
 
 const afterSQL = `
-    SELECT e.xid AS place, e.xid::text::bigint AS xid, ` + columnSQL + `
+    SELECT e.xid AS place, e.xid::text::bigint AS xid, ` + ColumnsSQL + `
     FROM @.events e
     WHERE e.xid IS NOT NULL AND (e.xid, e.id) > ($6::text::xid8, $7::bigint)
       AND e.xid < (SELECT pg_snapshot_xmax(target) FROM head) AND pg_visible_in_snapshot(e.xid, (SELECT target FROM head))
@@ -187,7 +187,7 @@ const afterSQL = `
 // small table would be read by the index of id, which has their order, too.
 const openSQL = headSQL + `
 , page AS (
-    (SELECT e.xid AS place, e.xid::text::bigint AS xid, ` + columnSQL + `
+    (SELECT e.xid AS place, e.xid::text::bigint AS xid, ` + ColumnsSQL + `
      FROM unnest($10::text[]) AS open (xid), LATERAL (
          SELECT * FROM @.events e
          WHERE e.xid >= open.xid::xid8 AND e.xid <= open.xid::xid8 AND e.xid IS NOT NULL AND (e.xid, e.id) > ($8::text::xid8, $9::bigint)
@@ -201,7 +201,7 @@ const openSQL = headSQL + `
 )` + tailSQL
 
 // historySQL reads in time order from $6, after ($7, $8). Without $6 it begins
-// $9 before now. The second part has the rows whose time atSQL replaces: their
+// $9 before now. The second part has the rows whose time AtSQL replaces: their
 // order in the index is another one.
 const historySQL = headSQL + `
 , page AS (
@@ -212,14 +212,14 @@ const historySQL = headSQL + `
     UNION ALL
     (SELECT ` + historyColumns + `
      FROM @.events e
-     WHERE (e.at < ` + earliestSQL + ` OR e.at > ` + latestSQL + ` OR e.at IS NULL) AND ` + atSQL + ` >= coalesce($6::timestamptz, statement_timestamp() - $9::interval) AND ` + historyRest + `
+     WHERE (e.at < ` + earliestSQL + ` OR e.at > ` + latestSQL + ` OR e.at IS NULL) AND ` + AtSQL + ` >= coalesce($6::timestamptz, statement_timestamp() - $9::interval) AND ` + historyRest + `
      ORDER BY 1, 3 LIMIT $2 + 1)
     ORDER BY 1, 3 LIMIT $2 + 1
 )` + tailSQL
 
 const (
-	historyColumns = `(extract(epoch FROM ` + atSQL + `) * 1000000)::bigint AS place, e.xid::text::bigint AS xid, ` + columnSQL
-	historyRest    = `(` + atSQL + `, e.id) > ($7::timestamptz, $8::bigint) AND (e.xid IS NULL OR pg_visible_in_snapshot(e.xid, (SELECT target FROM head)))`
+	historyColumns = `(extract(epoch FROM ` + AtSQL + `) * 1000000)::bigint AS place, e.xid::text::bigint AS xid, ` + ColumnsSQL
+	historyRest    = `(` + AtSQL + `, e.id) > ($7::timestamptz, $8::bigint) AND (e.xid IS NULL OR pg_visible_in_snapshot(e.xid, (SELECT target FROM head)))`
 )
 
 // head is the result of headSQL.
@@ -429,7 +429,7 @@ func scan(rows pgx.Rows) (a answer, err error) {
 		}
 	}
 	if err = rows.Err(); err == nil && !seen {
-		err = problem(NoTable, nil, "specwatch_meta is empty; run: specwatch migrate")
+		err = NewProblem(NoTable, nil, "specwatch_meta is empty; run: specwatch migrate")
 	}
 	slices.SortFunc(a.rows, func(x, y row) int { return cmp.Compare(x.n, y.n) })
 	a.more = len(a.rows) > 0 && a.rows[len(a.rows)-1].more
@@ -442,7 +442,7 @@ func readHead(texts []string, times []time.Time, numbers []pgtype.Int8) (h head,
 	if !numbers[relation].Valid {
 		// ALTER SCHEMA RENAME does not wait for readers, so to_regclass may
 		// return NULL in the middle of a read.
-		return h, problem(NoTable, nil, "the schema of the events table was renamed or removed while it was read; name the new one, or run: specwatch migrate")
+		return h, NewProblem(NoTable, nil, "the schema of the events table was renamed or removed while it was read; name the new one, or run: specwatch migrate")
 	}
 	h = head{
 		standby: numbers[standby].Int64 == 1, clock: times[1].UTC(), timeline: int32(numbers[timeline].Int64), system: numbers[system].Int64, pruned: numbers[pruned].Int64, // #nosec G115 -- timelines have 32 bits
@@ -484,7 +484,7 @@ func (s *Store) sound(ctx context.Context, conn *pgx.Conn, h head) error {
 	}
 	var system int64
 	var future bool
-	err := conn.QueryRow(ctx, s.sql(`
+	err := conn.QueryRow(ctx, s.SQL(`
 		SELECT @.specwatch_system_identifier(),
 		       NOT pg_is_in_recovery() AND EXISTS (SELECT 1 FROM @.events WHERE xid IS NOT NULL AND xid >= pg_snapshot_xmax(pg_current_snapshot()))`)).
 		Scan(&system, &future)

@@ -58,7 +58,7 @@ func (s *Store) NewReader(ctx context.Context) (*Reader, error) {
 			return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
 		}
 	}
-	conn, err := s.connect(ctx, prepare)
+	conn, err := s.Connect(ctx, prepare)
 	// Idle connections of the pools may use up the connection limit of this
 	// user.
 	for try := 0; isCrowded(err) && try < maxCrowded && ctx.Err() == nil; try++ {
@@ -67,7 +67,7 @@ func (s *Store) NewReader(ctx context.Context) (*Reader, error) {
 		case <-ctx.Done():
 		case <-time.After(crowdedPause):
 		}
-		conn, err = s.connect(ctx, prepare)
+		conn, err = s.Connect(ctx, prepare)
 	}
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func (s *Store) NewReader(ctx context.Context) (*Reader, error) {
 	r.conn = conn
 	var standby bool
 	var version, prepared int
-	err = conn.QueryRow(ctx, s.sql(`
+	err = conn.QueryRow(ctx, s.SQL(`
 		SELECT bell, pg_is_in_recovery(), current_setting('server_version_num')::int, current_setting('max_prepared_transactions')::int FROM @.specwatch_meta`)).
 		Scan(&r.bell, &standby, &version, &prepared)
 	if err == nil && !standby && !s.Pooled() {
@@ -87,7 +87,7 @@ func (s *Store) NewReader(ctx context.Context) (*Reader, error) {
 	}
 	if err != nil {
 		r.Close()
-		return nil, s.explain(err)
+		return nil, s.Explain(err)
 	}
 	return r, nil
 }
@@ -133,13 +133,13 @@ func (r *Reader) Unchanged(ctx context.Context) (same bool, at time.Time, err er
 
 // Here returns the current position of the table: a page without events.
 func (r *Reader) Here(ctx context.Context) (Page, error) {
-	page, err := r.store.here(ctx, r.conn)
+	page, err := r.store.Here(ctx, r.conn)
 	return page, r.explain(err)
 }
 
 // explain is that of the store, and knows that a closed connection is lost,
 // whatever error pgx returns.
-func (r *Reader) explain(err error) error { return r.store.explain(ifClosed(r.conn, err)) }
+func (r *Reader) explain(err error) error { return r.store.Explain(ifClosed(r.conn, err)) }
 
 // Hearing says how this reader learns of new events.
 func (r *Reader) Hearing() Hearing { return r.hearing }
@@ -207,9 +207,14 @@ func (r *Reader) Wait(ctx context.Context) (notes int, err error) {
 	return notes, explain(err)
 }
 
-// here returns a page without events, with the current cursor.
-func (s *Store) here(ctx context.Context, conn *pgx.Conn) (Page, error) {
+// Here returns a page without events, with the current cursor.
+func (s *Store) Here(ctx context.Context, conn *pgx.Conn) (Page, error) {
 	return s.since(ctx, conn, query{here: true, limit: 1})
+}
+
+// SinceOn is Since on a connection of this store that the caller has.
+func (s *Store) SinceOn(ctx context.Context, conn *pgx.Conn, c cursor.Cursor, limit int) (Page, error) {
+	return s.since(ctx, conn, query{cursor: c, limit: limit})
 }
 
 // Load returns a summary of the stored events, as of the cursor of the page. It
@@ -220,31 +225,13 @@ func (s *Store) Load(ctx context.Context) (*state.Summary, Page, error) {
 		*state.Summary
 		Page
 	}
-	load := func(conn *pgx.Conn) (l loaded, err error) {
+	found, err := Apart(ctx, s, func(conn *pgx.Conn) (l loaded, err error) {
 		l.Summary, l.Page, err = s.kept(ctx, conn)
 		if err == nil && l.Summary == nil {
 			l.Summary, l.Page, err = s.load(ctx, conn)
 		}
 		return l, err
-	}
-	// A load takes long, so it has a connection of its own, which is closed at
-	// once when ctx ends: Store.Close waits for connections of the pools.
-	var found loaded
-	conn, err := s.connect(ctx, func(c *pgx.ConnConfig) {
-		c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-			return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
-		}
 	})
-	switch {
-	case err == nil:
-		found, err = load(conn)
-		err = s.explain(ifClosed(conn, err))
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		conn.Close(closing)
-	case isCrowded(err):
-		found, err = reading(ctx, s, load)
-	}
 	return found.Summary, found.Page, err
 }
 
@@ -253,7 +240,7 @@ func (s *Store) Load(ctx context.Context) (*state.Summary, Page, error) {
 // latest requests and answers, and the failures since each session's last
 // completion.
 func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summary, page Page, err error) {
-	page, err = s.here(ctx, conn)
+	page, err = s.Here(ctx, conn)
 	if err != nil {
 		return nil, page, err
 	}
@@ -267,7 +254,7 @@ func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summar
 			return err
 		}
 		summary = state.NewSummary(nil)
-		rows, err := tx.Query(ctx, s.sql(summarySQL), seen, page.At.Add(-state.Horizon), state.MaxStreak, state.MaxRequests)
+		rows, err := tx.Query(ctx, s.SQL(summarySQL), seen, page.At.Add(-state.Horizon), state.MaxStreak, state.MaxRequests)
 		if err != nil {
 			return err
 		}
@@ -295,13 +282,13 @@ func (s *Store) load(ctx context.Context, conn *pgx.Conn) (summary *state.Summar
 // full summary drops whole sessions, and answers after what they answer.
 var summarySQL = `
 WITH seen AS NOT MATERIALIZED (
-    SELECT e.id::bigint, coalesce(e.kind, '')::text AS kind, ` + atSQL + ` AS at, coalesce(e.session, '')::text AS session, CASE WHEN e.kind = 'session_heartbeat' THEN '' ELSE coalesce(e.spec, '') END::text AS spec,
-           CASE WHEN e.kind IN ('intervention_request', 'intervention_answered') OR ` + limitSQL + ` THEN coalesce(e.data::text, '{}') ELSE '{}' END AS data, ` + storedSQL + ` AS stored,
+    SELECT e.id::bigint, coalesce(e.kind, '')::text AS kind, ` + AtSQL + ` AS at, coalesce(e.session, '')::text AS session, CASE WHEN e.kind = 'session_heartbeat' THEN '' ELSE coalesce(e.spec, '') END::text AS spec,
+           CASE WHEN e.kind IN ('intervention_request', 'intervention_answered') OR ` + limitSQL + ` THEN coalesce(e.data::text, '{}') ELSE '{}' END AS data, ` + StoredSQL + ` AS stored,
            CASE WHEN e.kind = 'intervention_answered' AND jsonb_typeof(e.data -> 'request') IN ('number', 'string') THEN e.data ->> 'request' END AS named
     FROM @.events e WHERE e.at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot))
 ), telling AS NOT MATERIALIZED (
     SELECT id, 'session_heartbeat' AS kind, at, session, spec, data::text AS data, stored, ` + workSQL + ` FROM (
-        SELECT e.id::bigint, ` + atSQL + ` AS at, coalesce(e.session, '')::text AS session, coalesce(e.spec, '')::text AS spec, e.data, ` + storedSQL + ` AS stored
+        SELECT e.id::bigint, ` + AtSQL + ` AS at, coalesce(e.session, '')::text AS session, coalesce(e.spec, '')::text AS spec, e.data, ` + StoredSQL + ` AS stored
         FROM @.events e WHERE e.at >= $2 AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot)) AND ` + tellsWork + `
     ) e
 ), asked AS MATERIALIZED (
@@ -360,7 +347,7 @@ func (s *Store) totals(ctx context.Context, tx pgx.Tx, seen string) (totals stat
 			UNION ALL SELECT kind, 1 FROM (` + unseenSQL("kind", "$2") + `) e
 			UNION ALL SELECT kind, -1 FROM (` + unseenSQL("kind", "$1") + `) e`
 	}
-	rows, err := tx.Query(ctx, s.sql(`
+	rows, err := tx.Query(ctx, s.SQL(`
 		SELECT coalesce(kind, ''), sum(n)::bigint FROM (
 		    `+counted+`
 		    UNION ALL SELECT kind, events FROM @.specwatch_pruned

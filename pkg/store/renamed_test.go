@@ -19,7 +19,7 @@ func TestSchemaRenamedDuringARead(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, sql := range []*string{&s.sinceSQL, &s.openSQL, &s.historySQL} {
-		renamed := strings.ReplaceAll(*sql, s.sql(`to_regclass('@.events')`), `to_regclass('nowhere.events')`)
+		renamed := strings.ReplaceAll(*sql, s.SQL(`to_regclass('@.events')`), `to_regclass('nowhere.events')`)
 		if renamed == *sql {
 			t.Fatal("the statement does not look the table up by name")
 		}

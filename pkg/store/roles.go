@@ -13,11 +13,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// roles are the names of the roles of a schema, as SQL names them.
-type roles struct{ reader, writer string }
+// Roles are the names of the roles of a schema, as SQL names them.
+type Roles struct{ Reader, Writer string }
 
 // defaultRoles are those of every schema that was given no others.
-var defaultRoles = roles{"specwatch_reader", "specwatch_writer"}
+var defaultRoles = Roles{"specwatch_reader", "specwatch_writer"}
 
 // checkRoles returns an error if PostgreSQL would not take the roles of this
 // prefix, or would cut their names off.
@@ -43,11 +43,18 @@ const rolesSQL = `
 	    WHERE n.nspname = coalesce(nullif($1, ''), current_schema())
 	), 'specwatch') AS prefix) p`
 
-func (r *roles) read(row pgx.Row) error { return row.Scan(&r.reader, &r.writer) }
+// RolesOf returns the roles of a schema; of an empty one, those of the schema
+// that search_path names first.
+func RolesOf(ctx context.Context, q interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}, schema string) (r Roles, err error) {
+	err = q.QueryRow(ctx, rolesSQL, schema).Scan(&r.Reader, &r.Writer)
+	return r, err
+}
 
-// rolesOf returns the roles to name in the explanation of an error. They are
+// rolesFor returns the roles to name in the explanation of an error. They are
 // asked for only if the error is that a right is missing.
-func (s *Store) rolesOf(err error) roles {
+func (s *Store) rolesFor(err error) Roles {
 	const patience = 2 * time.Second
 	var pg *pgconn.PgError
 	var connect *pgconn.ConnectError
@@ -56,8 +63,8 @@ func (s *Store) rolesOf(err error) roles {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	found := defaultRoles
-	if found.read(s.reads.QueryRow(ctx, rolesSQL, s.schema)) != nil {
+	found, unknown := RolesOf(ctx, s.reads, s.schema)
+	if unknown != nil {
 		return defaultRoles
 	}
 	return found
@@ -95,15 +102,15 @@ const revokesSQL = `
 // grant brings the rights of the schema's roles up to date. A prefix other than
 // the schema's gives it other roles; left are those of before, if they had
 // rights. It is one transaction: a migration that is interrupted changes no rights.
-func grant(ctx context.Context, conn *pgx.Conn, schema, prefix string) (now roles, left *roles, err error) {
+func grant(ctx context.Context, conn *pgx.Conn, schema, prefix string) (now Roles, left *Roles, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		var before string
-		var old roles
-		if err := tx.QueryRow(ctx, qualify(schema, `SELECT m.roles, quote_ident(m.roles || '_reader'), quote_ident(m.roles || '_writer') FROM @.specwatch_meta m`)).Scan(&before, &old.reader, &old.writer); err != nil {
+		var old Roles
+		if err := tx.QueryRow(ctx, Qualify(schema, `SELECT m.roles, quote_ident(m.roles || '_reader'), quote_ident(m.roles || '_writer') FROM @.specwatch_meta m`)).Scan(&before, &old.Reader, &old.Writer); err != nil {
 			return err
 		}
 		if prefix != "" && prefix != before {
-			rows, err := tx.Query(ctx, qualify(schema, revokesSQL), schema, before)
+			rows, err := tx.Query(ctx, Qualify(schema, revokesSQL), schema, before)
 			if err != nil {
 				return err
 			}
@@ -117,14 +124,15 @@ func grant(ctx context.Context, conn *pgx.Conn, schema, prefix string) (now role
 			if err := execAll(ctx, tx, revokes); err != nil {
 				return err
 			}
-			if _, err := tx.Exec(ctx, qualify(schema, `UPDATE @.specwatch_meta SET roles = $1`), prefix); err != nil {
+			if _, err := tx.Exec(ctx, Qualify(schema, `UPDATE @.specwatch_meta SET roles = $1`), prefix); err != nil {
 				return err
 			}
 		}
-		if _, err := tx.Exec(ctx, qualify(schema, grantsSQL)); err != nil {
+		if _, err := tx.Exec(ctx, Qualify(schema, grantsSQL)); err != nil {
 			return err
 		}
-		return now.read(tx.QueryRow(ctx, rolesSQL, schema))
+		now, err = RolesOf(ctx, tx, schema)
+		return err
 	})
 	return now, left, err
 }

@@ -14,10 +14,6 @@ import (
 // rollBatch bounds how many events one step adds to the rollups.
 const rollBatch = 200_000
 
-// ErrNotAllowed is returned if the user may not write, or if the server is
-// read-only.
-var ErrNotAllowed = errors.New("this user may not write here")
-
 // RollUp adds the next events to the rollups, in one step, and returns how
 // many; more reports that there are, or may be, others. It does nothing while
 // another process does the same. Queries over time are answered from the
@@ -26,14 +22,14 @@ var ErrNotAllowed = errors.New("this user may not write here")
 // second for each 50,000 events. The technique, an aggregate with the snapshot
 // that it contains, is that of incremental view maintenance.
 func (s *Store) RollUp(ctx context.Context) (added int64, more bool, err error) {
-	rolled, err := writing(ctx, s, func(conn *pgx.Conn) (n *int64, err error) {
+	rolled, err := Writing(ctx, s, func(conn *pgx.Conn) (n *int64, err error) {
 		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-			return tx.QueryRow(ctx, s.sql(`SELECT @.specwatch_roll_up($1)`), rollBatch).Scan(&n)
+			return tx.QueryRow(ctx, s.SQL(`SELECT @.specwatch_roll_up($1)`), rollBatch).Scan(&n)
 		})
 		return n, err
 	})
 	if err != nil || rolled == nil {
-		return 0, false, notAllowed(err)
+		return 0, false, NotAllowed(err)
 	}
 	return *rolled, *rolled >= rollBatch, nil
 }
@@ -44,8 +40,8 @@ func (s *Store) RollUp(ctx context.Context) (added int64, more bool, err error) 
 // unknown. It adds nothing if the user may not write, or while another process
 // does the same.
 func (s *Store) RollUpAll(ctx context.Context, told func(added, all int64)) error {
-	all, err := reading(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
-		err = conn.QueryRow(ctx, s.sql(`
+	all, err := Reading(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
+		err = conn.QueryRow(ctx, s.SQL(`
 			SELECT coalesce((SELECT c.reltuples FROM pg_class c WHERE c.oid = (SELECT e.tableoid FROM @.events e LIMIT 1)), 0)::bigint
 				- (SELECT coalesce(sum(d.events), 0) FROM @.specwatch_counts d WHERE d.seconds = 86400)::bigint`)).Scan(&n)
 		return n, err
@@ -67,21 +63,11 @@ func (s *Store) RollUpAll(ctx context.Context, told func(added, all int64)) erro
 	return nil
 }
 
-// notAllowed adds ErrNotAllowed to an error that says that the user may not
-// write.
-func notAllowed(err error) error {
-	var p *Problem
-	if errors.As(err, &p) && (p.Code == NoRights || p.Code == ReadOnly) {
-		return errors.Join(ErrNotAllowed, err)
-	}
-	return err
-}
-
 // rolled runs f with the snapshot that the rollups contain, in a transaction in
 // which f sees rollups and events as of the same moment; "" means that there
 // are no rollups.
 func rolled[T any](ctx context.Context, s *Store, f func(tx pgx.Tx, seen string) (T, error)) (T, error) {
-	return reading(ctx, s, func(conn *pgx.Conn) (found T, err error) {
+	return Reading(ctx, s, func(conn *pgx.Conn) (found T, err error) {
 		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 			seen, err := s.rolledUp(ctx, tx)
 			if err != nil {
@@ -96,7 +82,7 @@ func rolled[T any](ctx context.Context, s *Store, f func(tx pgx.Tx, seen string)
 
 // rolledUp returns the snapshot that the rollups contain; "" if there are none.
 func (s *Store) rolledUp(ctx context.Context, tx pgx.Tx) (seen string, err error) {
-	err = tx.QueryRow(ctx, s.sql(`SELECT coalesce(max(seen::text), '') FROM @.specwatch_rollup WHERE system_identifier = @.specwatch_system_identifier()`)).Scan(&seen)
+	err = tx.QueryRow(ctx, s.SQL(`SELECT coalesce(max(seen::text), '') FROM @.specwatch_rollup WHERE system_identifier = @.specwatch_system_identifier()`)).Scan(&seen)
 	return seen, err
 }
 
@@ -194,7 +180,7 @@ func (s *Store) Counts(ctx context.Context, f Filter, step time.Duration) ([]Cou
 				SELECT ` + bucketSQL + ` AS bucket, coalesce(kind, '')::text, sum(events)::bigint, coalesce(sum(limited), 0)::bigint FROM counted
 				WHERE cardinality($4::text[]) + cardinality($5::text[]) = 0 AND ` + namedKind + ` GROUP BY 1, 2 ORDER BY 1, 2`
 		}
-		return rowsOf(ctx, s, tx, sql, args, scan)
+		return RowsOf(ctx, s, tx, sql, args, scan)
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"database/sql"
 	"errors"
 	"net"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -122,7 +124,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{schema: c.Schema, config: config, turns: semaphore.NewWeighted(1)}
-	s.sinceSQL, s.openSQL, s.historySQL = s.sql(sinceSQL), s.sql(openSQL), s.sql(historySQL)
+	s.sinceSQL, s.openSQL, s.historySQL = s.SQL(sinceSQL), s.SQL(openSQL), s.SQL(historySQL)
 	// When ctx ends, the statement is cancelled on the server, too: otherwise
 	// one that waits for a lock would go on waiting there.
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
@@ -150,6 +152,21 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// Schema is that of the events; empty: search_path finds them.
+func (s *Store) Schema() string { return s.schema }
+
+// User is the database user.
+func (s *Store) User() string { return s.config.ConnConfig.User }
+
+// DB returns connections outside the pools, as package database/sql has them.
+// The caller closes them.
+func (s *Store) DB() *sql.DB {
+	return stdlib.OpenDB(*s.config.ConnConfig, stdlib.OptionBeforeConnect(func(_ context.Context, config *pgx.ConnConfig) error {
+		s.adapt(config)
+		return nil
+	}))
 }
 
 // Close ends the store's connections.
@@ -221,8 +238,8 @@ const PoolerNote = "A connection pooler is in between, where PostgreSQL's notifi
 // the store has connected.
 func (s *Store) Pooled() bool { return s.pooler.Load() }
 
-// connect makes a connection outside the pools.
-func (s *Store) connect(ctx context.Context, change func(*pgx.ConnConfig)) (*pgx.Conn, error) {
+// Connect makes a connection outside the pools, which the caller closes.
+func (s *Store) Connect(ctx context.Context, change func(*pgx.ConnConfig)) (*pgx.Conn, error) {
 	for {
 		config := s.config.ConnConfig.Copy()
 		s.adapt(config)
@@ -241,11 +258,50 @@ func (s *Store) connect(ctx context.Context, change func(*pgx.ConnConfig)) (*pgx
 	}
 }
 
-// reading runs f on a connection of the pool that reads. After a lost
+// Reading runs f on a connection of the pool that reads. After a lost
 // connection, idle or in the middle of a read, f is run again: reads may be
-// repeated.
-func reading[T any](ctx context.Context, s *Store, f func(*pgx.Conn) (T, error)) (T, error) {
+// repeated. Errors are explained.
+func Reading[T any](ctx context.Context, s *Store, f func(*pgx.Conn) (T, error)) (T, error) {
 	return using(ctx, s, s.reads, func(error) bool { return true }, f)
+}
+
+// Collect runs a query on a connection of the pool that reads, with the schema
+// written out, and scans its rows. Errors are explained.
+func Collect[T any](ctx context.Context, s *Store, sql string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
+	return Reading(ctx, s, func(conn *pgx.Conn) ([]T, error) { return RowsOf(ctx, s, conn, sql, args, scan) })
+}
+
+// RowsOf runs a query whose best plan depends on its arguments, such as whether
+// it lists sessions. It is not a named prepared statement, because PostgreSQL
+// may soon use one generic plan for all arguments of such a statement.
+func RowsOf[T any](ctx context.Context, s *Store, q querier, sql string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
+	rows, err := q.Query(ctx, s.SQL(sql), append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scan)
+}
+
+// Apart runs f on a connection of its own, for a read that takes long: Close
+// waits for connections of the pools, and this one is closed at once when ctx
+// ends. It is one of the pool that reads if the server has none left.
+func Apart[T any](ctx context.Context, s *Store, f func(*pgx.Conn) (T, error)) (result T, err error) {
+	conn, err := s.Connect(ctx, func(c *pgx.ConnConfig) {
+		c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+			return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
+		}
+	})
+	switch {
+	case err == nil:
+		result, err = f(conn)
+		err = s.Explain(ifClosed(conn, err))
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		conn.Close(closing)
+	case isCrowded(err):
+		result, err = Reading(ctx, s, f)
+	}
+	return result, err
 }
 
 // using runs f on a connection of the pool. After a lost connection it runs f
@@ -284,7 +340,7 @@ func using[T any](ctx context.Context, s *Store, pool *pgxpool.Pool, again func(
 			case <-time.After(time.Duration(crowded) * crowdedPause):
 			}
 		default:
-			return result, s.explain(err)
+			return result, s.Explain(err)
 		}
 	}
 }
@@ -351,37 +407,36 @@ func ifClosed(conn *pgx.Conn, err error) error {
 // Ready returns nil if events can be read here. The error is a *Problem if a
 // person can fix it.
 func (s *Store) Ready(ctx context.Context) error {
-	_, err := reading(ctx, s, func(conn *pgx.Conn) (struct{}, error) { return struct{}{}, s.ready(ctx, conn) })
+	_, err := Reading(ctx, s, func(conn *pgx.Conn) (struct{}, error) { return struct{}{}, s.ready(ctx, conn) })
 	return err
 }
 
 func (s *Store) ready(ctx context.Context, conn *pgx.Conn) error {
 	var schema *string
 	var user string
-	var names roles
 	var usable, exists, granted bool
-	err := names.read(conn.QueryRow(ctx, rolesSQL, s.schema))
+	names, err := RolesOf(ctx, conn, s.schema)
 	if err != nil {
 		return err
 	}
 	err = conn.QueryRow(ctx, `
 		SELECT current_user::text, s.name, coalesce((SELECT has_schema_privilege(n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = s.name), false),
 		       to_regrole($2) IS NOT NULL, s.name IS NULL OR coalesce((SELECT has_schema_privilege(to_regrole($2)::oid, n.oid, 'USAGE') FROM pg_namespace n WHERE n.nspname = s.name), false)
-		FROM (SELECT CASE WHEN $1 = '' THEN current_schema()::text ELSE (SELECT nspname::text FROM pg_namespace WHERE nspname = $1) END AS name) s`, s.schema, names.reader).
+		FROM (SELECT CASE WHEN $1 = '' THEN current_schema()::text ELSE (SELECT nspname::text FROM pg_namespace WHERE nspname = $1) END AS name) s`, s.schema, names.Reader).
 		Scan(&user, &schema, &usable, &exists, &granted)
 	grant := names.letRead(user, exists, granted)
 	switch {
 	case err != nil:
 		return err
 	case schema == nil && s.schema != "":
-		return problem(NoTable, nil, "the schema %q does not exist; run: specwatch migrate, or name the schema that holds the events", s.schema)
+		return NewProblem(NoTable, nil, "the schema %q does not exist; run: specwatch migrate, or name the schema that holds the events", s.schema)
 	case schema == nil:
-		return problem(NoTable, nil, "the search_path of user %q names no schema that exists and that it may use; name one with --schema, or %s", user, grant)
+		return NewProblem(NoTable, nil, "the search_path of user %q names no schema that exists and that it may use; name one with --schema, or %s", user, grant)
 	case !usable:
-		return problem(NoRights, nil, "user %q lacks the right USAGE on schema %q; %s", user, *schema, grant)
+		return NewProblem(NoRights, nil, "user %q lacks the right USAGE on schema %q; %s", user, *schema, grant)
 	}
 	var table, readable bool
-	err = conn.QueryRow(ctx, s.sql(`
+	err = conn.QueryRow(ctx, s.SQL(`
 		SELECT to_regclass('@.events') IS NOT NULL AND to_regclass('@.specwatch_migrations') IS NOT NULL AND to_regclass('@.specwatch_meta') IS NOT NULL,
 		       coalesce(has_table_privilege(to_regclass('@.events'), 'SELECT')
 		            AND has_table_privilege(to_regclass('@.specwatch_meta'), 'SELECT')
@@ -392,19 +447,19 @@ func (s *Store) ready(ctx context.Context, conn *pgx.Conn) error {
 	case err != nil:
 		return err
 	case !table:
-		return problem(NoTable, nil, "there is no events table of Specwatch in schema %q; run: specwatch migrate, or name the schema that holds it", *schema)
+		return NewProblem(NoTable, nil, "there is no events table of Specwatch in schema %q; run: specwatch migrate, or name the schema that holds it", *schema)
 	case !readable:
-		return problem(NoRights, nil, "user %q may not read the events in schema %q; %s", user, *schema, grant)
+		return NewProblem(NoRights, nil, "user %q may not read the events in schema %q; %s", user, *schema, grant)
 	}
 	var version int64
-	if err := conn.QueryRow(ctx, s.sql(`SELECT coalesce(max(version_id), 0) FROM @.specwatch_migrations WHERE is_applied`)).Scan(&version); err != nil {
+	if err := conn.QueryRow(ctx, s.SQL(`SELECT coalesce(max(version_id), 0) FROM @.specwatch_migrations WHERE is_applied`)).Scan(&version); err != nil {
 		return err
 	}
 	switch want := latestMigration(); {
 	case version < want:
-		return problem(SchemaOld, nil, "the schema has version %d and this Specwatch needs %d; run: specwatch migrate", version, want)
+		return NewProblem(SchemaOld, nil, "the schema has version %d and this Specwatch needs %d; run: specwatch migrate", version, want)
 	case version > want:
-		return problem(SchemaNew, nil, "the schema has version %d and this Specwatch knows %d at most; update Specwatch", version, want)
+		return NewProblem(SchemaNew, nil, "the schema has version %d and this Specwatch knows %d at most; update Specwatch", version, want)
 	}
 	_, err = s.since(ctx, conn, query{limit: 1})
 	return err
