@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -16,18 +17,18 @@ import (
 // that a person would give to Grafana's PostgreSQL data source.
 type question struct {
 	name   string
-	filter store.Filter
+	filter questions.Filter
 	ask    asking
 	sql    string // gives the same number of rows and the same sum; empty: none does
 	args   []any  // after the range
 }
 
 // asking returns the number of rows and a sum over them.
-type asking func(ctx context.Context, s *store.Store, f store.Filter) (rows int, sum int64, err error)
+type asking func(ctx context.Context, q questions.Questions, f questions.Filter) (rows int, sum int64, err error)
 
 func countsBy(step time.Duration) asking {
-	return func(ctx context.Context, s *store.Store, f store.Filter) (int, int64, error) {
-		counts, err := s.Counts(ctx, f, step)
+	return func(ctx context.Context, q questions.Questions, f questions.Filter) (int, int64, error) {
+		counts, err := q.Counts(ctx, f, step)
 		var n int64
 		for _, c := range counts {
 			n += c.N
@@ -36,13 +37,13 @@ func countsBy(step time.Duration) asking {
 	}
 }
 
-func outcomes(ctx context.Context, s *store.Store, f store.Filter) (int, int64, error) {
-	o, err := s.Outcomes(ctx, f)
+func outcomes(ctx context.Context, q questions.Questions, f questions.Filter) (int, int64, error) {
+	o, err := q.Outcomes(ctx, f)
 	return 1, o.Started + 1_000*o.Completed + 1_000_000*o.Failed + 1_000_000_000*o.TimedOut, err
 }
 
-func durations(ctx context.Context, s *store.Store, f store.Filter) (int, int64, error) {
-	attempts, err := s.Durations(ctx, f)
+func durations(ctx context.Context, q questions.Questions, f questions.Filter) (int, int64, error) {
+	attempts, err := q.Durations(ctx, f)
 	var took int64
 	for _, a := range attempts {
 		if a.Ended != nil {
@@ -52,20 +53,20 @@ func durations(ctx context.Context, s *store.Store, f store.Filter) (int, int64,
 	return len(attempts), took, err
 }
 
-func menuOf(names func(*store.Store, context.Context, store.Filter, string) ([]string, int64, error), text string) asking {
-	return func(ctx context.Context, s *store.Store, f store.Filter) (int, int64, error) {
-		found, total, err := names(s, ctx, f, text)
+func menuOf(names func(questions.Questions, context.Context, questions.Filter, string) ([]string, int64, error), text string) asking {
+	return func(ctx context.Context, q questions.Questions, f questions.Filter) (int, int64, error) {
+		found, total, err := names(q, ctx, f, text)
 		return len(found), total, err
 	}
 }
 
-func eventsOf(ctx context.Context, s *store.Store, f store.Filter) (int, int64, error) {
-	events, err := s.Range(ctx, f)
+func eventsOf(ctx context.Context, q questions.Questions, f questions.Filter) (int, int64, error) {
+	events, err := q.Range(ctx, f)
 	return len(events), int64(len(events)), err
 }
 
-func timeline(ctx context.Context, s *store.Store, f store.Filter) (int, int64, error) {
-	_, specs, err := s.Timeline(ctx, f)
+func timeline(ctx context.Context, q questions.Questions, f questions.Filter) (int, int64, error) {
+	_, specs, err := q.Timeline(ctx, f)
 	return 1, specs, err
 }
 
@@ -73,7 +74,7 @@ func timeline(ctx context.Context, s *store.Store, f store.Filter) (int, int64, 
 // and session.
 func questionsAbout(latest time.Time, session string) []question {
 	// The ends are no whole hours, so that the edges count, too.
-	all := store.Filter{From: latest.Add(-2 * fixtureDays * 24 * time.Hour), To: latest, Limit: 1_000}
+	all := questions.Filter{From: latest.Add(-2 * fixtureDays * 24 * time.Hour), To: latest, Limit: 1_000}
 	month := all
 	month.From = latest.Add(-30*24*time.Hour - 17*time.Minute)
 	named := all
@@ -94,11 +95,11 @@ func questionsAbout(latest time.Time, session string) []question {
 				    SELECT id, kind, at, lead(at) OVER w AS ended, lead(kind) OVER w AS next FROM events WHERE at BETWEEN $1 AND $2
 				    AND kind IN ('spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered') WINDOW w AS (PARTITION BY session, spec ORDER BY at, id)
 				) e WHERE kind = 'spec_started' ORDER BY at DESC, id DESC LIMIT 1000) a`, nil},
-		{"menu of sessions", all, menuOf((*store.Store).Sessions, ""),
+		{"menu of sessions", all, menuOf(questions.Questions.Sessions, ""),
 			`SELECT least(count(*), 1000), count(*) FROM (SELECT DISTINCT session FROM events WHERE at BETWEEN $1 AND $2) e`, nil},
-		{"menu of sessions, searched", all, menuOf((*store.Store).Sessions, "-17"),
+		{"menu of sessions, searched", all, menuOf(questions.Questions.Sessions, "-17"),
 			`SELECT least(count(*), 1000), count(*) FROM (SELECT DISTINCT session FROM events WHERE at BETWEEN $1 AND $2 AND position('-17' IN session) > 0) e`, nil},
-		{"menu of a session's specs", named, menuOf((*store.Store).Specs, ""),
+		{"menu of a session's specs", named, menuOf(questions.Questions.Specs, ""),
 			`SELECT count(*), count(*) FROM (SELECT DISTINCT spec FROM events WHERE at BETWEEN $1 AND $2 AND session = $3) e`, []any{session}},
 		{"one session's events", named, eventsOf,
 			`SELECT count(*), count(*) FROM (SELECT * FROM events WHERE at BETWEEN $1 AND $2 AND session = $3 ORDER BY at DESC, id DESC LIMIT 1000) e`, []any{session}},
@@ -143,7 +144,7 @@ func (w *world) answer(ctx context.Context, s *store.Store, conn *pgx.Conn, q qu
 	var found, said [2]int64
 	for range w.Rounds {
 		began := time.Now()
-		n, sum, err := q.ask(ctx, s, q.filter)
+		n, sum, err := q.ask(ctx, questions.To(s), q.filter)
 		own = append(own, time.Since(began))
 		if err != nil {
 			return Line{}, err

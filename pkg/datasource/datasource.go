@@ -14,6 +14,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/api"
 	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -25,13 +26,14 @@ const PluginID = "specwatch-events-datasource"
 type Datasource struct {
 	backend.CallResourceHandler
 
-	store   *store.Store
-	source  *api.Source
-	running context.Context // ends with this instance
-	stop    context.CancelFunc
-	start   sync.Once
-	started atomic.Bool   // the source runs, or has run
-	ended   chan struct{} // closed when the source has ended
+	store     *store.Store
+	questions questions.Questions
+	source    *api.Source
+	running   context.Context // ends with this instance
+	stop      context.CancelFunc
+	start     sync.Once
+	started   atomic.Bool   // the source runs, or has run
+	ended     chan struct{} // closed when the source has ended
 
 	name   name // of the data source; its instances before and after this one have the same
 	shared shared
@@ -63,7 +65,7 @@ func New(ctx context.Context, settings backend.DataSourceInstanceSettings) (*Dat
 		return nil, backend.DownstreamError(err)
 	}
 	org := strconv.FormatInt(backend.PluginConfigFromContext(ctx).OrgID, 10) //nolint:staticcheck // Grafana 11.0 sends no namespace
-	d := &Datasource{name: name{org, settings.UID}, store: s, source: api.NewSource(s), running: running, stop: stop, ended: make(chan struct{})}
+	d := &Datasource{name: name{org, settings.UID}, store: s, questions: questions.To(s), source: api.NewSource(s), running: running, stop: stop, ended: make(chan struct{})}
 	d.CallResourceHandler = httpadapter.New(d.resources())
 	return d, nil
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/specwatch/specwatch/pkg/contract"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/state"
-	"github.com/specwatch/specwatch/pkg/store"
 )
 
 func typed(frame *data.Frame, kind data.FrameType, minor uint, look data.VisType) *data.Frame {
@@ -102,7 +102,7 @@ func usageFrame(used []state.Used, specs int64) *data.Frame {
 
 // usageOverFrame has a field time, with a row for every bucket of the range,
 // and the fields cost, input tokens and output tokens.
-func usageOverFrame(used []state.Used, f store.Filter, step time.Duration) *data.Frame {
+func usageOverFrame(used []state.Used, f questions.Filter, step time.Duration) *data.Frame {
 	buckets := bucketsOf(f, step)
 	cost, input, output := make([]float64, len(buckets.at)), make([]float64, len(buckets.at)), make([]float64, len(buckets.at))
 	for _, u := range used {
@@ -124,7 +124,7 @@ type buckets struct {
 	first int64
 }
 
-func bucketsOf(f store.Filter, step time.Duration) buckets {
+func bucketsOf(f questions.Filter, step time.Duration) buckets {
 	width := step.Milliseconds()
 	first, last := f.From.UnixMilli()/width, f.To.UnixMilli()/width
 	b := buckets{make([]time.Time, last-first+1), width, first}
@@ -143,7 +143,7 @@ func (b buckets) index(at time.Time) (i int64, within bool) {
 
 // countFrame has a field time and one number field for each kind that was
 // asked for. Every bucket of the range has a row: without events the number is 0.
-func countFrame(counts []store.Count, f store.Filter, step time.Duration) *data.Frame {
+func countFrame(counts []questions.Count, f questions.Filter, step time.Duration) *data.Frame {
 	buckets := bucketsOf(f, step)
 	kinds := f.Kinds
 	if len(kinds) == 0 {
@@ -194,7 +194,7 @@ func levelFrames(counts *data.Frame) data.Frames {
 }
 
 // outcomeFrame is one row: started, completed, failed, timeout, usage limit.
-func outcomeFrame(o store.Outcomes) *data.Frame {
+func outcomeFrame(o questions.Outcomes) *data.Frame {
 	return typed(data.NewFrame("outcomes",
 		data.NewField("started", nil, []float64{float64(o.Started)}), data.NewField("completed", nil, []float64{float64(o.Completed)}),
 		data.NewField("failed", nil, []float64{float64(o.Failed)}), data.NewField("timeout", nil, []float64{float64(o.TimedOut)}),
@@ -204,7 +204,7 @@ func outcomeFrame(o store.Outcomes) *data.Frame {
 
 // durationFrame has the fields started, ended, session, spec, outcome and
 // duration (seconds).
-func durationFrame(attempts []store.Attempt) *data.Frame {
+func durationFrame(attempts []questions.Attempt) *data.Frame {
 	n := len(attempts)
 	started, ended, session, spec := make([]time.Time, n), make([]*time.Time, n), make([]string, n), make([]string, n)
 	outcome, duration := make([]string, n), make([]*float64, n)
@@ -290,64 +290,64 @@ func column[R, T any](frame *data.Frame, name, unit string, rows []R, value func
 
 // nightFrame is a table of nights. `from` and `to` are their bounds in
 // milliseconds since 1970: the address of a dashboard takes its range so.
-func nightFrame(nights []store.Night) *data.Frame {
+func nightFrame(nights []questions.Night) *data.Frame {
 	frame := typed(data.NewFrame("nights"), data.FrameTypeTable, 0, data.VisTypeTable)
-	column(frame, "night", "", nights, func(n store.Night) time.Time { return n.From })
-	column(frame, "sessions", "", nights, func(n store.Night) int64 { return n.Sessions })
-	column(frame, "started", "", nights, func(n store.Night) int64 { return n.Started })
-	column(frame, "completed", "", nights, func(n store.Night) int64 { return n.Completed })
-	column(frame, "failed", "", nights, func(n store.Night) int64 { return n.Failed })
-	column(frame, "timed out", "", nights, func(n store.Night) int64 { return n.TimedOut })
-	column(frame, "usage limits", "", nights, func(n store.Night) int64 { return n.Limited })
-	column(frame, "asked", "", nights, func(n store.Night) int64 { return n.Asked })
-	column(frame, "answered", "", nights, func(n store.Night) int64 { return n.Answered })
-	column(frame, "answer time", "s", nights, func(n store.Night) *float64 { return n.AnswerTime })
-	column(frame, "longest silence", "s", nights, func(n store.Night) *float64 { return n.Silence })
-	column(frame, "silent session", "", nights, func(n store.Night) *string { return n.SilentSession })
-	column(frame, "silent until", "", nights, func(n store.Night) *time.Time { return n.SilentUntil })
-	column(frame, "cost", usd, nights, func(n store.Night) float64 { return n.Usage.Cost.USD() })
-	column(frame, "tokens", "", nights, func(n store.Night) int64 { return n.Usage.InputTokens + n.Usage.OutputTokens })
-	column(frame, "from", "", nights, func(n store.Night) int64 { return n.From.UnixMilli() })
-	column(frame, "to", "", nights, func(n store.Night) int64 { return n.To.UnixMilli() })
+	column(frame, "night", "", nights, func(n questions.Night) time.Time { return n.From })
+	column(frame, "sessions", "", nights, func(n questions.Night) int64 { return n.Sessions })
+	column(frame, "started", "", nights, func(n questions.Night) int64 { return n.Started })
+	column(frame, "completed", "", nights, func(n questions.Night) int64 { return n.Completed })
+	column(frame, "failed", "", nights, func(n questions.Night) int64 { return n.Failed })
+	column(frame, "timed out", "", nights, func(n questions.Night) int64 { return n.TimedOut })
+	column(frame, "usage limits", "", nights, func(n questions.Night) int64 { return n.Limited })
+	column(frame, "asked", "", nights, func(n questions.Night) int64 { return n.Asked })
+	column(frame, "answered", "", nights, func(n questions.Night) int64 { return n.Answered })
+	column(frame, "answer time", "s", nights, func(n questions.Night) *float64 { return n.AnswerTime })
+	column(frame, "longest silence", "s", nights, func(n questions.Night) *float64 { return n.Silence })
+	column(frame, "silent session", "", nights, func(n questions.Night) *string { return n.SilentSession })
+	column(frame, "silent until", "", nights, func(n questions.Night) *time.Time { return n.SilentUntil })
+	column(frame, "cost", usd, nights, func(n questions.Night) float64 { return n.Usage.Cost.USD() })
+	column(frame, "tokens", "", nights, func(n questions.Night) int64 { return n.Usage.InputTokens + n.Usage.OutputTokens })
+	column(frame, "from", "", nights, func(n questions.Night) int64 { return n.From.UnixMilli() })
+	column(frame, "to", "", nights, func(n questions.Night) int64 { return n.To.UnixMilli() })
 	return frame
 }
 
 // specFrame is a table of specs over all their attempts.
-func specFrame(specs []store.SpecHistory) *data.Frame {
+func specFrame(specs []questions.SpecHistory) *data.Frame {
 	frame := typed(data.NewFrame("specs"), data.FrameTypeTable, 0, data.VisTypeTable)
-	column(frame, "spec", "", specs, func(h store.SpecHistory) string { return h.Spec })
-	column(frame, "attempts", "", specs, func(h store.SpecHistory) int64 { return h.Attempts })
-	column(frame, "completed", "", specs, func(h store.SpecHistory) int64 { return h.Completed })
-	column(frame, "failed", "", specs, func(h store.SpecHistory) int64 { return h.Failed })
-	column(frame, "timed out", "", specs, func(h store.SpecHistory) int64 { return h.TimedOut })
-	column(frame, "usage limits", "", specs, func(h store.SpecHistory) int64 { return h.Limited })
-	column(frame, "changes", "", specs, func(h store.SpecHistory) int64 { return h.Changes })
-	column(frame, "typical", "s", specs, func(h store.SpecHistory) *float64 { return h.Typical })
-	column(frame, "slower", "", specs, func(h store.SpecHistory) *float64 { return h.Slower })
-	column(frame, "time", "s", specs, func(h store.SpecHistory) float64 { return h.Seconds })
-	column(frame, "last outcome", "", specs, func(h store.SpecHistory) string { return string(h.Last) })
-	column(frame, "last session", "", specs, func(h store.SpecHistory) string { return h.LastSession })
-	column(frame, "last started", "", specs, func(h store.SpecHistory) time.Time { return h.LastStarted })
+	column(frame, "spec", "", specs, func(h questions.SpecHistory) string { return h.Spec })
+	column(frame, "attempts", "", specs, func(h questions.SpecHistory) int64 { return h.Attempts })
+	column(frame, "completed", "", specs, func(h questions.SpecHistory) int64 { return h.Completed })
+	column(frame, "failed", "", specs, func(h questions.SpecHistory) int64 { return h.Failed })
+	column(frame, "timed out", "", specs, func(h questions.SpecHistory) int64 { return h.TimedOut })
+	column(frame, "usage limits", "", specs, func(h questions.SpecHistory) int64 { return h.Limited })
+	column(frame, "changes", "", specs, func(h questions.SpecHistory) int64 { return h.Changes })
+	column(frame, "typical", "s", specs, func(h questions.SpecHistory) *float64 { return h.Typical })
+	column(frame, "slower", "", specs, func(h questions.SpecHistory) *float64 { return h.Slower })
+	column(frame, "time", "s", specs, func(h questions.SpecHistory) float64 { return h.Seconds })
+	column(frame, "last outcome", "", specs, func(h questions.SpecHistory) string { return string(h.Last) })
+	column(frame, "last session", "", specs, func(h questions.SpecHistory) string { return h.LastSession })
+	column(frame, "last started", "", specs, func(h questions.SpecHistory) time.Time { return h.LastStarted })
 	return frame
 }
 
 // requestFrame is a table of requests for a person and how each ended.
-func requestFrame(requests []store.Asking) *data.Frame {
+func requestFrame(requests []questions.Asking) *data.Frame {
 	frame := typed(data.NewFrame("requests"), data.FrameTypeTable, 0, data.VisTypeTable)
-	column(frame, "time", "", requests, func(a store.Asking) time.Time { return a.At })
-	column(frame, "session", "", requests, func(a store.Asking) string { return a.Session })
-	column(frame, "spec", "", requests, func(a store.Asking) string { return a.Spec })
-	column(frame, "question", "", requests, func(a store.Asking) string { return a.Question })
-	column(frame, "ending", "", requests, func(a store.Asking) string { return string(a.End) })
-	column(frame, "answer", "", requests, func(a store.Asking) string { return a.Answer })
-	column(frame, "waited", "s", requests, func(a store.Asking) *float64 {
+	column(frame, "time", "", requests, func(a questions.Asking) time.Time { return a.At })
+	column(frame, "session", "", requests, func(a questions.Asking) string { return a.Session })
+	column(frame, "spec", "", requests, func(a questions.Asking) string { return a.Spec })
+	column(frame, "question", "", requests, func(a questions.Asking) string { return a.Question })
+	column(frame, "ending", "", requests, func(a questions.Asking) string { return string(a.End) })
+	column(frame, "answer", "", requests, func(a questions.Asking) string { return a.Answer })
+	column(frame, "waited", "s", requests, func(a questions.Asking) *float64 {
 		if a.Ended == nil {
 			return nil
 		}
 		waited := max(0, a.Ended.Sub(a.At).Seconds())
 		return &waited
 	})
-	column(frame, "id", "", requests, func(a store.Asking) int64 { return a.ID })
+	column(frame, "id", "", requests, func(a questions.Asking) int64 { return a.ID })
 	return frame
 }
 
@@ -418,21 +418,21 @@ func heartbeatAge(st state.State, s state.Session) *float64 {
 // number describes the field of a frame that holds a number of conditions.
 type number struct {
 	name, unit string
-	of         func(store.Condition) float64
+	of         func(questions.Condition) float64
 }
 
 var (
-	age      = number{"age", "s", func(c store.Condition) float64 { return c.Age.Seconds() }}
-	failures = number{"failures", "", func(c store.Condition) float64 { return float64(c.Events) }}
+	age      = number{"age", "s", func(c questions.Condition) float64 { return c.Age.Seconds() }}
+	failures = number{"failures", "", func(c questions.Condition) float64 { return float64(c.Events) }}
 	// In milliseconds since 1970: the address of a dashboard takes its range so.
-	since = number{"since", "dateTimeAsIso", func(c store.Condition) float64 { return float64(c.Since.UnixMilli()) }}
+	since = number{"since", "dateTimeAsIso", func(c questions.Condition) float64 { return float64(c.Since.UnixMilli()) }}
 )
 
 // conditionFrame has the fields session, spec and the number. Grafana's
 // expressions read each row as a number with the labels session and spec. No
 // rows means that the condition does not hold anywhere. It has no time field, so
 // Grafana does not take it for a time series without values.
-func conditionFrame(name contract.QueryType, n number, found []store.Condition) *data.Frame {
+func conditionFrame(name contract.QueryType, n number, found []questions.Condition) *data.Frame {
 	session, spec, value := make([]string, len(found)), make([]string, len(found)), make([]float64, len(found))
 	for i, c := range found {
 		session[i], spec[i], value[i] = c.Session, c.Spec, n.of(c)

@@ -28,6 +28,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/contract"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -955,7 +956,7 @@ func TestTimelineOfThePast(t *testing.T) {
 	if frame == nil {
 		t.Fatal(answer.Error)
 	}
-	for spec, want := range map[string]store.Outcome{"long": store.TimedOut, "done": store.Completed, "full": store.Limited, "again": store.Abandoned, "lost": store.Silent} {
+	for spec, want := range map[string]questions.Outcome{"long": questions.TimedOut, "done": questions.Completed, "full": questions.Limited, "again": questions.Abandoned, "lost": questions.Silent} {
 		shown := column(t, frame, spec)
 		if got := shown[len(shown)-1]; fmt.Sprint(got) != string(want) {
 			t.Errorf("%s: %v, want %s", spec, got, want)

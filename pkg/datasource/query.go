@@ -18,6 +18,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/state"
 	"github.com/specwatch/specwatch/pkg/store"
 )
@@ -77,7 +78,7 @@ func failure(err error) backend.DataResponse {
 // query is one query: the model, its time range and its filters.
 type query struct {
 	model
-	filter  store.Filter
+	filter  questions.Filter
 	grafana backend.DataQuery // with the interval and the number of points of a time series
 }
 
@@ -108,7 +109,7 @@ func (d *Datasource) query(ctx context.Context, asked backend.DataQuery, alert b
 	if err := m.check(alert); err != nil {
 		return nil, err
 	}
-	q := query{model: m, grafana: asked, filter: store.Filter{
+	q := query{model: m, grafana: asked, filter: questions.Filter{
 		From: asked.TimeRange.From, To: asked.TimeRange.To, Kinds: m.Kinds, Sessions: m.Sessions, Specs: m.Specs, Limit: m.Limit,
 	}}
 	if answer, known := queries[m.QueryType]; known {
@@ -153,7 +154,7 @@ func (m model) check(alert bool) error {
 }
 
 func (d *Datasource) queryEvents(ctx context.Context, q query) (data.Frames, error) {
-	events, err := d.store.Range(ctx, q.filter)
+	events, err := d.questions.Range(ctx, q.filter)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +162,7 @@ func (d *Datasource) queryEvents(ctx context.Context, q query) (data.Frames, err
 }
 
 func (d *Datasource) queryLogs(ctx context.Context, q query) (data.Frames, error) {
-	events, err := d.store.Range(ctx, q.filter)
+	events, err := d.questions.Range(ctx, q.filter)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +174,7 @@ func (d *Datasource) queryCounts(ctx context.Context, q query) (data.Frames, err
 	if err != nil {
 		return nil, err
 	}
-	counts, err := d.store.Counts(ctx, q.filter, step)
+	counts, err := d.questions.Counts(ctx, q.filter, step)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +186,7 @@ func (d *Datasource) queryCounts(ctx context.Context, q query) (data.Frames, err
 }
 
 func (d *Datasource) queryOutcomes(ctx context.Context, q query) (data.Frames, error) {
-	outcomes, err := d.store.Outcomes(ctx, q.filter)
+	outcomes, err := d.questions.Outcomes(ctx, q.filter)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +194,7 @@ func (d *Datasource) queryOutcomes(ctx context.Context, q query) (data.Frames, e
 }
 
 func (d *Datasource) queryDurations(ctx context.Context, q query) (data.Frames, error) {
-	attempts, err := d.store.Durations(ctx, q.filter)
+	attempts, err := d.questions.Durations(ctx, q.filter)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +230,7 @@ func (d *Datasource) queryOverview(ctx context.Context, q query) (data.Frames, e
 func (d *Datasource) queryTimeline(ctx context.Context, q query) (data.Frames, error) {
 	f := q.filter
 	f.Limit = min(f.Limit, contract.TimelineSpecs)
-	changes, specs, err := d.store.Timeline(ctx, f)
+	changes, specs, err := d.questions.Timeline(ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +246,7 @@ func (d *Datasource) queryTimeline(ctx context.Context, q query) (data.Frames, e
 }
 
 func (d *Datasource) queryUsage(ctx context.Context, q query) (data.Frames, error) {
-	used, specs, err := d.store.Usage(ctx, q.filter)
+	used, specs, err := d.questions.Usage(ctx, q.filter)
 	if err != nil {
 		return nil, err
 	}
@@ -257,7 +258,7 @@ func (d *Datasource) queryUsageOver(ctx context.Context, q query) (data.Frames, 
 	if err != nil {
 		return nil, err
 	}
-	used, err := d.store.UsageOver(ctx, q.filter, step)
+	used, err := d.questions.UsageOver(ctx, q.filter, step)
 	if err != nil {
 		return nil, err
 	}
@@ -269,7 +270,7 @@ func (d *Datasource) queryNights(ctx context.Context, q query) (data.Frames, err
 	if err != nil || q.Zone == "Local" {
 		return nil, &event.FieldError{Field: "zone", Detail: fmt.Sprintf("%.64q is no time zone such as Europe/Berlin", q.Zone)}
 	}
-	nights, total, err := d.store.Nights(ctx, q.filter, zone)
+	nights, total, err := d.questions.Nights(ctx, q.filter, zone)
 	if err != nil {
 		return nil, err
 	}
@@ -279,7 +280,7 @@ func (d *Datasource) queryNights(ctx context.Context, q query) (data.Frames, err
 }
 
 func (d *Datasource) querySpecs(ctx context.Context, q query) (data.Frames, error) {
-	specs, total, err := d.store.SpecHistories(ctx, q.filter)
+	specs, total, err := d.questions.SpecHistories(ctx, q.filter)
 	if err != nil {
 		return nil, err
 	}
@@ -296,7 +297,7 @@ func (d *Datasource) querySpecs(ctx context.Context, q query) (data.Frames, erro
 }
 
 func (d *Datasource) queryRequests(ctx context.Context, q query) (data.Frames, error) {
-	requests, err := d.store.Askings(ctx, q.filter)
+	requests, err := d.questions.Askings(ctx, q.filter)
 	if err != nil {
 		return nil, err
 	}
@@ -315,7 +316,7 @@ func (d *Datasource) queryPromises(ctx context.Context, _ query) (data.Frames, e
 
 func (d *Datasource) queryCondition(ctx context.Context, q query, c condition) (data.Frames, error) {
 	f := q.filter
-	found, err := c.read(d.store, ctx, f)
+	found, err := c.read(d.questions, ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -325,7 +326,7 @@ func (d *Datasource) queryCondition(ctx context.Context, q query, c condition) (
 	frame := conditionFrame(q.QueryType, c.number, found)
 	if len(found) == f.Limit {
 		f.Limit = math.MaxInt32
-		all, err := c.read(d.store, ctx, f)
+		all, err := c.read(d.questions, ctx, f)
 		if err != nil {
 			return nil, err
 		}
@@ -336,20 +337,20 @@ func (d *Datasource) queryCondition(ctx context.Context, q query, c condition) (
 
 // counted adds the total number of rows in the range to a frame that does not have
 // all of them.
-func (d *Datasource) counted(ctx context.Context, frame *data.Frame, rows int, f store.Filter, which, what string) (data.Frames, error) {
+func (d *Datasource) counted(ctx context.Context, frame *data.Frame, rows int, f questions.Filter, which, what string) (data.Frames, error) {
 	if rows < f.Limit {
 		return data.Frames{frame}, nil
 	}
-	total, err := d.store.Total(ctx, f)
+	total, err := d.questions.Total(ctx, f)
 	noteCut(frame, rows, total, which, what)
 	return data.Frames{frame}, err
 }
 
 // outcomeNow replaces running by silent if the state says that the spec is silent.
 // A spec that is newer than the state counts as running.
-func outcomeNow(st state.State, o store.Outcome, session, spec string, started time.Time) store.Outcome {
-	if o == store.Running && !st.HeardOf(session, spec) && st.At.Sub(started) > state.Awake {
-		return store.Silent
+func outcomeNow(st state.State, o questions.Outcome, session, spec string, started time.Time) questions.Outcome {
+	if o == questions.Running && !st.HeardOf(session, spec) && st.At.Sub(started) > state.Awake {
+		return questions.Silent
 	}
 	return o
 }
@@ -374,13 +375,13 @@ func (d *Datasource) sessions(ctx context.Context, names []string) (state.State,
 	if known := slices.DeleteFunc(slices.Clone(st.Sessions), func(s state.Session) bool { return !listed(s) }); len(known) == len(slices.Compact(slices.Sorted(slices.Values(names)))) {
 		return state.Of(st.At, known), nil
 	}
-	return d.store.StateOf(ctx, names)
+	return d.questions.StateOf(ctx, names)
 }
 
 // condition has the function that reads a condition, and the number that a rule
 // compares.
 type condition struct {
-	read   func(*store.Store, context.Context, store.Filter) ([]store.Condition, error)
+	read   func(questions.Questions, context.Context, questions.Filter) ([]questions.Condition, error)
 	number number
 }
 
@@ -388,11 +389,11 @@ type condition struct {
 // the range of the query. The feed's summary lists only the hundred sessions with
 // the latest events, and alerts are about sessions without events for long.
 var conditions = map[contract.QueryType]condition{
-	contract.QueryTimedOut:      {(*store.Store).TimedOut, age},
-	contract.QueryWaiting:       {(*store.Store).Waiting, age},
-	contract.QueryHeartbeatAge:  {(*store.Store).Silent, age},
-	contract.QueryIdle:          {(*store.Store).Idle, age},
-	contract.QueryFailureStreak: {(*store.Store).Failing, failures},
+	contract.QueryTimedOut:      {questions.Questions.TimedOut, age},
+	contract.QueryWaiting:       {questions.Questions.Waiting, age},
+	contract.QueryHeartbeatAge:  {questions.Questions.Silent, age},
+	contract.QueryIdle:          {questions.Questions.Idle, age},
+	contract.QueryFailureStreak: {questions.Questions.Failing, failures},
 }
 
 // delivery returns the health of this data source's feed. It waits up to

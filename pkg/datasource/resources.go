@@ -12,7 +12,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/api"
 	"github.com/specwatch/specwatch/pkg/event"
-	"github.com/specwatch/specwatch/pkg/store"
+	"github.com/specwatch/specwatch/pkg/questions"
 )
 
 // menuSpan is the range of the lists of sessions and specs. A search has no such
@@ -39,11 +39,11 @@ func (d *Datasource) resources() http.Handler {
 		}
 		write(w, answer.Code, answer.MediaType(), body)
 	}))
-	names := func(read func(ctx context.Context, f store.Filter, text string) ([]string, int64, error)) http.HandlerFunc {
+	names := func(read func(ctx context.Context, f questions.Filter, text string) ([]string, int64, error)) http.HandlerFunc {
 		return queried(func(w http.ResponseWriter, r *http.Request, query url.Values) {
 			text := query.Get("search")
 			now := time.Now()
-			f := store.Filter{From: now.Add(-menuSpan), To: now.Add(event.MaxAhead), Sessions: query["session"]}
+			f := questions.Filter{From: now.Add(-menuSpan), To: now.Add(event.MaxAhead), Sessions: query["session"]}
 			if text != "" {
 				f.From = event.Earliest
 			}
@@ -56,11 +56,11 @@ func (d *Datasource) resources() http.Handler {
 			answer(w, list)
 		})
 	}
-	mux.HandleFunc("GET /sessions", names(func(ctx context.Context, f store.Filter, text string) ([]string, int64, error) {
+	mux.HandleFunc("GET /sessions", names(func(ctx context.Context, f questions.Filter, text string) ([]string, int64, error) {
 		f.Sessions = nil
-		return d.store.Sessions(ctx, f, text)
+		return d.questions.Sessions(ctx, f, text)
 	}))
-	mux.HandleFunc("GET /specs", names(d.store.Specs))
+	mux.HandleFunc("GET /specs", names(d.questions.Specs))
 	mux.HandleFunc("GET /kinds", func(w http.ResponseWriter, _ *http.Request) { answer(w, event.Kinds) })
 	mux.HandleFunc("GET /answer", d.mayAnswer)
 	mux.HandleFunc("POST /answer", d.answerRequest)

@@ -12,8 +12,8 @@ import (
 	"github.com/grafana/grafana-plugin-sdk-go/data"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/state"
-	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // waiting is the value of a timeline from a request to its answer. For the rest of
@@ -35,13 +35,13 @@ type step struct {
 type spec struct{ session, name string }
 
 // later returns the ends of attempts that were open at the end of a past range.
-func (d *Datasource) later(ctx context.Context, f store.Filter, changes []store.Change, st state.State) (map[spec]store.Attempt, error) {
+func (d *Datasource) later(ctx context.Context, f questions.Filter, changes []questions.Change, st state.State) (map[spec]questions.Attempt, error) {
 	open := map[spec]time.Time{}
 	for _, c := range changes {
 		key := spec{c.Session, c.Spec}
 		if c.Kind == event.SpecStarted {
 			open[key] = c.At
-		} else if store.OutcomeOf(c.Kind) != "" {
+		} else if questions.OutcomeOf(c.Kind) != "" {
 			delete(open, key)
 		}
 	}
@@ -54,8 +54,8 @@ func (d *Datasource) later(ctx context.Context, f store.Filter, changes []store.
 			f.From = started
 		}
 	}
-	attempts, err := d.store.Durations(ctx, f)
-	found := map[spec]store.Attempt{}
+	attempts, err := d.questions.Durations(ctx, f)
+	found := map[spec]questions.Attempt{}
 	for _, a := range attempts {
 		if key := (spec{a.Session, a.Spec}); a.Started.Equal(open[key]) {
 			found[key] = a
@@ -67,7 +67,7 @@ func (d *Datasource) later(ctx context.Context, f store.Filter, changes []store.
 // stepsOf turns the changes of one spec, oldest first, into steps. An attempt lasts
 // from its start to the event that ended it, and has its outcome as value for all
 // of this time. open is the outcome of the last attempt, if no change ends it.
-func stepsOf(line int, changes []store.Change, open store.Outcome, st state.State) []step {
+func stepsOf(line int, changes []questions.Change, open questions.Outcome, st state.State) []step {
 	var steps []step
 	var outcome string        // of the attempt; "": none is open
 	asked := map[int64]bool{} // requests without an answer
@@ -96,7 +96,7 @@ func stepsOf(line int, changes []store.Change, open store.Outcome, st state.Stat
 			clear(asked)
 			outcome = string(outcomeNow(st, open, c.Session, c.Spec, c.At))
 			for _, next := range changes[i+1:] {
-				if o := store.OutcomeOf(next.Kind); o != "" {
+				if o := questions.OutcomeOf(next.Kind); o != "" {
 					outcome = string(o)
 					break
 				}
@@ -113,9 +113,9 @@ func stepsOf(line int, changes []store.Change, open store.Outcome, st state.Stat
 // timelineFrame has a field time and one text field for each spec, with its value
 // from that moment on. The value is repeated in every row, because the State
 // timeline panel takes a missing value for a gap.
-func timelineFrame(changes []store.Change, specs int64, from time.Time, st state.State, later map[spec]store.Attempt) *data.Frame {
+func timelineFrame(changes []questions.Change, specs int64, from time.Time, st state.State, later map[spec]questions.Attempt) *data.Frame {
 	var lines []spec
-	bySpec := map[spec][]store.Change{}
+	bySpec := map[spec][]questions.Change{}
 	sessions := map[string]bool{}
 	for _, c := range changes {
 		key := spec{c.Session, c.Spec}
@@ -127,7 +127,7 @@ func timelineFrame(changes []store.Change, specs int64, from time.Time, st state
 	}
 	var steps []step
 	for line, key := range lines {
-		steps = append(steps, stepsOf(line, bySpec[key], cmp.Or(later[key].Outcome, store.Running), st)...)
+		steps = append(steps, stepsOf(line, bySpec[key], cmp.Or(later[key].Outcome, questions.Running), st)...)
 	}
 	for i := range steps {
 		if steps[i].at.Before(from) {

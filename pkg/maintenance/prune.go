@@ -1,4 +1,7 @@
-package store
+// Package maintenance does what the stored events need from time to time: it
+// rolls new ones up, so that questions over time are answered quickly, and
+// removes old ones.
+package maintenance
 
 import (
 	"context"
@@ -6,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // pruneBatch bounds how many rows one transaction locks and removes.
@@ -24,28 +29,28 @@ type Pruning struct {
 // then subtracts what is removed. At the end it runs VACUUM, if this user may,
 // so that new events can use the space. progress, unless nil, is called after
 // each step, and when the removal begins.
-func (s *Store) Prune(ctx context.Context, before time.Time, progress func(Pruning)) (int64, error) {
+func Prune(ctx context.Context, s *store.Store, before time.Time, progress func(Pruning)) (int64, error) {
 	if progress == nil {
 		progress = func(Pruning) {}
 	}
 	var p Pruning
-	err := s.RollUpAll(ctx, func(added, all int64) {
+	err := RollUpAll(ctx, s, func(added, all int64) {
 		p.RolledUp, p.ToRollUp = added, all
 		progress(p)
 	})
 	if err == nil {
-		p.ToRemove, err = s.prunable(ctx, before)
+		p.ToRemove, err = prunable(ctx, s, before)
 	}
 	if err != nil {
-		return 0, s.ownersOnly(ctx, err)
+		return 0, ownersOnly(ctx, s, err)
 	}
 	progress(p)
-	total, err := s.remove(ctx, before, func(total int64) {
+	total, err := remove(ctx, s, before, func(total int64) {
 		p.Removed = total
 		progress(p)
 	})
 	if err == nil && total > 0 {
-		_, err = Writing(ctx, s, func(conn *pgx.Conn) (struct{}, error) {
+		_, err = store.Writing(ctx, s, func(conn *pgx.Conn) (struct{}, error) {
 			// If another session has locked the table, autovacuum does it
 			// later.
 			_, err := conn.Exec(ctx, s.SQL(`VACUUM (SKIP_LOCKED) @.events`))
@@ -56,16 +61,16 @@ func (s *Store) Prune(ctx context.Context, before time.Time, progress func(Pruni
 }
 
 // prunable counts the events that are older than the given time.
-func (s *Store) prunable(ctx context.Context, before time.Time) (int64, error) {
-	return Reading(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
+func prunable(ctx context.Context, s *store.Store, before time.Time) (int64, error) {
+	return store.Reading(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
 		err = conn.QueryRow(ctx, s.SQL(`SELECT count(*) FROM @.events WHERE at < $1`), before).Scan(&n)
 		return n, err
 	})
 }
 
-func (s *Store) remove(ctx context.Context, before time.Time, progress func(total int64)) (total int64, err error) {
+func remove(ctx context.Context, s *store.Store, before time.Time, progress func(total int64)) (total int64, err error) {
 	for {
-		n, err := Writing(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
+		n, err := store.Writing(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
 			err = conn.QueryRow(ctx, s.SQL(`
 				WITH gone AS (
 				    DELETE FROM @.events WHERE id IN (SELECT id FROM @.events WHERE at < $1 ORDER BY at, id LIMIT $2) RETURNING kind
@@ -81,7 +86,7 @@ func (s *Store) remove(ctx context.Context, before time.Time, progress func(tota
 			return n, err
 		})
 		if err != nil {
-			return total, s.ownersOnly(ctx, err)
+			return total, ownersOnly(ctx, s, err)
 		}
 		total += n
 		if n == 0 {
@@ -93,12 +98,12 @@ func (s *Store) remove(ctx context.Context, before time.Time, progress func(tota
 
 // ownersOnly says, of an error that says that the user may not remove rows, who
 // may.
-func (s *Store) ownersOnly(ctx context.Context, err error) error {
-	var lacks *Problem
-	if !errors.As(err, &lacks) || lacks.Code != NoRights {
+func ownersOnly(ctx context.Context, s *store.Store, err error) error {
+	var lacks *store.Problem
+	if !errors.As(err, &lacks) || lacks.Code != store.NoRights {
 		return err
 	}
-	owner, unknown := Writing(ctx, s, func(conn *pgx.Conn) (name string, err error) {
+	owner, unknown := store.Writing(ctx, s, func(conn *pgx.Conn) (name string, err error) {
 		err = conn.QueryRow(ctx, s.SQL(`SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = '@.events'::regclass`)).Scan(&name)
 		return name, err
 	})
@@ -106,6 +111,6 @@ func (s *Store) ownersOnly(ctx context.Context, err error) error {
 		return err
 	}
 	user := s.User()
-	return NewProblem(NoRights, err, "only the owner of the events table can remove events, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
+	return store.NewProblem(store.NoRights, err, "only the owner of the events table can remove events, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
 		user, owner, pgx.Identifier{owner}.Sanitize(), pgx.Identifier{user}.Sanitize())
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/specwatch/specwatch/pkg/api"
+	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/metrics"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/store"
@@ -222,7 +223,7 @@ func TestCountersOutliveRestartAndPrune(t *testing.T) {
 	p := d.start()
 	p.settle()
 	before := p.scrape()
-	if n, err := d.store.Prune(t.Context(), time.Now(), nil); err != nil || n != 10 {
+	if n, err := maintenance.Prune(t.Context(), d.store, time.Now(), nil); err != nil || n != 10 {
 		t.Fatalf("%d pruned: %v", n, err)
 	}
 	counts := func(add float64) map[string]float64 {

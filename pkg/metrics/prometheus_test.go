@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/gateway"
+	"github.com/specwatch/specwatch/pkg/maintenance"
 )
 
 const rules = "../../deploy/prometheus/specwatch.rules.yml"
@@ -271,7 +272,7 @@ func TestPrometheus(t *testing.T) {
 		return p.get("/api/v1/query?query="+url.QueryEscape("specwatch_feed_wakeups_total > 0"), &answer) == nil && len(answer.Data.Result) == 1
 	})
 	stop()
-	if _, err := d.store.Prune(t.Context(), time.Now().Add(-time.Hour), nil); err != nil {
+	if _, err := maintenance.Prune(t.Context(), d.store, time.Now().Add(-time.Hour), nil); err != nil {
 		t.Fatal(err)
 	}
 	p.comes(`up{job="specwatch"}`, "0")

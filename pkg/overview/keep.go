@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/maintenance"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -61,7 +63,7 @@ func (o *Overview) rollUp(ctx context.Context) error {
 	for more := true; more; {
 		step, cancel := context.WithTimeout(ctx, keepTimeout)
 		var err error
-		_, more, err = o.store.RollUp(step)
+		_, more, err = maintenance.RollUp(step, o.store)
 		cancel()
 		if err != nil {
 			return err
@@ -84,5 +86,5 @@ func (o *Overview) keepSummary(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
 	defer cancel()
-	return o.store.Keep(ctx, text, seen, pruned)
+	return questions.To(o.store).Keep(ctx, text, seen, pruned)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/feed"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/state"
 	"github.com/specwatch/specwatch/pkg/store"
 )
@@ -133,7 +134,7 @@ func (o *Overview) follow(ctx context.Context, loaded func()) error {
 	}
 	loading, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	summary, page, err := o.store.Load(loading)
+	summary, page, err := questions.To(o.store).Load(loading)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/api"
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/overview"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
@@ -206,7 +207,7 @@ func TestPruneKeepsTheTotals(t *testing.T) {
 		INSERT INTO specwatch_pruned (kind, events) SELECT kind, count(*) FROM gone GROUP BY 1)
 		UPDATE specwatch_meta SET pruned = pruned + 7, pruned_before = now() - interval '1 day'`)
 	w.exec("COMMIT")
-	if n, err := w.store.Prune(t.Context(), time.Now().Add(-time.Hour), nil); n != 0 || err != nil {
+	if n, err := maintenance.Prune(t.Context(), w.store, time.Now().Add(-time.Hour), nil); n != 0 || err != nil {
 		t.Fatal(n, err)
 	}
 	for deadline := time.Now().Add(patience); ; {
@@ -243,7 +244,7 @@ func TestPrunedEventsAreForgotten(t *testing.T) {
 		}
 	}
 	become("4 open, 4 waiting, $16")
-	if n, err := w.store.Prune(t.Context(), time.Now().Add(-36*time.Hour), nil); n != 8 || err != nil {
+	if n, err := maintenance.Prune(t.Context(), w.store, time.Now().Add(-36*time.Hour), nil); n != 8 || err != nil {
 		t.Fatal(n, err)
 	}
 	become("2 open, 2 waiting, $8")

@@ -1,4 +1,4 @@
-package store
+package questions
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/state"
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
 const (
@@ -25,8 +26,8 @@ const (
 // Keep stores a summary of what the cursor has seen, as MarshalBinary encodes
 // it, so that the next Load begins there. It does nothing if one of the same
 // format was stored within the last 30 seconds. pruned is Page.Pruned of the
-// Load that the summary began with. The error may be ErrNotAllowed.
-func (s *Store) Keep(ctx context.Context, summary []byte, c cursor.Cursor, pruned int64) error {
+// Load that the summary began with. The error may be store.ErrNotAllowed.
+func (q Questions) Keep(ctx context.Context, summary []byte, c cursor.Cursor, pruned int64) error {
 	var packed bytes.Buffer
 	w, err := zstd.NewWriter(&packed, zstd.WithEncoderConcurrency(1))
 	if err != nil {
@@ -38,22 +39,22 @@ func (s *Store) Keep(ctx context.Context, summary []byte, c cursor.Cursor, prune
 	if err := w.Close(); err != nil {
 		return err
 	}
-	_, err = Writing(ctx, s, func(conn *pgx.Conn) (struct{}, error) {
-		_, err := conn.Exec(ctx, s.SQL(`
+	_, err = store.Writing(ctx, q.store, func(conn *pgx.Conn) (struct{}, error) {
+		_, err := conn.Exec(ctx, q.store.SQL(`
 			INSERT INTO @.specwatch_overview AS o (format, cursor, pruned, summary) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (one) DO UPDATE SET format = excluded.format, cursor = excluded.cursor, pruned = excluded.pruned, summary = excluded.summary, kept = excluded.kept
 			WHERE o.kept < excluded.kept - $5::interval OR o.format <> excluded.format`), state.Format, c.String(), pruned, packed.Bytes(), keepEvery)
 		return struct{}{}, err
 	})
-	return NotAllowed(err)
+	return store.NotAllowed(err)
 }
 
 // kept returns the stored summary; nil if its cursor has expired, if prune has
 // removed events since, or if it lacks more than keptLag events.
-func (s *Store) kept(ctx context.Context, conn *pgx.Conn) (*state.Summary, Page, error) {
+func kept(ctx context.Context, s *store.Store, conn *pgx.Conn) (*state.Summary, store.Page, error) {
 	var token string
 	var packed []byte
-	page := Page{}
+	page := store.Page{}
 	err := conn.QueryRow(ctx, s.SQL(`
 		SELECT o.cursor, o.pruned, o.summary FROM @.specwatch_overview o, @.specwatch_meta m WHERE o.format = $1 AND o.pruned = m.pruned`), state.Format).
 		Scan(&token, &page.Pruned, &packed)
@@ -67,7 +68,7 @@ func (s *Store) kept(ctx context.Context, conn *pgx.Conn) (*state.Summary, Page,
 		return nil, page, nil
 	}
 	now, err := s.SinceOn(ctx, conn, page.Cursor, 1)
-	if errors.Is(err, ErrExpired) {
+	if errors.Is(err, store.ErrExpired) {
 		return nil, page, nil
 	}
 	if err != nil {

@@ -1,4 +1,4 @@
-package store
+package questions
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/state"
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // Condition is something that an alert may be about, as of the end of a range.
@@ -36,8 +37,8 @@ const (
 
 // TimedOut returns the specs whose last start or end is a timeout, the newest
 // first, at most f.Limit. f.Kinds is ignored, here and below.
-func (s *Store) TimedOut(ctx context.Context, f Filter) ([]Condition, error) {
-	return s.conditions(ctx, f, `SELECT session, spec, at AS since, 1 AS n FROM (`+latest(bounds)+`) e WHERE kind = 'timeout_triggered'`)
+func (q Questions) TimedOut(ctx context.Context, f Filter) ([]Condition, error) {
+	return q.conditions(ctx, f, `SELECT session, spec, at AS since, 1 AS n FROM (`+latest(bounds)+`) e WHERE kind = 'timeout_triggered'`)
 }
 
 var waiting = `
@@ -54,8 +55,8 @@ var waiting = `
 // Waiting returns the specs with open intervention requests: neither an answer
 // nor a later start or end of the spec has closed them. Since is the time of
 // the oldest. The newest Since comes first; at most f.Limit.
-func (s *Store) Waiting(ctx context.Context, f Filter) ([]Condition, error) {
-	return s.conditions(ctx, f, waiting)
+func (q Questions) Waiting(ctx context.Context, f Filter) ([]Condition, error) {
+	return q.conditions(ctx, f, waiting)
 }
 
 // tellsWork is true for a heartbeat that reports work or a usage limit, and
@@ -90,7 +91,7 @@ var clocks = `
 		        SELECT DISTINCT ON (session) session, at - stored AS ahead,
 		               max(stored) FILTER (WHERE kind = 'session_heartbeat') OVER s - min(stored) FILTER (WHERE kind = 'session_heartbeat') OVER s AS span
 		        FROM (
-		            SELECT session, kind, ` + AtSQL + ` AS at, ` + StoredSQL + ` AS stored FROM @.events e
+		            SELECT session, kind, ` + store.AtSQL + ` AS at, ` + store.StoredSQL + ` AS stored FROM @.events e
 		            WHERE at BETWEEN $1 AND $2 AND kind <> 'intervention_answered' AND stored IS NOT NULL AND (cardinality($4::text[]) = 0 OR session = ANY($4))
 		        ) e
 		        WINDOW s AS (PARTITION BY session)
@@ -106,9 +107,9 @@ var clocks = `
 // heartbeats ended more than state.Awake before the last one of its session is
 // returned by itself, since the last of its own. Times are corrected by the
 // difference between the writer's clock and the database's.
-func (s *Store) Silent(ctx context.Context, f Filter) ([]Condition, error) {
+func (q Questions) Silent(ctx context.Context, f Filter) ([]Condition, error) {
 	const ofSession = `at BETWEEN $1 AND $2 AND kind = 'session_heartbeat' AND (cardinality($4::text[]) = 0 OR session = ANY($4))`
-	return s.conditions(ctx, f, `
+	return q.conditions(ctx, f, `
 		SELECT DISTINCT ON (session, CASE WHEN alone THEN id END) session, spec,
 		       CASE WHEN alone THEN own ELSE greatest(started, heard) END AS since, 1 AS n
 		FROM (
@@ -128,10 +129,10 @@ func (s *Store) Silent(ctx context.Context, f Filter) ([]Condition, error) {
 // Idle returns the open specs that are not silent and wait neither for a person
 // nor for the end of a usage limit, of those whose heartbeats report work up to
 // the end of the range. Since is the last sign of work, as LastWork of state.Open.
-func (s *Store) Idle(ctx context.Context, f Filter) ([]Condition, error) {
+func (q Questions) Idle(ctx context.Context, f Filter) ([]Condition, error) {
 	const ofSession = `at BETWEEN $1 AND $2 AND (cardinality($4::text[]) = 0 OR session = ANY($4))`
 	const newestLimit = `(array_agg(lifted ORDER BY limited DESC, lifted DESC) FILTER (WHERE limited IS NOT NULL))[1]`
-	return s.conditions(ctx, f, `
+	return q.conditions(ctx, f, `
 		SELECT session, spec, least($2, now(), greatest(last, worked, CASE WHEN stopped THEN lifted END)) AS since, 1 AS n FROM (
 		    SELECT session, spec, last.at - coalesce(ahead, '0') AS last, max(worked) - behind AS worked, max(heard) - behind AS heard, max(heard) FILTER (WHERE told = spec AND heard - behind >= started - coalesce(ahead, '0')) - behind AS own, `+newestLimit+` - behind AS lifted,
 		           max(limited) + interval '`+fmt.Sprint(state.LimitGrace.Seconds())+` seconds' >= max(worked) AND max(limited) - behind >= started - coalesce(ahead, '0') AS stopped
@@ -162,8 +163,8 @@ const limitSQL = `(e.kind = 'spec_failed' AND e.data ->> 'reason' = '` + event.L
 // Failing returns the sessions whose last spec failed or timed out. Events is
 // the number of such ends since the last completion; Spec and Since are those
 // of the first, which stay the same while the number grows.
-func (s *Store) Failing(ctx context.Context, f Filter) ([]Condition, error) {
-	return s.conditions(ctx, f, `
+func (q Questions) Failing(ctx context.Context, f Filter) ([]Condition, error) {
+	return q.conditions(ctx, f, `
 		SELECT session, (array_agg(spec ORDER BY at, id))[1] AS spec, min(at) AS since, count(*) AS n FROM (
 		    SELECT id, session, spec, at, count(*) FILTER (WHERE kind = 'spec_completed') OVER (PARTITION BY session ORDER BY at DESC, id DESC) AS completed
 		    FROM @.events e WHERE at BETWEEN $1 AND $2 AND kind IN (`+ends+`) AND `+named+` AND `+limitSQL+` IS NOT TRUE
@@ -171,11 +172,11 @@ func (s *Store) Failing(ctx context.Context, f Filter) ([]Condition, error) {
 }
 
 // conditions runs a query that returns session, spec, since and n.
-func (s *Store) conditions(ctx context.Context, f Filter, sql string) ([]Condition, error) {
+func (q Questions) conditions(ctx context.Context, f Filter, sql string) ([]Condition, error) {
 	f.Kinds = nil
 	// Ages are measured by the database's clock, and the range may end after
 	// it.
-	return Collect(ctx, s, `
+	return store.Collect(ctx, q.store, `
 		SELECT coalesce(session, '')::text, coalesce(spec, '')::text, since, least($2, now()), n
 		FROM (`+sql+`) found ORDER BY since DESC, session, spec LIMIT $6`, append(f.args(), f.Limit),
 		func(row pgx.CollectableRow) (c Condition, err error) {

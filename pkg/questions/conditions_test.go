@@ -1,4 +1,4 @@
-package store_test
+package questions_test
 
 import (
 	"context"
@@ -9,11 +9,12 @@ import (
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/event"
-	"github.com/specwatch/specwatch/pkg/store"
+	"github.com/specwatch/specwatch/pkg/questions"
+	"github.com/specwatch/specwatch/pkg/storetest"
 )
 
 // told prints conditions by name, with their age in minutes and their events.
-func told(found []store.Condition, err error) string {
+func told(found []questions.Condition, err error) string {
 	if err != nil {
 		return err.Error()
 	}
@@ -26,15 +27,16 @@ func told(found []store.Condition, err error) string {
 
 func TestConditions(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
+	s, conn, _ := storetest.New(t)
+	ask := questions.To(s)
 	start := time.Date(2026, 3, 1, 1, 0, 0, 0, time.UTC)
 	add := func(minute int, kind event.Kind, session, spec string) {
-		exec(t, conn, `INSERT INTO events (kind, at, session, spec) VALUES ($1, $2, $3, $4)`, string(kind), start.Add(time.Duration(minute)*time.Minute), session, spec)
+		storetest.Exec(t, conn, `INSERT INTO events (kind, at, session, spec) VALUES ($1, $2, $3, $4)`, string(kind), start.Add(time.Duration(minute)*time.Minute), session, spec)
 	}
-	f := store.Filter{From: start, To: start.Add(30 * time.Minute), Limit: 10}
+	f := questions.Filter{From: start, To: start.Add(30 * time.Minute), Limit: 10}
 	expect := func(when, timedOut, waiting, silent, failing string) {
 		t.Helper()
-		got := []string{told(s.TimedOut(t.Context(), f)), told(s.Waiting(t.Context(), f)), told(s.Silent(t.Context(), f)), told(s.Failing(t.Context(), f))}
+		got := []string{told(ask.TimedOut(t.Context(), f)), told(ask.Waiting(t.Context(), f)), told(ask.Silent(t.Context(), f)), told(ask.Failing(t.Context(), f))}
 		if want := []string{timedOut, waiting, silent, failing}; !slices.Equal(got, want) {
 			t.Errorf("%s:\n%q, want\n%q", when, got, want)
 		}
@@ -51,7 +53,7 @@ func TestConditions(t *testing.T) {
 	add(10, event.SpecStarted, "night", "search") // beside login
 	expect("a start is a sign of life", "", "", "night/search 20m 1", "")
 
-	exec(t, conn, `INSERT INTO events (kind, at, session, spec, data) VALUES ('session_heartbeat', $1, 'night', 'login', '{"silentSeconds": 0}')`, start.Add(2*time.Minute))
+	storetest.Exec(t, conn, `INSERT INTO events (kind, at, session, spec, data) VALUES ('session_heartbeat', $1, 'night', 'login', '{"silentSeconds": 0}')`, start.Add(2*time.Minute))
 	add(2, event.SessionHeartbeat, "night", "")
 	expect("its own heartbeats ended with those of the session", "", "", "night/search 20m 1", "")
 	add(4, event.SessionHeartbeat, "night", "")
@@ -75,8 +77,8 @@ func TestConditions(t *testing.T) {
 	expect("nothing is open", "", "", "", "")
 
 	// A range that ends ahead of the database's clock makes nothing older.
-	exec(t, conn, `INSERT INTO events (kind, session, spec) VALUES ('timeout_triggered', 'now', 'x')`)
-	now, err := s.TimedOut(t.Context(), store.Filter{From: time.Now().Add(-time.Minute), To: time.Now().Add(time.Hour), Limit: 1})
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec) VALUES ('timeout_triggered', 'now', 'x')`)
+	now, err := ask.TimedOut(t.Context(), questions.Filter{From: time.Now().Add(-time.Minute), To: time.Now().Add(time.Hour), Limit: 1})
 	if err != nil || len(now) != 1 || now[0].Age > time.Minute {
 		t.Errorf("%+v, %v", now, err)
 	}
@@ -85,8 +87,8 @@ func TestConditions(t *testing.T) {
 // What alert rules are told is what the summary shows.
 func TestConditionsAreThoseOfTheState(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
-	exec(t, conn, `INSERT INTO events (kind, at, session, spec, data)
+	s, conn, _ := storetest.New(t)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, at, session, spec, data)
 		SELECT (array['spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered', 'intervention_request', 'session_heartbeat', 'intervention_answered', 'claude.cost'])[1 + (n * 7919 % 31) % 8],
 		       date_trunc('second', now()) - interval '1 second' * (n * 104729 % 50), 's' || n % 7, 'p' || n % 11,
 		       CASE n % 3 WHEN 0 THEN '{}' ELSE jsonb_build_object('request', n - 7 * (n % 5)) END FROM generate_series(1, 300) n
@@ -116,14 +118,14 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 		UNION ALL SELECT 'session_heartbeat', now() - interval '20 minutes', 'stopped', 'p1', '{"limited": true, "resetsInSeconds": 900}'
 		UNION ALL SELECT 'session_heartbeat', now() - interval '10 minutes', 'stopped', 'p2', '{"limited": true, "resetsInSeconds": "soon"}'
 		UNION ALL SELECT 'session_heartbeat', now() - interval '1 minute', 'stopped', 'p3', '{"limited": true, "resetsInSeconds": -1}'`)
-	st, err := stateOf(t, s)
+	st, err := storetest.State(t, s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := store.Filter{From: st.At.Add(-2 * time.Hour), To: st.At, Limit: event.MaxPage}
-	same := func(name string, read func(*store.Store, context.Context, store.Filter) ([]store.Condition, error), line func(store.Condition) string, want []string) {
+	f := questions.Filter{From: st.At.Add(-2 * time.Hour), To: st.At, Limit: event.MaxPage}
+	same := func(name string, read func(questions.Questions, context.Context, questions.Filter) ([]questions.Condition, error), line func(questions.Condition) string, want []string) {
 		t.Helper()
-		found, err := read(s, t.Context(), f)
+		found, err := read(questions.To(s), t.Context(), f)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,27 +179,27 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 	if limited != 7 {
 		t.Errorf("%d specs are at their limit", limited)
 	}
-	same("timed out", (*store.Store).TimedOut, func(c store.Condition) string { return c.Session }, timedOut)
-	same("waiting", (*store.Store).Waiting, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Spec, c.Since) }, waiting)
+	same("timed out", questions.Questions.TimedOut, func(c questions.Condition) string { return c.Session }, timedOut)
+	same("waiting", questions.Questions.Waiting, func(c questions.Condition) string { return fmt.Sprint(c.Session, c.Spec, c.Since) }, waiting)
 	// Specs that are silent alone, and the sessions of the others.
-	silentIf := func(is bool) func(s *store.Store, ctx context.Context, f store.Filter) ([]store.Condition, error) {
-		return func(s *store.Store, ctx context.Context, f store.Filter) ([]store.Condition, error) {
-			found, err := s.Silent(ctx, f)
-			return slices.DeleteFunc(found, func(c store.Condition) bool { return slices.Contains(alone, c.Session+c.Spec) != is }), err
+	silentIf := func(is bool) func(q questions.Questions, ctx context.Context, f questions.Filter) ([]questions.Condition, error) {
+		return func(q questions.Questions, ctx context.Context, f questions.Filter) ([]questions.Condition, error) {
+			found, err := q.Silent(ctx, f)
+			return slices.DeleteFunc(found, func(c questions.Condition) bool { return slices.Contains(alone, c.Session+c.Spec) != is }), err
 		}
 	}
-	same("silent alone", silentIf(true), func(c store.Condition) string { return c.Session + c.Spec }, alone)
-	same("silent", silentIf(false), func(c store.Condition) string { return fmt.Sprint(c.Session, c.Since) }, silent)
-	same("idle", (*store.Store).Idle, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Spec, &c.Since) }, idle)
-	same("failing", (*store.Store).Failing, func(c store.Condition) string { return fmt.Sprint(c.Session, c.Events) }, failing)
+	same("silent alone", silentIf(true), func(c questions.Condition) string { return c.Session + c.Spec }, alone)
+	same("silent", silentIf(false), func(c questions.Condition) string { return fmt.Sprint(c.Session, c.Since) }, silent)
+	same("idle", questions.Questions.Idle, func(c questions.Condition) string { return fmt.Sprint(c.Session, c.Spec, &c.Since) }, idle)
+	same("failing", questions.Questions.Failing, func(c questions.Condition) string { return fmt.Sprint(c.Session, c.Events) }, failing)
 }
 
 // The end of a spec by a limit of usage is none of the failures in a row.
 func TestLimitIsNoCondition(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
-	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 'night', 'a', '{}'), ('spec_failed', 'night', 'b', '{"reason": "usage limit"}'), ('spec_failed', 'limited', 'c', '{"reason": "usage limit"}')`)
-	found, err := s.Failing(t.Context(), store.Filter{From: time.Now().Add(-time.Hour), To: time.Now().Add(time.Hour), Limit: 10})
+	s, conn, _ := storetest.New(t)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 'night', 'a', '{}'), ('spec_failed', 'night', 'b', '{"reason": "usage limit"}'), ('spec_failed', 'limited', 'c', '{"reason": "usage limit"}')`)
+	found, err := questions.To(s).Failing(t.Context(), questions.Filter{From: time.Now().Add(-time.Hour), To: time.Now().Add(time.Hour), Limit: 10})
 	if err != nil || len(found) != 1 || found[0].Session != "night" || found[0].Events != 1 {
 		t.Errorf("%+v: %v", found, err)
 	}

@@ -1,4 +1,4 @@
-package store
+package questions
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/state"
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // attempts selects the attempts at specs that started in the range, each with
@@ -17,7 +18,7 @@ const attempts = `
 	SELECT id, session, spec, at, next,
 	       CASE WHEN next <> 'spec_started' THEN extract(epoch FROM ended - at)::float8 END AS took
 	FROM (
-	    SELECT id, coalesce(session, '')::text AS session, coalesce(spec, '')::text AS spec, kind, ` + AtSQL + ` AS at, lead(` + AtSQL + `) OVER w AS ended, lead(` + boundSQL + `) OVER w AS next
+	    SELECT id, coalesce(session, '')::text AS session, coalesce(spec, '')::text AS spec, kind, ` + store.AtSQL + ` AS at, lead(` + store.AtSQL + `) OVER w AS ended, lead(` + boundSQL + `) OVER w AS next
 	    FROM @.events e
 	    WHERE at >= $1 AND kind IN (` + bounds + `) AND ` + named + `
 	    WINDOW w AS (PARTITION BY session, spec ORDER BY e.at, e.id)
@@ -42,9 +43,9 @@ const fewest = 4
 
 // SpecHistories returns the specs that started in the range, those that failed
 // most first, at most f.Limit; total counts all of them. f.Kinds is ignored.
-func (s *Store) SpecHistories(ctx context.Context, f Filter) (found []SpecHistory, total int64, err error) {
+func (q Questions) SpecHistories(ctx context.Context, f Filter) (found []SpecHistory, total int64, err error) {
 	f.Kinds = nil
-	found, err = Collect(ctx, s, `
+	found, err = store.Collect(ctx, q.store, `
 		WITH attempts AS (`+attempts+`), ended AS (
 		    SELECT *, next = 'spec_completed' AS well, lag(next = 'spec_completed') OVER (PARTITION BY spec ORDER BY at, id) AS before
 		    FROM attempts WHERE took IS NOT NULL AND next <> $8
@@ -141,9 +142,9 @@ const askings = `
 	FROM answered`
 
 // Askings returns the requests of the range, newest first, at most f.Limit.
-func (s *Store) Askings(ctx context.Context, f Filter) ([]Asking, error) {
+func (q Questions) Askings(ctx context.Context, f Filter) ([]Asking, error) {
 	f.Kinds = nil
-	return Collect(ctx, s, `
+	return store.Collect(ctx, q.store, `
 		SELECT id, at, session, spec, question, ending, coalesce(answer, ''), ended FROM (`+askings+`) e ORDER BY at DESC, id DESC LIMIT $6`, append(f.args(), f.Limit),
 		func(row pgx.CollectableRow) (a Asking, err error) {
 			err = row.Scan(&a.ID, &a.At, &a.Session, &a.Spec, &a.Question, &a.End, &a.Answer, &a.Ended)
@@ -168,10 +169,10 @@ type Night struct {
 
 // Nights returns the nights of the range, the latest first, at most f.Limit;
 // total counts those with events. Noon is in the given time zone.
-func (s *Store) Nights(ctx context.Context, f Filter, zone *time.Location) (found []Night, total int64, err error) {
+func (q Questions) Nights(ctx context.Context, f Filter, zone *time.Location) (found []Night, total int64, err error) {
 	f.Kinds = nil
 	const night = `date_trunc('day', (at AT TIME ZONE $7) - interval '12 hours')`
-	found, err = Collect(ctx, s, fmt.Sprintf(`
+	found, err = store.Collect(ctx, q.store, fmt.Sprintf(`
 		WITH told AS (
 		    SELECT `+night+` AS night, session, `+boundSQL+` AS kind, at, at - lag(at) OVER (PARTITION BY `+night+`, session ORDER BY at, id) AS gap
 		    FROM @.events e WHERE at BETWEEN $1 AND $2 AND `+named+`

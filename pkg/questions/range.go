@@ -1,4 +1,4 @@
-package store
+package questions
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/state"
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // Filter restricts a query to a time range and to what it lists; an empty list
@@ -41,10 +42,10 @@ const (
 
 // Range returns the newest events of the range, newest first, at most
 // f.Limit. It names e.at, the column: at alone would be the expression of
-// ColumnsSQL, by which no index is ordered.
-func (s *Store) Range(ctx context.Context, f Filter) ([]event.Event, error) {
-	return Collect(ctx, s, `
-		SELECT `+ColumnsSQL+`
+// store.ColumnsSQL, by which no index is ordered.
+func (q Questions) Range(ctx context.Context, f Filter) ([]event.Event, error) {
+	return store.Collect(ctx, q.store, `
+		SELECT `+store.ColumnsSQL+`
 		FROM @.events e WHERE at BETWEEN $1 AND $2 AND `+named+`
 		ORDER BY e.at DESC, e.id DESC LIMIT $6`, append(f.args(), f.Limit),
 		func(row pgx.CollectableRow) (e event.Event, err error) {
@@ -96,13 +97,13 @@ func OutcomeOf(kind event.Kind) Outcome { return outcomes[kind] }
 
 // Durations returns the attempts that started in the range, newest first, at
 // most f.Limit. They may end after the range. f.Kinds is ignored.
-func (s *Store) Durations(ctx context.Context, f Filter) ([]Attempt, error) {
+func (q Questions) Durations(ctx context.Context, f Filter) ([]Attempt, error) {
 	f.Kinds = nil
-	return Collect(ctx, s, `
+	return store.Collect(ctx, q.store, `
 		SELECT coalesce(s.session, '')::text, coalesce(s.spec, '')::text, s.at, n.at, n.kind
 		FROM (SELECT id, session, spec, at FROM @.events WHERE at BETWEEN $1 AND $2 AND kind = 'spec_started' AND `+named+` ORDER BY at DESC, id DESC LIMIT $6) s
 		LEFT JOIN LATERAL (
-		    SELECT `+AtSQL+` AS at, `+boundSQL+` AS kind FROM @.events e
+		    SELECT `+store.AtSQL+` AS at, `+boundSQL+` AS kind FROM @.events e
 		    WHERE e.session = s.session AND e.spec = s.spec AND e.kind IN (`+bounds+`) AND e.kind IN (`+told+`) AND (e.at, e.id) > (s.at, s.id)
 		    ORDER BY e.at, e.id LIMIT 1
 		) n ON true
@@ -140,12 +141,12 @@ const told = bounds + `, 'intervention_request', 'intervention_answered'`
 // returns the latest event of each kind before it, up to state.Horizon back. If
 // there are more than f.Limit specs, it returns those that changed last; specs
 // counts all of them. f.Kinds is ignored.
-func (s *Store) Timeline(ctx context.Context, f Filter) (changes []Change, specs int64, err error) {
+func (q Questions) Timeline(ctx context.Context, f Filter) (changes []Change, specs int64, err error) {
 	f.Kinds = nil
 	const ofSpec = `FROM @.events e WHERE e.session = s.session AND e.spec = s.spec AND e.kind IN (` + told + `) AND `
 	const before = `e.at < $1 AND e.at >= $1::timestamptz - $6::interval`
 	const wasOpen = `coalesce((SELECT e.kind ` + ofSpec + before + ` AND e.kind <> 'intervention_answered' ORDER BY e.at DESC, e.id DESC LIMIT 1) IN ('spec_started', 'intervention_request'), false)`
-	changes, err = rolled(ctx, s, func(tx pgx.Tx, seen string) (found []Change, err error) {
+	changes, err = rolled(ctx, q.store, func(tx pgx.Tx, seen string) (found []Change, err error) {
 		args := append(f.args(), state.Horizon, f.Limit)
 		// The specs that changed, and when they last did.
 		changed := `SELECT session, spec, max(at) AS changed FROM @.events WHERE session IS NOT NULL AND spec IS NOT NULL AND at <= $2 AND at >= $1::timestamptz - $6::interval AND kind IN (` + told + `) AND ` + named + ` GROUP BY 1, 2`
@@ -157,7 +158,7 @@ func (s *Store) Timeline(ctx context.Context, f Filter) (changes []Change, specs
 				    SELECT session, spec, at FROM (` + unseenSQL("session, spec, at, kind", "$8") + `) e WHERE at <= $2 AND at >= $1::timestamptz - $6::interval AND kind IN (` + told + `)
 				) e WHERE session IS NOT NULL AND spec IS NOT NULL AND cardinality($3::text[]) = 0 AND ` + namedSpec + ` GROUP BY 1, 2`
 		}
-		return RowsOf(ctx, s, tx, `
+		return store.RowsOf(ctx, q.store, tx, `
 			WITH changed AS (`+changed+`), touched AS (
 			    SELECT s.session, s.spec, CASE WHEN s.changed <= $2 THEN s.changed ELSE (SELECT e.at `+ofSpec+`e.at <= $2 AND e.at >= $1::timestamptz - $6::interval ORDER BY e.at DESC, e.id DESC LIMIT 1) END AS at
 			    FROM changed s
@@ -165,7 +166,7 @@ func (s *Store) Timeline(ctx context.Context, f Filter) (changes []Change, specs
 			    SELECT session, spec, count(*) OVER () AS specs FROM touched s WHERE CASE WHEN at < $1 THEN `+wasOpen+` ELSE at IS NOT NULL END
 			    ORDER BY at DESC, session, spec LIMIT $7
 			)
-			SELECT e.id::bigint, s.session, s.spec, `+AtSQL+`, `+boundSQL+`,
+			SELECT e.id::bigint, s.session, s.spec, `+store.AtSQL+`, `+boundSQL+`,
 			       coalesce(CASE WHEN e.kind = 'intervention_answered' AND e.data ->> 'request' ~ '^[0-9]{1,18}$' THEN e.data ->> 'request' END::bigint, 0), s.specs
 			FROM (SELECT *, `+wasOpen+` AS was_open FROM latest s) s, LATERAL (
 			    SELECT e.id, e.at, e.kind, e.data `+ofSpec+`e.at BETWEEN $1 AND $2
@@ -185,21 +186,21 @@ const maxNames = 1_000
 
 // Sessions lists the sessions of the range whose names contain text, in any
 // case, by their latest event, newest first, at most 1,000 of the total.
-func (s *Store) Sessions(ctx context.Context, f Filter, text string) (names []string, total int64, err error) {
-	return s.names(ctx, f, "session", text)
+func (q Questions) Sessions(ctx context.Context, f Filter, text string) (names []string, total int64, err error) {
+	return q.names(ctx, f, "session", text)
 }
 
 // Specs lists the specs of the range whose names contain text, in any case, by
 // their latest event, newest first, at most 1,000 of the total.
-func (s *Store) Specs(ctx context.Context, f Filter, text string) (names []string, total int64, err error) {
-	return s.names(ctx, f, "spec", text)
+func (q Questions) Specs(ctx context.Context, f Filter, text string) (names []string, total int64, err error) {
+	return q.names(ctx, f, "spec", text)
 }
 
 // names costs time in proportion to the number of sessions and specs or, if the
 // filter has kinds, to the number of events in the range.
-func (s *Store) names(ctx context.Context, f Filter, column, text string) (names []string, total int64, err error) {
+func (q Questions) names(ctx context.Context, f Filter, column, text string) (names []string, total int64, err error) {
 	wanted := `session IS NOT NULL AND spec IS NOT NULL AND ` + column + ` <> '' AND position(lower($7) IN lower(` + column + `)) > 0 AND `
-	names, err = rolled(ctx, s, func(tx pgx.Tx, seen string) ([]string, error) {
+	names, err = rolled(ctx, q.store, func(tx pgx.Tx, seen string) ([]string, error) {
 		args := append(f.args(), maxNames, text)
 		heard := `SELECT session, spec, at FROM @.events WHERE at BETWEEN $1 AND $2 AND ` + wanted + named
 		if seen != "" && len(f.Kinds) == 0 {
@@ -211,7 +212,7 @@ func (s *Store) names(ctx context.Context, f Filter, column, text string) (names
 				UNION ALL
 				SELECT session, spec, at FROM (` + unseenSQL("session, spec, at", "$8") + `) e WHERE at BETWEEN $1 AND $2 AND ` + wanted + namedSpec
 		}
-		return RowsOf(ctx, s, tx, `SELECT `+column+`::text, count(*) OVER () FROM (`+heard+`) e WHERE at IS NOT NULL GROUP BY 1 ORDER BY max(at) DESC, 1 LIMIT $6`, args, func(row pgx.CollectableRow) (name string, err error) {
+		return store.RowsOf(ctx, q.store, tx, `SELECT `+column+`::text, count(*) OVER () FROM (`+heard+`) e WHERE at IS NOT NULL GROUP BY 1 ORDER BY max(at) DESC, 1 LIMIT $6`, args, func(row pgx.CollectableRow) (name string, err error) {
 			err = row.Scan(&name, &total)
 			return name, err
 		})

@@ -1,75 +1,23 @@
-package store
+package questions
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/store"
 )
-
-// rollBatch bounds how many events one step adds to the rollups.
-const rollBatch = 200_000
-
-// RollUp adds the next events to the rollups, in one step, and returns how
-// many; more reports that there are, or may be, others. It does nothing while
-// another process does the same. Queries over time are answered from the
-// rollups and from the events that they lack, so the answers are right whenever
-// this was last called, and slower the longer ago that is. A step takes about a
-// second for each 50,000 events. The technique, an aggregate with the snapshot
-// that it contains, is that of incremental view maintenance.
-func (s *Store) RollUp(ctx context.Context) (added int64, more bool, err error) {
-	rolled, err := Writing(ctx, s, func(conn *pgx.Conn) (n *int64, err error) {
-		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-			return tx.QueryRow(ctx, s.SQL(`SELECT @.specwatch_roll_up($1)`), rollBatch).Scan(&n)
-		})
-		return n, err
-	})
-	if err != nil || rolled == nil {
-		return 0, false, NotAllowed(err)
-	}
-	return *rolled, *rolled >= rollBatch, nil
-}
-
-// RollUpAll adds all events to the rollups. After each step it calls told with
-// the number of events added so far and an estimate, from PostgreSQL's
-// statistics of the table, of how many there were to add; 0 or less means
-// unknown. It adds nothing if the user may not write, or while another process
-// does the same.
-func (s *Store) RollUpAll(ctx context.Context, told func(added, all int64)) error {
-	all, err := Reading(ctx, s, func(conn *pgx.Conn) (n int64, err error) {
-		err = conn.QueryRow(ctx, s.SQL(`
-			SELECT coalesce((SELECT c.reltuples FROM pg_class c WHERE c.oid = (SELECT e.tableoid FROM @.events e LIMIT 1)), 0)::bigint
-				- (SELECT coalesce(sum(d.events), 0) FROM @.specwatch_counts d WHERE d.seconds = 86400)::bigint`)).Scan(&n)
-		return n, err
-	})
-	if err != nil {
-		return err
-	}
-	var added int64
-	for more := true; more; {
-		var step int64
-		if step, more, err = s.RollUp(ctx); errors.Is(err, ErrNotAllowed) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		added += step
-		told(added, all)
-	}
-	return nil
-}
 
 // rolled runs f with the snapshot that the rollups contain, in a transaction in
 // which f sees rollups and events as of the same moment; "" means that there
 // are no rollups.
-func rolled[T any](ctx context.Context, s *Store, f func(tx pgx.Tx, seen string) (T, error)) (T, error) {
-	return Reading(ctx, s, func(conn *pgx.Conn) (found T, err error) {
+func rolled[T any](ctx context.Context, s *store.Store, f func(tx pgx.Tx, seen string) (T, error)) (T, error) {
+	return store.Reading(ctx, s, func(conn *pgx.Conn) (found T, err error) {
 		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-			seen, err := s.rolledUp(ctx, tx)
+			seen, err := rolledUp(ctx, s, tx)
 			if err != nil {
 				return err
 			}
@@ -81,7 +29,7 @@ func rolled[T any](ctx context.Context, s *Store, f func(tx pgx.Tx, seen string)
 }
 
 // rolledUp returns the snapshot that the rollups contain; "" if there are none.
-func (s *Store) rolledUp(ctx context.Context, tx pgx.Tx) (seen string, err error) {
+func rolledUp(ctx context.Context, s *store.Store, tx pgx.Tx) (seen string, err error) {
 	err = tx.QueryRow(ctx, s.SQL(`SELECT coalesce(max(seen::text), '') FROM @.specwatch_rollup WHERE system_identifier = @.specwatch_system_identifier()`)).Scan(&seen)
 	return seen, err
 }
@@ -145,7 +93,7 @@ const bucketSQL = `CASE WHEN $6::float8 > 0 THEN to_timestamp(floor(extract(epoc
 // makes one of the whole range. For steps of whole minutes over all sessions
 // and specs, the cost grows with the number of buckets; else with the number of
 // events in the range.
-func (s *Store) Counts(ctx context.Context, f Filter, step time.Duration) ([]Count, error) {
+func (q Questions) Counts(ctx context.Context, f Filter, step time.Duration) ([]Count, error) {
 	args := append(f.args(), step.Seconds())
 	scan := func(row pgx.CollectableRow) (c Count, err error) {
 		err = row.Scan(&c.At, &c.Kind, &c.N, &c.Limited)
@@ -156,7 +104,7 @@ func (s *Store) Counts(ctx context.Context, f Filter, step time.Duration) ([]Cou
 	if i := slices.IndexFunc(lengths, func(seconds int64) bool { return step%(time.Duration(seconds)*time.Second) == 0 }); i >= 0 {
 		most = lengths[i]
 	}
-	return rolled(ctx, s, func(tx pgx.Tx, seen string) ([]Count, error) {
+	return rolled(ctx, q.store, func(tx pgx.Tx, seen string) ([]Count, error) {
 		sql := `SELECT ` + bucketSQL + ` AS bucket, coalesce(kind, '')::text, count(*), count(*) FILTER (WHERE ` + limitSQL + `) FROM @.events e WHERE at BETWEEN $1 AND $2 AND ` + named + ` GROUP BY 1, 2 ORDER BY 1, 2`
 		if seen != "" && most > 0 && len(f.Sessions) == 0 && len(f.Specs) == 0 {
 			var seconds []int64
@@ -180,13 +128,13 @@ func (s *Store) Counts(ctx context.Context, f Filter, step time.Duration) ([]Cou
 				SELECT ` + bucketSQL + ` AS bucket, coalesce(kind, '')::text, sum(events)::bigint, coalesce(sum(limited), 0)::bigint FROM counted
 				WHERE cardinality($4::text[]) + cardinality($5::text[]) = 0 AND ` + namedKind + ` GROUP BY 1, 2 ORDER BY 1, 2`
 		}
-		return RowsOf(ctx, s, tx, sql, args, scan)
+		return store.RowsOf(ctx, q.store, tx, sql, args, scan)
 	})
 }
 
 // Total counts the events of the range.
-func (s *Store) Total(ctx context.Context, f Filter) (total int64, err error) {
-	counts, err := s.Counts(ctx, f, 0)
+func (q Questions) Total(ctx context.Context, f Filter) (total int64, err error) {
+	counts, err := q.Counts(ctx, f, 0)
 	for _, c := range counts {
 		total += c.N
 	}
@@ -199,8 +147,8 @@ type Outcomes struct {
 }
 
 // Outcomes counts starts and ends of specs in the range.
-func (s *Store) Outcomes(ctx context.Context, f Filter) (o Outcomes, err error) {
-	counts, err := s.Counts(ctx, f, 0)
+func (q Questions) Outcomes(ctx context.Context, f Filter) (o Outcomes, err error) {
+	counts, err := q.Counts(ctx, f, 0)
 	fields := map[event.Kind]*int64{event.SpecStarted: &o.Started, event.SpecCompleted: &o.Completed, event.SpecFailed: &o.Failed, event.TimeoutTriggered: &o.TimedOut}
 	for _, c := range counts {
 		if n := fields[c.Kind]; n != nil {

@@ -1,4 +1,4 @@
-package store_test
+package questions_test
 
 import (
 	"context"
@@ -11,8 +11,11 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/store"
+	"github.com/specwatch/specwatch/pkg/storetest"
 )
 
 // Whatever happens to the table, and whenever the rollups were last brought
@@ -29,33 +32,11 @@ func TestRollupsAnswerAsTheTable(t *testing.T) {
 	}
 }
 
-// RollUpAll leaves nothing to roll up, and tells how far it is.
-func TestRollUpAll(t *testing.T) {
-	t.Parallel()
-	s, db, _ := fresh(t)
-	exec(t, db, `INSERT INTO events (kind, session) SELECT 'spec_started', 's' FROM generate_series(1, 1000)`)
-	exec(t, db, `ANALYZE events`)
-	for _, c := range []struct {
-		events, all int64
-	}{{1000, 1000}, {0, 0}} {
-		var added, all int64
-		if err := s.RollUpAll(t.Context(), func(a, b int64) { added, all = a, b }); err != nil {
-			t.Fatal(err)
-		}
-		if added != c.events || all != c.all {
-			t.Errorf("%d of %d events, want %v", added, all, c)
-		}
-		var counted int64
-		if err := db.QueryRow(t.Context(), `SELECT sum(events) FROM specwatch_counts WHERE seconds = 60`).Scan(&counted); err != nil || counted != 1000 {
-			t.Errorf("%d events in the rollups, error %v", counted, err)
-		}
-	}
-}
-
 type history struct {
 	t     *testing.T
 	r     *rand.Rand
 	s     *store.Store
+	ask   questions.Questions
 	db    *pgx.Conn
 	begin time.Time
 	late  []*pgx.Conn // transactions that are open
@@ -63,9 +44,9 @@ type history struct {
 }
 
 func newHistory(t *testing.T, seed uint64) *history {
-	s, db, config := fresh(t)
+	s, db, config := storetest.New(t)
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	return &history{t: t, r: rand.New(rand.NewPCG(seed, 1)), s: s, db: db, begin: now.Add(-72 * time.Hour), open: func() *pgx.Conn { return postgrestest.Connect(t, config.URL) }}
+	return &history{t: t, r: rand.New(rand.NewPCG(seed, 1)), s: s, ask: questions.To(s), db: db, begin: now.Add(-72 * time.Hour), open: func() *pgx.Conn { return postgrestest.Connect(t, config.URL) }}
 }
 
 func (h *history) run(steps int) {
@@ -150,7 +131,7 @@ func (h *history) step() {
 	case 7, 8, 9:
 		h.roll(1 + h.r.IntN(20))
 	case 10:
-		if _, err := h.s.Prune(h.t.Context(), h.begin.Add(time.Duration(h.r.Int64N(int64(20*time.Hour)))), nil); err != nil {
+		if _, err := maintenance.Prune(h.t.Context(), h.s, h.begin.Add(time.Duration(h.r.Int64N(int64(20*time.Hour)))), nil); err != nil {
 			h.t.Fatal(err)
 		}
 	case 11:
@@ -167,7 +148,7 @@ func (h *history) step() {
 			h.exec(h.db, `INSERT INTO events (kind, at, session, spec, xid) SELECT kind, at, session, spec, xid FROM events ORDER BY at LIMIT 3`)
 		}
 	case 13:
-		_, _, err := h.s.RollUp(h.t.Context())
+		_, _, err := maintenance.RollUp(h.t.Context(), h.s)
 		if err != nil {
 			h.t.Fatal(err)
 		}
@@ -182,7 +163,7 @@ func (h *history) compare() {
 	if to.Before(from) {
 		from, to = to, from
 	}
-	filters := map[string]store.Filter{
+	filters := map[string]questions.Filter{
 		"part": {From: from, To: to, Limit: 1000},
 		"all":  {From: h.begin.Add(-240 * time.Hour), To: time.Now().Add(time.Hour), Limit: 1000},
 		"few":  {From: from, To: time.Now().Add(time.Hour), Limit: 2},
@@ -206,7 +187,7 @@ func (h *history) compare() {
 	if err := h.db.QueryRow(ctx, `SELECT count(*) FROM events WHERE at BETWEEN $1 AND $2`, from, to).Scan(&total); err != nil {
 		h.t.Fatal(err)
 	}
-	for _, c := range with["part, counts by 1h0m0s"].([]store.Count) {
+	for _, c := range with["part, counts by 1h0m0s"].([]questions.Count) {
 		counted += c.N
 	}
 	if counted != total {
@@ -214,7 +195,7 @@ func (h *history) compare() {
 	}
 }
 
-func (h *history) answers(ctx context.Context, filters map[string]store.Filter) map[string]any {
+func (h *history) answers(ctx context.Context, filters map[string]questions.Filter) map[string]any {
 	h.t.Helper()
 	found := map[string]any{}
 	keep := func(name string, answer any, err error) {
@@ -225,19 +206,19 @@ func (h *history) answers(ctx context.Context, filters map[string]store.Filter) 
 	}
 	for name, f := range filters {
 		for _, step := range []time.Duration{0, 10 * time.Second, time.Minute, 7 * time.Minute, time.Hour, 36 * time.Hour, 48 * time.Hour} {
-			counts, err := h.s.Counts(ctx, f, step)
+			counts, err := h.ask.Counts(ctx, f, step)
 			keep(fmt.Sprintf("%s, counts by %s", name, step), counts, err)
 		}
-		outcomes, err := h.s.Outcomes(ctx, f)
+		outcomes, err := h.ask.Outcomes(ctx, f)
 		keep(name+", outcomes", outcomes, err)
-		sessions, n, err := h.s.Sessions(ctx, f, "")
+		sessions, n, err := h.ask.Sessions(ctx, f, "")
 		keep(name+", sessions", []any{sessions, n}, err)
-		specs, n, err := h.s.Specs(ctx, f, "ä")
+		specs, n, err := h.ask.Specs(ctx, f, "ä")
 		keep(name+", specs", []any{specs, n}, err)
-		changes, n, err := h.s.Timeline(ctx, f)
+		changes, n, err := h.ask.Timeline(ctx, f)
 		keep(name+", timeline", []any{changes, n}, err)
 	}
-	summary, _, err := h.s.Load(ctx)
+	summary, _, err := h.ask.Load(ctx)
 	if err == nil {
 		keep("overview", summary.State(h.begin).Totals, nil)
 	}

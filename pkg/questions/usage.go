@@ -1,4 +1,4 @@
-package store
+package questions
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/specwatch/specwatch/pkg/state"
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // usageSQL sums the usage of events, as state.UsageIn reads it: the input
@@ -40,11 +41,11 @@ func usageTargets(u *state.Usage) []any {
 
 // used sums the usage of each spec and UTC day, over the last UsageDays, of the
 // events in a snapshot.
-func (s *Store) used(ctx context.Context, q querier, seen string) ([]state.Used, error) {
-	rows, err := q.Query(ctx, s.SQL(fmt.Sprintf(`
+func used(ctx context.Context, s *store.Store, tx pgx.Tx, seen string) ([]state.Used, error) {
+	rows, err := tx.Query(ctx, s.SQL(fmt.Sprintf(`
 		SELECT coalesce(session, '')::text, coalesce(spec, '')::text, min(%s), %s FROM @.events e
 		WHERE at >= now() - interval '%d days' AND (xid IS NULL OR pg_visible_in_snapshot(xid, $1::text::pg_snapshot)) AND %s
-		GROUP BY 1, 2, date_trunc('day', at AT TIME ZONE 'UTC')`, AtSQL, usageSQL, state.UsageDays, tellsUsage)), seen)
+		GROUP BY 1, 2, date_trunc('day', at AT TIME ZONE 'UTC')`, store.AtSQL, usageSQL, state.UsageDays, tellsUsage)), seen)
 	if err != nil {
 		return nil, err
 	}
@@ -62,13 +63,13 @@ func collectUsed(rows pgx.Rows) (all []state.Used, err error) {
 
 // Usage sums the usage of each spec in the range, the highest cost first, at
 // most f.Limit; specs counts all of them. At is the latest event of the sum.
-func (s *Store) Usage(ctx context.Context, f Filter) (used []state.Used, specs int64, err error) {
-	used, err = Collect(ctx, s, fmt.Sprintf(`
+func (q Questions) Usage(ctx context.Context, f Filter) (used []state.Used, specs int64, err error) {
+	used, err = store.Collect(ctx, q.store, fmt.Sprintf(`
 		SELECT session, spec, at, input, cached, output, cost, count(*) OVER () FROM (
 		    SELECT coalesce(session, '')::text, coalesce(spec, '')::text, max(%s), %s
 		    FROM @.events e WHERE at BETWEEN $1 AND $2 AND %s AND %s GROUP BY 1, 2
 		) e (session, spec, at, input, cached, output, cost)
-		ORDER BY cost DESC, input::numeric + output DESC, session, spec LIMIT $6`, AtSQL, usageSQL, named, tellsUsage), append(f.args(), f.Limit),
+		ORDER BY cost DESC, input::numeric + output DESC, session, spec LIMIT $6`, store.AtSQL, usageSQL, named, tellsUsage), append(f.args(), f.Limit),
 		func(row pgx.CollectableRow) (u state.Used, err error) {
 			err = row.Scan(append(append([]any{&u.Session, &u.Spec, &u.At}, usageTargets(&u.Usage)...), &specs)...)
 			u.At = u.At.UTC()
@@ -79,8 +80,8 @@ func (s *Store) Usage(ctx context.Context, f Filter) (used []state.Used, specs i
 
 // UsageOver sums the usage of all specs together, in buckets as those of
 // Counts, of a step of at least 1 ms. At is where the bucket begins.
-func (s *Store) UsageOver(ctx context.Context, f Filter, step time.Duration) ([]state.Used, error) {
-	return Collect(ctx, s, fmt.Sprintf(`
+func (q Questions) UsageOver(ctx context.Context, f Filter, step time.Duration) ([]state.Used, error) {
+	return store.Collect(ctx, q.store, fmt.Sprintf(`
 		SELECT %s AS bucket, %s FROM @.events
 		WHERE at BETWEEN $1 AND $2 AND %s AND %s GROUP BY 1 ORDER BY 1`, bucketSQL, usageSQL, named, tellsUsage), append(f.args(), max(step, time.Millisecond).Seconds()),
 		func(row pgx.CollectableRow) (u state.Used, err error) {

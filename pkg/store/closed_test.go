@@ -7,6 +7,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
 	"github.com/specwatch/specwatch/pkg/store"
+	"github.com/specwatch/specwatch/pkg/storetest"
 )
 
 // Where the owner of the events may not know the timeline of a standby, a
@@ -17,19 +18,19 @@ func TestStandbyThatHidesItsTimeline(t *testing.T) {
 	primary := postgrestest.Cluster(t, nil)
 	standby := postgrestest.Standby(t, primary)
 	admin := postgrestest.Connect(t, primary.URL())
-	owner, as := login(t, admin, primary.URL(), "owner")
-	exec(t, admin, `GRANT CREATE ON SCHEMA public TO `+owner)
-	exec(t, admin, `REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() FROM PUBLIC`)
+	owner, as := storetest.Login(t, admin, primary.URL(), "owner")
+	storetest.Exec(t, admin, `GRANT CREATE ON SCHEMA public TO `+owner)
+	storetest.Exec(t, admin, `REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() FROM PUBLIC`)
 	if _, err := store.Migrate(t.Context(), store.Config{URL: as}, nil); err != nil {
 		t.Fatal(err)
 	}
-	writer, reader := open(t, store.Config{URL: primary.URL()}), open(t, store.Config{URL: standby.URL()})
+	writer, reader := storetest.Open(t, store.Config{URL: primary.URL()}), storetest.Open(t, store.Config{URL: standby.URL()})
 	programtest.Until(t, "the standby follows", func() bool { return reader.Ready(t.Context()) == nil })
 	moves := func(from, to *store.Store) error {
 		t.Helper()
-		exec(t, admin, insert, "before")
+		storetest.Exec(t, admin, insert, "before")
 		_, c := drain(t, from, now(t, from), 10)
-		exec(t, admin, insert, "after")
+		storetest.Exec(t, admin, insert, "after")
 		_, err := to.Since(t.Context(), c, 10)
 		return err
 	}
@@ -45,10 +46,10 @@ func TestStandbyThatHidesItsTimeline(t *testing.T) {
 		`GRANT pg_read_all_stats TO ` + owner,
 		`GRANT EXECUTE ON FUNCTION pg_control_checkpoint(), pg_control_recovery() TO ` + owner,
 	} {
-		exec(t, admin, statement)
+		storetest.Exec(t, admin, statement)
 		programtest.Until(t, "after "+statement, func() bool { return moves(writer, reader) == nil && moves(reader, writer) == nil })
 		if i == 0 {
-			exec(t, admin, `REVOKE pg_read_all_stats FROM `+owner)
+			storetest.Exec(t, admin, `REVOKE pg_read_all_stats FROM `+owner)
 			programtest.Until(t, "the right is taken away on the standby, too", func() bool { return errors.Is(moves(writer, reader), store.ErrExpired) })
 		}
 	}

@@ -17,16 +17,19 @@ import (
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/embedded"
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/store"
+	"github.com/specwatch/specwatch/pkg/storetest"
 )
 
 // Whoever asks a store that is closed meanwhile, as by a process that stops, is
 // told so.
 func TestClosed(t *testing.T) {
 	t.Parallel()
-	s, _, _ := fresh(t)
+	s, _, _ := storetest.New(t)
 	s.Close()
 	for name, ask := range map[string]func() error{
 		"append": func() error {
@@ -48,11 +51,11 @@ func TestClosed(t *testing.T) {
 			return err
 		},
 		"count": func() error {
-			_, err := s.Total(t.Context(), store.Filter{})
+			_, err := questions.To(s).Total(t.Context(), questions.Filter{})
 			return err
 		},
 		"roll up": func() error {
-			_, _, err := s.RollUp(t.Context())
+			_, _, err := maintenance.RollUp(t.Context(), s)
 			return err
 		},
 		"ready": func() error { return s.Ready(t.Context()) },
@@ -72,7 +75,7 @@ func cluster(t testing.TB, settings map[string]string) (*embedded.Server, *store
 	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
-	return server, open(t, config)
+	return server, storetest.Open(t, config)
 }
 
 // crash kills the server and starts it again.
@@ -94,18 +97,18 @@ func TestCrashGivesIDsOutAgain(t *testing.T) {
 	for name, burn := range map[string]func(t *testing.T, conn *pgx.Conn){
 		"read-only": func(t *testing.T, conn *pgx.Conn) {
 			for range 5 {
-				exec(t, conn, "SELECT pg_current_xact_id()")
+				storetest.Exec(t, conn, "SELECT pg_current_xact_id()")
 			}
 		},
 		"aborted": func(t *testing.T, conn *pgx.Conn) {
 			for range 5 {
-				exec(t, conn, "BEGIN")
-				exec(t, conn, insert, "undone")
-				exec(t, conn, "ROLLBACK")
+				storetest.Exec(t, conn, "BEGIN")
+				storetest.Exec(t, conn, insert, "undone")
+				storetest.Exec(t, conn, "ROLLBACK")
 			}
 		},
 		"a key that exists": func(t *testing.T, conn *pgx.Conn) {
-			exec(t, conn, `INSERT INTO events (kind, session, spec, key) VALUES ('spec_started', 's', 'first', 'k')`)
+			storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, key) VALUES ('spec_started', 's', 'first', 'k')`)
 			for range 5 {
 				if _, err := conn.Exec(t.Context(), `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', 'k')`); err == nil {
 					t.Fatal("the same key was stored twice")
@@ -113,10 +116,10 @@ func TestCrashGivesIDsOutAgain(t *testing.T) {
 			}
 		},
 		"other tables without flush": func(t *testing.T, conn *pgx.Conn) {
-			exec(t, conn, "CREATE UNLOGGED TABLE other (n int)")
-			exec(t, conn, "SET synchronous_commit = off")
+			storetest.Exec(t, conn, "CREATE UNLOGGED TABLE other (n int)")
+			storetest.Exec(t, conn, "SET synchronous_commit = off")
 			for range 5 {
-				exec(t, conn, "INSERT INTO other VALUES (1)")
+				storetest.Exec(t, conn, "INSERT INTO other VALUES (1)")
 			}
 		},
 	} {
@@ -124,8 +127,8 @@ func TestCrashGivesIDsOutAgain(t *testing.T) {
 			t.Parallel()
 			server, s := cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
 			conn := postgrestest.Connect(t, server.URL())
-			exec(t, conn, insert, "before")
-			exec(t, conn, "CHECKPOINT")
+			storetest.Exec(t, conn, insert, "before")
+			storetest.Exec(t, conn, "CHECKPOINT")
 			burn(t, conn)
 			_, c := drain(t, s, cursor.Cursor{}, 100)
 			crash(t, server)
@@ -136,7 +139,7 @@ func TestCrashGivesIDsOutAgain(t *testing.T) {
 			var want []string
 			for i := range 8 {
 				want = append(want, fmt.Sprint(i))
-				exec(t, conn, insert, want[i])
+				storetest.Exec(t, conn, insert, want[i])
 			}
 			if got, _ := drain(t, s, c, 3); specs(got) != strings.Join(want, " ") {
 				t.Fatalf("got %q, want %q", specs(got), want)
@@ -155,9 +158,9 @@ func TestUnflushedEventsAreNotDelivered(t *testing.T) {
 	var waited time.Duration
 	for round := range 5 {
 		conn := postgrestest.Connect(t, server.URL())
-		exec(t, conn, "SET synchronous_commit = off")
+		storetest.Exec(t, conn, "SET synchronous_commit = off")
 		for i := range 8 {
-			exec(t, conn, insert, fmt.Sprint(round, "/", i))
+			storetest.Exec(t, conn, insert, fmt.Sprint(round, "/", i))
 		}
 		begin := time.Now()
 		var got []event.Event
@@ -167,7 +170,7 @@ func TestUnflushedEventsAreNotDelivered(t *testing.T) {
 		if waited += time.Since(begin); len(got) != 8 || waited > 15*time.Second {
 			t.Fatalf("%d events, %s were waited for in %d rounds", len(got), waited, round+1)
 		}
-		exec(t, conn, insert, "may be lost")
+		storetest.Exec(t, conn, insert, "may be lost")
 		crash(t, server)
 		conn = postgrestest.Connect(t, server.URL())
 		for _, e := range got {
@@ -178,7 +181,7 @@ func TestUnflushedEventsAreNotDelivered(t *testing.T) {
 		}
 		// What the crash took, it took before it was delivered; what follows
 		// reuses its ids and comes whole.
-		exec(t, conn, insert, "after")
+		storetest.Exec(t, conn, insert, "after")
 		if got, c = drain(t, s, c, 100); len(got) == 0 || got[len(got)-1].Spec != "after" {
 			t.Fatalf("round %d: %q", round, specs(got))
 		}
@@ -189,16 +192,16 @@ func TestUnflushedEventsAreNotDelivered(t *testing.T) {
 // known. If a crash takes its row back, the cursor that names it expires.
 func TestARowThatVanishedExpiresTheCursor(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
-	exec(t, conn, insert, "one")
-	exec(t, conn, insert, "two")
+	s, conn, _ := storetest.New(t)
+	storetest.Exec(t, conn, insert, "one")
+	storetest.Exec(t, conn, insert, "two")
 	_, c := drain(t, s, cursor.Cursor{}, 100)
-	exec(t, conn, `DELETE FROM events WHERE spec = 'two'`)
+	storetest.Exec(t, conn, `DELETE FROM events WHERE spec = 'two'`)
 	if _, err := s.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("its last row is gone: %v", err)
 	}
 	// The same id with other content is another row.
-	exec(t, conn, `INSERT INTO events (id, kind, session, spec) VALUES ($1, 'spec_started', 's', 'another')`, c.Last.ID)
+	storetest.Exec(t, conn, `INSERT INTO events (id, kind, session, spec) VALUES ($1, 'spec_started', 's', 'another')`, c.Last.ID)
 	if _, err := s.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("its last row is another: %v", err)
 	}
@@ -210,11 +213,11 @@ func TestARowThatVanishedExpiresTheCursor(t *testing.T) {
 // time.
 func TestATargetThatVanishedExpiresTheCursor(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
+	s, conn, _ := storetest.New(t)
 	start := time.Now().Add(-time.Hour)
 	_, c := drain(t, s, cursor.Cursor{}, 100)
 	for i := range 5 {
-		exec(t, conn, insert, fmt.Sprint(i))
+		storetest.Exec(t, conn, insert, fmt.Sprint(i))
 	}
 	var pages []store.Page
 	take := func(page store.Page, err error) cursor.Cursor {
@@ -236,7 +239,7 @@ func TestATargetThatVanishedExpiresTheCursor(t *testing.T) {
 			t.Fatalf("page %d goes on with %q", i, specs(got))
 		}
 	}
-	exec(t, conn, `DELETE FROM events WHERE spec = '4'`)
+	storetest.Exec(t, conn, `DELETE FROM events WHERE spec = '4'`)
 	for i, page := range pages {
 		if got, err := s.Since(t.Context(), page.Cursor, 10); !errors.Is(err, store.ErrExpired) {
 			t.Errorf("page %d goes on with %q: %v", i, specs(got.Events), err)
@@ -247,17 +250,17 @@ func TestATargetThatVanishedExpiresTheCursor(t *testing.T) {
 // Prune removes the row that a cursor names; the cursor stays good.
 func TestPruneExpiresNoCursor(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
-	exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'spec_started', 's', 'old', now() - interval '2 days' FROM generate_series(1, 9)`)
+	s, conn, _ := storetest.New(t)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'spec_started', 's', 'old', now() - interval '2 days' FROM generate_series(1, 9)`)
 	page, err := s.SinceTime(t.Context(), time.Now().Add(-72*time.Hour), 4)
 	if err != nil || len(page.Events) != 4 {
 		t.Fatalf("%+v: %v", page, err)
 	}
 	_, c := drain(t, s, page.Cursor, 100)
-	if n, err := s.Prune(t.Context(), time.Now().Add(-24*time.Hour), nil); n != 9 || err != nil {
+	if n, err := maintenance.Prune(t.Context(), s, time.Now().Add(-24*time.Hour), nil); n != 9 || err != nil {
 		t.Fatal(n, err)
 	}
-	exec(t, conn, insert, "new")
+	storetest.Exec(t, conn, insert, "new")
 	if got, _ := drain(t, s, c, 100); specs(got) != "new" {
 		t.Fatalf("%q", specs(got))
 	}
@@ -272,7 +275,7 @@ func replicated(t *testing.T) (onPrimary, onStandby *store.Store, conn, there *p
 	t.Helper()
 	primary, onPrimary := cluster(t, nil)
 	standby := postgrestest.Standby(t, primary)
-	onStandby = open(t, store.Config{URL: standby.URL()})
+	onStandby = storetest.Open(t, store.Config{URL: standby.URL()})
 	programtest.Until(t, "the standby follows", func() bool { return onStandby.Ready(t.Context()) == nil })
 	return onPrimary, onStandby, postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, standby.URL())
 }
@@ -286,7 +289,7 @@ func catchUp(t *testing.T, onStandby *store.Store, c cursor.Cursor) {
 
 func pauseReplay(t *testing.T, there *pgx.Conn) {
 	t.Helper()
-	exec(t, there, "SELECT pg_wal_replay_pause()")
+	storetest.Exec(t, there, "SELECT pg_wal_replay_pause()")
 	programtest.Until(t, "replay pauses", func() bool {
 		var paused bool
 		return there.QueryRow(t.Context(), "SELECT pg_is_wal_replay_paused()").Scan(&paused) == nil && paused
@@ -298,7 +301,7 @@ func pauseReplay(t *testing.T, there *pgx.Conn) {
 func TestPagesContinueOnceTheStandbyHasReplayed(t *testing.T) {
 	t.Parallel()
 	onPrimary, onStandby, conn, there := replicated(t)
-	exec(t, conn, insert, "first")
+	storetest.Exec(t, conn, insert, "first")
 	_, c := drain(t, onPrimary, cursor.Cursor{}, 100)
 	catchUp(t, onStandby, c)
 	if got, _ := drain(t, onStandby, c, 100); len(got) != 0 {
@@ -306,7 +309,7 @@ func TestPagesContinueOnceTheStandbyHasReplayed(t *testing.T) {
 	}
 	pauseReplay(t, there)
 	for i := range 20 {
-		exec(t, conn, insert, fmt.Sprint(i))
+		storetest.Exec(t, conn, insert, fmt.Sprint(i))
 	}
 	page, err := onPrimary.Since(t.Context(), c, 5)
 	if err != nil || specs(page.Events) != "0 1 2 3 4" {
@@ -335,7 +338,7 @@ func TestPagesContinueOnceTheStandbyHasReplayed(t *testing.T) {
 	if len(got) != 15 || got[14].Spec != "19" {
 		t.Fatalf("%d events on the standby: %q", len(got), specs(got))
 	}
-	exec(t, conn, insert, "last")
+	storetest.Exec(t, conn, insert, "last")
 	if got, _ := drain(t, onPrimary, last, 5); specs(got) != "last" {
 		t.Fatalf("back on the primary: %q", specs(got))
 	}
@@ -346,11 +349,11 @@ func TestPagesContinueOnceTheStandbyHasReplayed(t *testing.T) {
 func TestReadersThatWaitForAStandbyLeaveConnections(t *testing.T) {
 	t.Parallel()
 	onPrimary, onStandby, conn, there := replicated(t)
-	exec(t, conn, insert, "first")
+	storetest.Exec(t, conn, insert, "first")
 	_, current := drain(t, onPrimary, cursor.Cursor{}, 100)
 	catchUp(t, onStandby, current)
 	pauseReplay(t, there)
-	exec(t, conn, insert, "second")
+	storetest.Exec(t, conn, insert, "second")
 	_, ahead := drain(t, onPrimary, current, 100)
 	const readers = 20
 	var refused atomic.Int64
@@ -382,7 +385,7 @@ func TestReadersThatWaitForAStandbyLeaveConnections(t *testing.T) {
 			t.Fatalf("a reader that the standby can answer, after %d others were refused: %v", refused.Load(), err)
 		}
 	}
-	exec(t, there, "SELECT pg_wal_replay_resume()")
+	storetest.Exec(t, there, "SELECT pg_wal_replay_resume()")
 	reading.Wait()
 }
 
@@ -393,15 +396,15 @@ func TestCascadingStandbyTakesTheNewTimeline(t *testing.T) {
 	primary, s := cluster(t, nil)
 	middle := postgrestest.Standby(t, primary)
 	last := postgrestest.Standby(t, middle)
-	onMiddle, onLast := open(t, store.Config{URL: middle.URL()}), open(t, store.Config{URL: last.URL()})
+	onMiddle, onLast := storetest.Open(t, store.Config{URL: middle.URL()}), storetest.Open(t, store.Config{URL: last.URL()})
 	programtest.Until(t, "the standbys follow", func() bool { return onMiddle.Ready(t.Context()) == nil && onLast.Ready(t.Context()) == nil })
-	exec(t, postgrestest.Connect(t, primary.URL()), insert, "before")
+	storetest.Exec(t, postgrestest.Connect(t, primary.URL()), insert, "before")
 	_, c := drain(t, s, cursor.Cursor{}, 100)
 	programtest.Until(t, "the cascaded standby catches up", func() bool { _, err := onLast.Since(t.Context(), c, 10); return err == nil })
 	if err := primary.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, postgrestest.Connect(t, middle.URL()), "SELECT pg_promote()")
+	storetest.Exec(t, postgrestest.Connect(t, middle.URL()), "SELECT pg_promote()")
 	if _, err := onMiddle.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("on the promoted standby: %v", err)
 	}
@@ -416,7 +419,7 @@ func TestCopyIsAnotherHistory(t *testing.T) {
 	t.Parallel()
 	server, s := cluster(t, nil)
 	conn := postgrestest.Connect(t, server.URL())
-	exec(t, conn, insert, "one")
+	storetest.Exec(t, conn, insert, "one")
 	_, c := drain(t, s, cursor.Cursor{}, 100)
 	s.Close()
 	conn.Close(t.Context())
@@ -431,11 +434,11 @@ func TestCopyIsAnotherHistory(t *testing.T) {
 		return err == nil
 	})
 	address.Path = "/copied"
-	copied := open(t, store.Config{URL: address.String()})
+	copied := storetest.Open(t, store.Config{URL: address.String()})
 	if _, err := copied.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("a cursor of the original in the copy: %v", err)
 	}
-	again := open(t, store.Config{URL: server.URL()})
+	again := storetest.Open(t, store.Config{URL: server.URL()})
 	if got, _ := drain(t, again, c, 10); len(got) != 0 {
 		t.Fatalf("a cursor of the original there: %q", specs(got))
 	}
@@ -450,7 +453,7 @@ func TestCopyIsAnotherHistory(t *testing.T) {
 		_, err := admin.Exec(t.Context(), `ALTER DATABASE copied RENAME TO `+embedded.Database)
 		return err == nil
 	})
-	replaced := open(t, store.Config{URL: server.URL()})
+	replaced := storetest.Open(t, store.Config{URL: server.URL()})
 	if _, err := replaced.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("a cursor of the original in the database that took its place: %v", err)
 	}
@@ -460,23 +463,23 @@ func TestCopyIsAnotherHistory(t *testing.T) {
 // is noticed, though epoch, cluster and timeline stay the same.
 func TestAnOlderStatePutBack(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
-	exec(t, conn, insert, "kept")
-	exec(t, conn, `CREATE TEMP TABLE dump AS SELECT * FROM events`)
+	s, conn, _ := storetest.New(t)
+	storetest.Exec(t, conn, insert, "kept")
+	storetest.Exec(t, conn, `CREATE TEMP TABLE dump AS SELECT * FROM events`)
 	_, old := drain(t, s, cursor.Cursor{}, 100)
-	exec(t, conn, insert, "lost 1")
-	exec(t, conn, insert, "lost 2")
+	storetest.Exec(t, conn, insert, "lost 1")
+	storetest.Exec(t, conn, insert, "lost 2")
 	_, c := drain(t, s, old, 100)
 	page, err := s.Since(t.Context(), old, 1)
 	if err != nil || !page.More {
 		t.Fatalf("%+v: %v", page, err)
 	}
 	// As pg_restore --data-only puts rows and sequences back.
-	exec(t, conn, `TRUNCATE events`)
-	exec(t, conn, `INSERT INTO events OVERRIDING SYSTEM VALUE SELECT * FROM dump`)
-	exec(t, conn, `SELECT setval(pg_get_serial_sequence('events', 'id'), (SELECT max(id) FROM events))`)
-	exec(t, conn, insert, "other 1")
-	exec(t, conn, insert, "other 2")
+	storetest.Exec(t, conn, `TRUNCATE events`)
+	storetest.Exec(t, conn, `INSERT INTO events OVERRIDING SYSTEM VALUE SELECT * FROM dump`)
+	storetest.Exec(t, conn, `SELECT setval(pg_get_serial_sequence('events', 'id'), (SELECT max(id) FROM events))`)
+	storetest.Exec(t, conn, insert, "other 1")
+	storetest.Exec(t, conn, insert, "other 2")
 	for name, c := range map[string]cursor.Cursor{"at rest": c, "between two pages": page.Cursor} {
 		if _, err := s.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
 			t.Errorf("%s: %v", name, err)
@@ -487,10 +490,10 @@ func TestAnOlderStatePutBack(t *testing.T) {
 	}
 	// As pg_restore --clean does: the tables are made anew.
 	_, c = drain(t, s, old, 10)
-	exec(t, conn, `CREATE TABLE made_anew (LIKE events INCLUDING ALL)`)
-	exec(t, conn, `INSERT INTO made_anew OVERRIDING SYSTEM VALUE SELECT * FROM events`)
-	exec(t, conn, `DROP TABLE events`)
-	exec(t, conn, `ALTER TABLE made_anew RENAME TO events`)
+	storetest.Exec(t, conn, `CREATE TABLE made_anew (LIKE events INCLUDING ALL)`)
+	storetest.Exec(t, conn, `INSERT INTO made_anew OVERRIDING SYSTEM VALUE SELECT * FROM events`)
+	storetest.Exec(t, conn, `DROP TABLE events`)
+	storetest.Exec(t, conn, `ALTER TABLE made_anew RENAME TO events`)
 	if _, err := s.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
 		t.Errorf("the table was made anew: %v", err)
 	}
@@ -582,7 +585,7 @@ func TestTwoPhaseWhileAReaderListens(t *testing.T) {
 		t.Helper()
 		for _, sql := range statements {
 			if extended {
-				exec(t, conn, sql)
+				storetest.Exec(t, conn, sql)
 			} else if _, err := conn.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
 				t.Fatalf("%q: %s: %v", statements, sql, err)
 			}
@@ -605,10 +608,10 @@ func TestTwoPhaseWhileAReaderListens(t *testing.T) {
 			t.Fatal(err)
 		}
 		run(statements, false)
-		exec(t, conn, "COMMIT PREPARED 'p'")
+		storetest.Exec(t, conn, "COMMIT PREPARED 'p'")
 		if !strings.Contains(strings.ReplaceAll(strings.Join(statements, ""), one, ""), ";") {
 			run(statements, true)
-			exec(t, conn, "COMMIT PREPARED 'p'")
+			storetest.Exec(t, conn, "COMMIT PREPARED 'p'")
 		}
 	}
 	for _, statements := range [][]string{
@@ -632,10 +635,10 @@ func TestTwoPhaseWhileAReaderListens(t *testing.T) {
 // first time that there is no more.
 func TestNoMoreMeansNothingIsMissing(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
+	s, conn, _ := storetest.New(t)
 	_, c := drain(t, s, cursor.Cursor{}, 10)
 	for i := range 20 {
-		exec(t, conn, insert, fmt.Sprint(i))
+		storetest.Exec(t, conn, insert, fmt.Sprint(i))
 	}
 	byCursor, err := s.Since(t.Context(), c, 5)
 	if err != nil {
@@ -646,7 +649,7 @@ func TestNoMoreMeansNothingIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 3 {
-		exec(t, conn, insert, fmt.Sprint("meanwhile ", i))
+		storetest.Exec(t, conn, insert, fmt.Sprint("meanwhile ", i))
 	}
 	for name, page := range map[string]store.Page{"by cursor": byCursor, "by time": byTime} {
 		if got, _ := drain(t, s, page.Cursor, 5); len(got) != 18 {
@@ -658,9 +661,9 @@ func TestNoMoreMeansNothingIsMissing(t *testing.T) {
 // A session that holds the advisory lock exclusively stops no reader and no writer.
 func TestALockThatIsHeldStopsNobody(t *testing.T) {
 	t.Parallel()
-	s, conn, config := fresh(t)
+	s, conn, config := storetest.New(t)
 	hog := postgrestest.Connect(t, config.URL)
-	exec(t, hog, `SELECT pg_advisory_lock(bell) FROM specwatch_meta`)
+	storetest.Exec(t, hog, `SELECT pg_advisory_lock(bell) FROM specwatch_meta`)
 	r, err := s.NewReader(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -669,7 +672,7 @@ func TestALockThatIsHeldStopsNobody(t *testing.T) {
 	if _, err := r.EnableNotify(t.Context()); !errors.Is(err, store.ErrHeld) {
 		t.Fatalf("%v", err)
 	}
-	exec(t, conn, insert, "written all the same")
+	storetest.Exec(t, conn, insert, "written all the same")
 	if page, err := r.Since(t.Context(), cursor.Cursor{}, 10); err != nil || specs(page.Events) != "written all the same" {
 		t.Fatalf("%+v: %v", page, err)
 	}
@@ -679,7 +682,7 @@ func TestALockThatIsHeldStopsNobody(t *testing.T) {
 // its session.
 func TestASilentReaderGivesUpTheLock(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
+	s, conn, _ := storetest.New(t)
 	r, err := s.NewReader(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -711,26 +714,26 @@ func TestASilentReaderGivesUpTheLock(t *testing.T) {
 // No row that PostgreSQL accepts stops the delivery of the others.
 func TestNoRowStopsTheOthers(t *testing.T) {
 	t.Parallel()
-	s, conn, config := fresh(t)
-	exec(t, conn, insert, "before")
-	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'deep', (repeat('[', 6000) || repeat(']', 6000))::jsonb)`)
-	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'strings are no levels', to_jsonb(repeat('[{\"', 2000)))`)
-	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'number', '[1e1000, 1e-1000, 123456789012345678901234567890]')`)
-	exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('claude.cost', E'\x01\u202e<b>', E'\n', '{"__proto__": 1, "toJSON": {}}')`)
+	s, conn, config := storetest.New(t)
+	storetest.Exec(t, conn, insert, "before")
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'deep', (repeat('[', 6000) || repeat(']', 6000))::jsonb)`)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'strings are no levels', to_jsonb(repeat('[{\"', 2000)))`)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('spec_failed', 's', 'number', '[1e1000, 1e-1000, 123456789012345678901234567890]')`)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, data) VALUES ('claude.cost', E'\x01\u202e<b>', E'\n', '{"__proto__": 1, "toJSON": {}}')`)
 	// What a table without its rules can hold.
-	exec(t, conn, `ALTER TABLE events DROP CONSTRAINT specwatch_at, DROP CONSTRAINT specwatch_kind, DROP CONSTRAINT specwatch_session, DROP CONSTRAINT specwatch_spec, DROP CONSTRAINT specwatch_data, ALTER session DROP NOT NULL, ALTER kind DROP NOT NULL, ALTER at DROP NOT NULL, ALTER spec DROP NOT NULL, ALTER data DROP NOT NULL`)
-	exec(t, conn, `INSERT INTO events (kind, session, spec, data, at) VALUES (NULL, NULL, NULL, NULL, 'infinity'), ('odd', '', 'x', 'null', '-infinity'), ('odd', 's', 'x', '1', '294000-01-01'), ('odd', 's', 'x', '"x"', '4000-01-01 BC')`)
+	storetest.Exec(t, conn, `ALTER TABLE events DROP CONSTRAINT specwatch_at, DROP CONSTRAINT specwatch_kind, DROP CONSTRAINT specwatch_session, DROP CONSTRAINT specwatch_spec, DROP CONSTRAINT specwatch_data, ALTER session DROP NOT NULL, ALTER kind DROP NOT NULL, ALTER at DROP NOT NULL, ALTER spec DROP NOT NULL, ALTER data DROP NOT NULL`)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, data, at) VALUES (NULL, NULL, NULL, NULL, 'infinity'), ('odd', '', 'x', 'null', '-infinity'), ('odd', 's', 'x', '1', '294000-01-01'), ('odd', 's', 'x', '"x"', '4000-01-01 BC')`)
 	// For readers they have the same time, the last or the first; so they come in
 	// the order of their ids, which is not that of the times in the table.
-	exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'odd', 's', 'x', at::timestamptz FROM unnest(array['infinity', '294000-01-01', '294001-01-01', '3999-01-01 BC', '4000-01-01 BC', '-infinity']) WITH ORDINALITY e (at, n) ORDER BY n`)
-	exec(t, conn, `INSERT INTO events (kind, session, spec, at, stored, data)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'odd', 's', 'x', at::timestamptz FROM unnest(array['infinity', '294000-01-01', '294001-01-01', '3999-01-01 BC', '4000-01-01 BC', '-infinity']) WITH ORDINALITY e (at, n) ORDER BY n`)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, at, stored, data)
 		SELECT kind, session, spec, at, stored, data FROM
 			unnest(array[NULL, 'spec_started', 'spec_failed', 'intervention_request', 'intervention_answered', 'session_heartbeat', 'a.b']) kind,
 			unnest(array[NULL, 's']) session, unnest(array[NULL, 'x']) spec, unnest(array[NULL, 'infinity', now() - interval '1 minute']) at,
 			unnest(array[NULL, 'infinity', '-infinity', '4713-01-01 BC']::timestamptz[]) stored,
 			LATERAL (SELECT CASE WHEN stored IS NOT NULL THEN '{"usage": {"inputTokens": -1e400, "outputTokens": 1e400, "costUsd": -1e-400}, "reason": "usage limit"}'::jsonb END) e (data)`)
-	exec(t, conn, `INSERT INTO events (kind, session, stored, data) SELECT 'session_heartbeat', 's', stored, '{"silentSeconds": 1e400, "cpuSeconds": -1e400}' FROM unnest(array['infinity', '-infinity', now()]::timestamptz[]) stored`)
-	exec(t, conn, insert, "after")
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, stored, data) SELECT 'session_heartbeat', 's', stored, '{"silentSeconds": 1e400, "cpuSeconds": -1e400}' FROM unnest(array['infinity', '-infinity', now()]::timestamptz[]) stored`)
+	storetest.Exec(t, conn, insert, "after")
 	var rows int
 	if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM events`).Scan(&rows); err != nil {
 		t.Fatal(err)
@@ -785,7 +788,7 @@ func TestNoRowStopsTheOthers(t *testing.T) {
 	if page, err := r.Here(t.Context()); err != nil || len(page.Events) > 0 || page.More {
 		t.Errorf("here: %d events, more %t, %v", len(page.Events), page.More, err)
 	}
-	f := store.Filter{From: time.Now().Add(-time.Hour), To: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), Limit: 100}
+	f := questions.Filter{From: time.Now().Add(-time.Hour), To: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), Limit: 100}
 	// answers has what every reader answers; those of the rollups are the same
 	// without them.
 	answers := func(when string) map[string]any {
@@ -798,46 +801,46 @@ func TestNoRowStopsTheOthers(t *testing.T) {
 			}
 			found[name] = answer
 		}
-		ctx := t.Context()
-		keep("ready", open(t, config).Ready(ctx))
+		ctx, ask := t.Context(), questions.To(s)
+		keep("ready", storetest.Open(t, config).Ready(ctx))
 		_, err := s.SinceTime(ctx, f.From, 10)
 		keep("by time", err)
 		_, err = r.Since(ctx, cursor.Cursor{}, 10)
 		keep("reader", err)
-		st, err := stateOf(t, s)
+		st, err := storetest.State(t, s)
 		keep("load", err, st.Totals)
-		_, err = s.StateOf(ctx, []string{"", "s"})
+		_, err = ask.StateOf(ctx, []string{"", "s"})
 		keep("sessions by name", err)
-		_, err = s.Range(ctx, f)
+		_, err = ask.Range(ctx, f)
 		keep("range", err)
 		for _, step := range []time.Duration{0, time.Second, time.Hour, 24 * time.Hour} {
-			counts, err := s.Counts(ctx, f, step)
+			counts, err := ask.Counts(ctx, f, step)
 			keep(fmt.Sprint("counts by ", step), err, counts)
 		}
-		total, err := s.Total(ctx, f)
+		total, err := ask.Total(ctx, f)
 		keep("total", err, total)
-		outcomes, err := s.Outcomes(ctx, f)
+		outcomes, err := ask.Outcomes(ctx, f)
 		keep("outcomes", err, outcomes)
-		_, err = s.Durations(ctx, f)
+		_, err = ask.Durations(ctx, f)
 		keep("durations", err)
-		changes, specs, err := s.Timeline(ctx, f)
+		changes, specs, err := ask.Timeline(ctx, f)
 		keep("timeline", err, changes, specs)
-		names, n, err := s.Sessions(ctx, f, "")
+		names, n, err := ask.Sessions(ctx, f, "")
 		keep("sessions", err, names, n)
-		names, n, err = s.Specs(ctx, f, "")
+		names, n, err = ask.Specs(ctx, f, "")
 		keep("specs", err, names, n)
-		_, _, err = s.Usage(ctx, f)
+		_, _, err = ask.Usage(ctx, f)
 		keep("usage", err)
-		_, err = s.UsageOver(ctx, f, time.Hour)
+		_, err = ask.UsageOver(ctx, f, time.Hour)
 		keep("usage over time", err)
-		_, _, err = s.SpecHistories(ctx, f)
+		_, _, err = ask.SpecHistories(ctx, f)
 		keep("spec histories", err)
-		_, err = s.Askings(ctx, f)
+		_, err = ask.Askings(ctx, f)
 		keep("askings", err)
-		_, _, err = s.Nights(ctx, f, time.UTC)
+		_, _, err = ask.Nights(ctx, f, time.UTC)
 		keep("nights", err)
-		for name, conditions := range map[string]func(context.Context, store.Filter) ([]store.Condition, error){
-			"timed out": s.TimedOut, "waiting": s.Waiting, "silent": s.Silent, "idle": s.Idle, "failing": s.Failing,
+		for name, conditions := range map[string]func(context.Context, questions.Filter) ([]questions.Condition, error){
+			"timed out": ask.TimedOut, "waiting": ask.Waiting, "silent": ask.Silent, "idle": ask.Idle, "failing": ask.Failing,
 		} {
 			_, err := conditions(ctx, f)
 			keep(name, err)
@@ -859,23 +862,23 @@ func TestNoRowStopsTheOthers(t *testing.T) {
 		if err := conn.QueryRow(t.Context(), `SELECT coalesce(seen::text, '') FROM specwatch_rollup`).Scan(&seen); err != nil || seen == "" {
 			t.Fatalf("%s: rolled up to %q, %v", when, seen, err)
 		}
-		exec(t, conn, `UPDATE specwatch_rollup SET seen = NULL`)
+		storetest.Exec(t, conn, `UPDATE specwatch_rollup SET seen = NULL`)
 		for name, want := range answers(when + ", without rollups") {
 			if !reflect.DeepEqual(with[name], want) {
 				t.Errorf("%s, %s:\n%v, not\n%v", name, when, with[name], want)
 			}
 		}
-		exec(t, conn, `UPDATE specwatch_rollup SET seen = $1::text::pg_snapshot`, seen)
+		storetest.Exec(t, conn, `UPDATE specwatch_rollup SET seen = $1::text::pg_snapshot`, seen)
 	}
-	if err := s.RollUpAll(t.Context(), func(int64, int64) {}); err != nil {
+	if err := maintenance.RollUpAll(t.Context(), s, func(int64, int64) {}); err != nil {
 		t.Fatal(err)
 	}
 	compare("rolled up")
-	if n, err := s.Prune(t.Context(), time.Now().Add(-30*time.Second), nil); err != nil || n == 0 {
+	if n, err := maintenance.Prune(t.Context(), s, time.Now().Add(-30*time.Second), nil); err != nil || n == 0 {
 		t.Fatalf("%d pruned: %v", n, err)
 	}
 	compare("pruned")
-	exec(t, conn, `DELETE FROM events WHERE at IS NULL OR kind IS NULL OR session IS NULL OR at = 'infinity'`)
+	storetest.Exec(t, conn, `DELETE FROM events WHERE at IS NULL OR kind IS NULL OR session IS NULL OR at = 'infinity'`)
 	compare("rows deleted")
 }
 
@@ -883,8 +886,8 @@ func TestNoRowStopsTheOthers(t *testing.T) {
 // if that goes on, the connection is what is missing.
 func TestAnEndedReadIsMadeAgain(t *testing.T) {
 	t.Parallel()
-	s, conn, config := fresh(t)
-	exec(t, conn, insert, "one")
+	s, conn, config := storetest.New(t)
+	storetest.Exec(t, conn, insert, "one")
 	ender := postgrestest.Connect(t, config.URL)
 	// end ends the session that waits for the events table, if there is one.
 	end := func() bool {
@@ -908,8 +911,8 @@ func TestAnEndedReadIsMadeAgain(t *testing.T) {
 		"each time":  {func() (store.Page, error) { return s.SinceLast(context.Background(), 1, 10) }, false, store.NoConnection},
 		"the reader": {func() (store.Page, error) { return r.Since(context.Background(), cursor.Cursor{}, 10) }, false, store.NoConnection},
 	} {
-		exec(t, conn, `BEGIN`)
-		exec(t, conn, `LOCK TABLE events`)
+		storetest.Exec(t, conn, `BEGIN`)
+		storetest.Exec(t, conn, `LOCK TABLE events`)
 		done := make(chan error, 1)
 		go func() {
 			_, err := c.read()
@@ -917,7 +920,7 @@ func TestAnEndedReadIsMadeAgain(t *testing.T) {
 		}()
 		programtest.Until(t, name+": it waits for the lock", end)
 		if c.once {
-			exec(t, conn, `COMMIT`)
+			storetest.Exec(t, conn, `COMMIT`)
 		}
 		var err error
 		programtest.Until(t, name+": it is answered", func() bool {
@@ -932,7 +935,7 @@ func TestAnEndedReadIsMadeAgain(t *testing.T) {
 			}
 		})
 		if !c.once {
-			exec(t, conn, `COMMIT`)
+			storetest.Exec(t, conn, `COMMIT`)
 		}
 		var problem *store.Problem
 		if c.problem == "" && err != nil || c.problem != "" && (!errors.As(err, &problem) || problem.Code != c.problem) {
@@ -944,9 +947,9 @@ func TestAnEndedReadIsMadeAgain(t *testing.T) {
 // Writers that wait for a lock hold up no reader, and not each other for ever.
 func TestWaitingWritersDelayNoReader(t *testing.T) {
 	t.Parallel()
-	s, conn, config := fresh(t)
-	exec(t, conn, "BEGIN")
-	exec(t, conn, `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', 'K')`)
+	s, conn, config := storetest.New(t)
+	storetest.Exec(t, conn, "BEGIN")
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', 'K')`)
 	refusals := make(chan error, 8)
 	for range cap(refusals) {
 		go func() {
@@ -969,7 +972,7 @@ func TestWaitingWritersDelayNoReader(t *testing.T) {
 			t.Errorf("a writer that waited: %v", err)
 		}
 	}
-	exec(t, conn, "COMMIT")
+	storetest.Exec(t, conn, "COMMIT")
 	if receipt, err := s.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s", Key: "K"}}); err != nil || receipt.Known != 1 {
 		t.Errorf("afterwards: %+v, %v", receipt, err)
 	}
@@ -1010,11 +1013,11 @@ func TestLostConnectionsAreReplaced(t *testing.T) {
 // A user who may have few connections waits for one instead of failing.
 func TestFewConnections(t *testing.T) {
 	t.Parallel()
-	_, conn, config := fresh(t)
+	_, conn, config := storetest.New(t)
 	role := fmt.Sprintf("specwatch_few_%d", time.Now().UnixNano())
-	exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'p' CONNECTION LIMIT 2`)
+	storetest.Exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'p' CONNECTION LIMIT 2`)
 	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+role) })
-	exec(t, conn, `GRANT specwatch_reader TO `+role)
+	storetest.Exec(t, conn, `GRANT specwatch_reader TO `+role)
 	address, err := url.Parse(config.URL)
 	if err != nil {
 		t.Fatal(err)
@@ -1022,7 +1025,7 @@ func TestFewConnections(t *testing.T) {
 	address.User = url.UserPassword(role, "p")
 	config.URL = address.String()
 	config.MaxConns = 8
-	s := open(t, config)
+	s := storetest.Open(t, config)
 	done := make(chan error, 8)
 	for range cap(done) {
 		go func() {
@@ -1052,14 +1055,14 @@ func TestAReaderGetsAConnectionOfThePools(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn := postgrestest.Connect(t, server.URL())
-	exec(t, conn, "CREATE ROLE few LOGIN PASSWORD 'p' CONNECTION LIMIT 2")
-	exec(t, conn, "GRANT specwatch_reader, specwatch_writer TO few")
+	storetest.Exec(t, conn, "CREATE ROLE few LOGIN PASSWORD 'p' CONNECTION LIMIT 2")
+	storetest.Exec(t, conn, "GRANT specwatch_reader, specwatch_writer TO few")
 	u, err := url.Parse(server.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
 	u.User = url.UserPassword("few", "p")
-	s := open(t, store.Config{URL: u.String()})
+	s := storetest.Open(t, store.Config{URL: u.String()})
 	held := func() (n int) {
 		if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE usename = 'few'").Scan(&n); err != nil {
 			t.Fatal(err)
@@ -1068,8 +1071,8 @@ func TestAReaderGetsAConnectionOfThePools(t *testing.T) {
 	}
 	// Two reads that wait for a lock hold both.
 	lock := postgrestest.Connect(t, server.URL())
-	exec(t, lock, "BEGIN")
-	exec(t, lock, "LOCK TABLE events")
+	storetest.Exec(t, lock, "BEGIN")
+	storetest.Exec(t, lock, "LOCK TABLE events")
 	var reading sync.WaitGroup
 	for range 2 {
 		reading.Go(func() {
@@ -1079,7 +1082,7 @@ func TestAReaderGetsAConnectionOfThePools(t *testing.T) {
 		})
 	}
 	programtest.Until(t, "both connections are in use", func() bool { return held() == 2 })
-	exec(t, lock, "COMMIT")
+	storetest.Exec(t, lock, "COMMIT")
 	reading.Wait()
 	r, err := s.NewReader(t.Context())
 	if err != nil {
@@ -1102,18 +1105,18 @@ func TestWaitingWritesHoldNoConnection(t *testing.T) {
 	}
 	conn := postgrestest.Connect(t, server.URL())
 	for role, limit := range map[string]int{"many": 100, "few": 2} {
-		exec(t, conn, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'p' CONNECTION LIMIT %d", role, limit))
-		exec(t, conn, "GRANT specwatch_reader, specwatch_writer TO "+role)
+		storetest.Exec(t, conn, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'p' CONNECTION LIMIT %d", role, limit))
+		storetest.Exec(t, conn, "GRANT specwatch_reader, specwatch_writer TO "+role)
 		t.Run(role, func(t *testing.T) {
 			u, err := url.Parse(server.URL())
 			if err != nil {
 				t.Fatal(err)
 			}
 			u.User = url.UserPassword(role, "p")
-			s := open(t, store.Config{URL: u.String()})
+			s := storetest.Open(t, store.Config{URL: u.String()})
 			holder := postgrestest.Connect(t, server.URL())
-			exec(t, holder, "BEGIN")
-			exec(t, holder, `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', '`+role+`')`)
+			storetest.Exec(t, holder, "BEGIN")
+			storetest.Exec(t, holder, `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', '`+role+`')`)
 			done := make(chan error, 16)
 			began := time.Now()
 			for range cap(done) {
@@ -1142,7 +1145,7 @@ func TestWaitingWritesHoldNoConnection(t *testing.T) {
 					t.Fatalf("%d: %v", i, err)
 				}
 			}
-			exec(t, holder, "COMMIT")
+			storetest.Exec(t, holder, "COMMIT")
 			for range cap(done) {
 				if err := <-done; err != nil {
 					t.Error(err)

@@ -1,4 +1,4 @@
-package store
+package store_test
 
 import (
 	"regexp"
@@ -11,6 +11,8 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/questions"
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // Of 200,000 events, forty loops that run side by side: a spec of twenty
@@ -31,8 +33,8 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 	// ANALYZE comes at any time.
 	server := postgrestest.Cluster(t, map[string]string{"autovacuum": "off", "max_prepared_transactions": "10"})
 	address := server.URL()
-	config := Config{URL: address}
-	if _, err := Migrate(t.Context(), config, nil); err != nil {
+	config := store.Config{URL: address}
+	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	db := postgrestest.Connect(t, address)
@@ -42,14 +44,14 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 			t.Fatalf("%s: %v", sql, err)
 		}
 	}
-	s, err := Open(t.Context(), config)
+	s, err := store.Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
 	var mu sync.Mutex
 	var plans []string
-	s.config.ConnConfig.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+	s.ConnConfig().OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		mu.Lock()
 		defer mu.Unlock()
 		if strings.Contains(n.Message, "plan:") {
@@ -57,7 +59,7 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 		}
 	}
 	for name, value := range map[string]string{"session_preload_libraries": "auto_explain", "auto_explain.log_min_duration": "0", "client_min_messages": "log"} {
-		s.config.ConnConfig.RuntimeParams[name] = value
+		s.ConnConfig().RuntimeParams[name] = value
 	}
 
 	// planned runs ask and returns the plans of its statements.
@@ -140,7 +142,8 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 	read("a reader, after the table was analyzed")
 
 	now := time.Now()
-	all := Filter{From: now.Add(-200 * 24 * time.Hour), To: now, Limit: 100}
+	ask := questions.To(s)
+	all := questions.Filter{From: now.Add(-200 * 24 * time.Hour), To: now, Limit: 100}
 	day := all
 	day.From = now.Add(-24 * time.Hour)
 	one := all
@@ -164,14 +167,14 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 		{"history", []string{"specwatch_events_at"}, func() error { _, err := s.SinceTime(t.Context(), day.From, 1_000); return err }},
 		{"history, the next page", []string{"specwatch_events_at"}, func() error { _, err := s.Since(t.Context(), first.Cursor, 1_000); return err }},
 		{"the newest events", []string{"specwatch_events_at"}, func() error { _, err := s.SinceLast(t.Context(), 50, 50); return err }},
-		{"counts", []string{"specwatch_counts_pkey", "specwatch_events_xid"}, func() error { _, err := s.Counts(t.Context(), all, time.Hour); return err }},
-		{"outcomes", []string{"specwatch_counts_pkey", "specwatch_events_xid"}, func() error { _, err := s.Outcomes(t.Context(), all); return err }},
-		{"names", []string{"specwatch_events_xid"}, func() error { _, _, err := s.Sessions(t.Context(), all, ""); return err }},
-		{"timeline", []string{"specwatch_events_timeline", "specwatch_events_xid"}, func() error { _, _, err := s.Timeline(t.Context(), day); return err }},
-		{"durations", []string{"specwatch_events_timeline"}, func() error { _, err := s.Durations(t.Context(), day); return err }},
+		{"counts", []string{"specwatch_counts_pkey", "specwatch_events_xid"}, func() error { _, err := ask.Counts(t.Context(), all, time.Hour); return err }},
+		{"outcomes", []string{"specwatch_counts_pkey", "specwatch_events_xid"}, func() error { _, err := ask.Outcomes(t.Context(), all); return err }},
+		{"names", []string{"specwatch_events_xid"}, func() error { _, _, err := ask.Sessions(t.Context(), all, ""); return err }},
+		{"timeline", []string{"specwatch_events_timeline", "specwatch_events_xid"}, func() error { _, _, err := ask.Timeline(t.Context(), day); return err }},
+		{"durations", []string{"specwatch_events_timeline"}, func() error { _, err := ask.Durations(t.Context(), day); return err }},
 		// Backward: in the order of the index, without a sort of the whole range.
-		{"one session's events", []string{"Index Scan Backward using specwatch_events_session"}, func() error { _, err := s.Range(t.Context(), one); return err }},
-		{"the newest events of a range", []string{"Index Scan Backward using specwatch_events_at"}, func() error { _, err := s.Range(t.Context(), day); return err }},
+		{"one session's events", []string{"Index Scan Backward using specwatch_events_session"}, func() error { _, err := ask.Range(t.Context(), one); return err }},
+		{"the newest events of a range", []string{"Index Scan Backward using specwatch_events_at"}, func() error { _, err := ask.Range(t.Context(), day); return err }},
 	} {
 		plan := planned(hot.name, hot.ask)
 		for _, index := range hot.indexes {

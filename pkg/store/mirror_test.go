@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/store"
+	"github.com/specwatch/specwatch/pkg/storetest"
 )
 
 // watched is a database of a program with its tables in public, and Specwatch
@@ -26,13 +26,13 @@ func watched(t *testing.T, tables ...string) (*store.Store, *pgx.Conn, store.Con
 	address := postgrestest.Database(t)
 	conn := postgrestest.Connect(t, address)
 	for _, sql := range tables {
-		exec(t, conn, sql)
+		storetest.Exec(t, conn, sql)
 	}
 	config := store.Config{URL: address, Schema: "watch"}
 	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
-	return open(t, config), conn, config
+	return storetest.Open(t, config), conn, config
 }
 
 func mirror(t *testing.T, s *store.Store, table string, m store.Mapping) {
@@ -69,26 +69,6 @@ func listed(t *testing.T, conn *pgx.Conn) string {
 	return text(t, conn, `SELECT string_agg(format('%s %s %s %s', kind, session, spec, data), E'\n' ORDER BY id) FROM watch.events`)
 }
 
-// login makes a role that may connect, and the config to do so.
-func login(t *testing.T, conn *pgx.Conn, address, name string) (role, as string) {
-	t.Helper()
-	role = fmt.Sprintf("specwatch_%s_%d", name, time.Now().UnixNano())
-	exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'not a secret'`)
-	t.Cleanup(func() {
-		for _, sql := range []string{`DROP OWNED BY ` + role + ` CASCADE`, `DROP ROLE ` + role} {
-			if _, err := conn.Exec(context.Background(), sql); err != nil {
-				t.Error(err)
-			}
-		}
-	})
-	u, err := url.Parse(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.User = url.UserPassword(role, "not a secret")
-	return role, u.String()
-}
-
 const jobs = `CREATE TABLE jobs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), state state, created timestamp DEFAULT now(), run text, task int, details json)`
 const states = `CREATE TYPE state AS ENUM ('queued', 'running', 'done')`
 
@@ -100,10 +80,10 @@ var jobsMapping = store.Mapping{
 func TestMirrorMapsKindsColumnsAndTimes(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := watched(t, states, jobs)
-	exec(t, conn, `INSERT INTO jobs (state, created, run, task) VALUES ('done', '2026-07-01 12:00', 'old', 1)`)
+	storetest.Exec(t, conn, `INSERT INTO jobs (state, created, run, task) VALUES ('done', '2026-07-01 12:00', 'old', 1)`)
 	mirror(t, s, "jobs", jobsMapping)
-	exec(t, conn, `SET timezone = 'Asia/Tokyo'`) // the program's own setting changes nothing
-	exec(t, conn, `INSERT INTO jobs (state, created, run, task, details) VALUES ('queued', '2026-01-01 12:00', 'r', 2, '{"a": [1]}'), ('running', '2026-01-01 12:01', 'r', 2, NULL)`)
+	storetest.Exec(t, conn, `SET timezone = 'Asia/Tokyo'`) // the program's own setting changes nothing
+	storetest.Exec(t, conn, `INSERT INTO jobs (state, created, run, task, details) VALUES ('queued', '2026-01-01 12:00', 'r', 2, '{"a": [1]}'), ('running', '2026-01-01 12:01', 'r', 2, NULL)`)
 	want := "jobs.queued r 2 {\"a\": [1]}\nspec_started r 2 {}"
 	if got := listed(t, conn); got != want {
 		t.Fatalf("%s", got)
@@ -137,10 +117,10 @@ func TestMirrorFollowsTransactions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exec(t, tx, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '1')`)
-	exec(t, tx, `SAVEPOINT one`)
-	exec(t, tx, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', 'undone')`)
-	exec(t, tx, `ROLLBACK TO one`)
+	storetest.Exec(t, tx, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '1')`)
+	storetest.Exec(t, tx, `SAVEPOINT one`)
+	storetest.Exec(t, tx, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', 'undone')`)
+	storetest.Exec(t, tx, `ROLLBACK TO one`)
 	if got, _ := drain(t, s, c, 10); len(got) != 0 {
 		t.Fatalf("before the commit: %s", specs(got))
 	}
@@ -150,23 +130,23 @@ func TestMirrorFollowsTransactions(t *testing.T) {
 	if tx, err = conn.Begin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, tx, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', 'undone')`)
+	storetest.Exec(t, tx, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', 'undone')`)
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := conn.CopyFrom(t.Context(), pgx.Identifier{"journal"}, []string{"kind", "session", "spec"}, pgx.CopyFromRows([][]any{{"spec_started", "s", "2"}, {"spec_failed", "s", "3"}})); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, conn, `WITH a AS (INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '4')) INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '5')`)
-	exec(t, conn, `UPDATE journal SET spec = 'updated'`)
-	exec(t, conn, `DELETE FROM journal`)
+	storetest.Exec(t, conn, `WITH a AS (INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '4')) INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '5')`)
+	storetest.Exec(t, conn, `UPDATE journal SET spec = 'updated'`)
+	storetest.Exec(t, conn, `DELETE FROM journal`)
 	got, _ := drain(t, s, c, 10)
 	if specs(got) != "1 2 3 5 4" {
 		t.Fatalf("%q", specs(got))
 	}
 	// Emptied and counted anew, the same numbers are other rows.
-	exec(t, conn, `TRUNCATE journal RESTART IDENTITY`)
-	exec(t, conn, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '6'), ('spec_started', 's', '7')`)
+	storetest.Exec(t, conn, `TRUNCATE journal RESTART IDENTITY`)
+	storetest.Exec(t, conn, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '6'), ('spec_started', 's', '7')`)
 	if got, _ = drain(t, s, c, 10); specs(got) != "1 2 3 5 4 6 7" {
 		t.Fatalf("%q", specs(got))
 	}
@@ -182,10 +162,10 @@ func TestMirrorOfPartitions(t *testing.T) {
 		`ALTER TABLE log_b DROP COLUMN gone`, `ALTER TABLE log ATTACH PARTITION log_b FOR VALUES IN ('b')`,
 		`CREATE TABLE log_a PARTITION OF log FOR VALUES IN ('a')`, `INSERT INTO log VALUES (1, 'a', now(), 'old'), (1, 'b', now(), 'old')`)
 	mirror(t, s, "log", store.Mapping{Kind: "'log.' || part", At: `"When"`, Session: "who", Spec: "n", Data: "to_jsonb(log) - 'When'"})
-	exec(t, conn, `CREATE TABLE log_c PARTITION OF log FOR VALUES IN ('c')`)
-	exec(t, conn, `INSERT INTO log (n, part, who) VALUES (2, 'a', 'x'), (3, 'b', 'x'), (4, 'c', 'x'), (5, 'b', NULL)`)
-	exec(t, conn, `INSERT INTO log_b (n, part, who) VALUES (6, 'b', 'x')`)
-	exec(t, conn, `INSERT INTO log_c (n, part, who) VALUES (7, 'c', 'x')`)
+	storetest.Exec(t, conn, `CREATE TABLE log_c PARTITION OF log FOR VALUES IN ('c')`)
+	storetest.Exec(t, conn, `INSERT INTO log (n, part, who) VALUES (2, 'a', 'x'), (3, 'b', 'x'), (4, 'c', 'x'), (5, 'b', NULL)`)
+	storetest.Exec(t, conn, `INSERT INTO log_b (n, part, who) VALUES (6, 'b', 'x')`)
+	storetest.Exec(t, conn, `INSERT INTO log_c (n, part, who) VALUES (7, 'c', 'x')`)
 	done := fill(t, s, "log")
 	if done != (store.Filled{Rows: 8, Read: 8, Written: 2, Known: 5, Unmapped: 1}) {
 		t.Errorf("%+v", done)
@@ -206,11 +186,11 @@ log.b old 1 {"n": 1, "who": "old", "part": "b"}`
 func TestUnmappedRowsAreCountedAndBreakNothing(t *testing.T) {
 	t.Parallel()
 	s, conn, config := watched(t, `CREATE TABLE journal (id int PRIMARY KEY, kind text, at timestamptz DEFAULT now(), session text, n text, email text)`)
-	exec(t, conn, `INSERT INTO journal (id, kind, session) VALUES (0, 'spec_started', NULL)`)
+	storetest.Exec(t, conn, `INSERT INTO journal (id, kind, session) VALUES (0, 'spec_started', NULL)`)
 	m := store.Mapping{Data: `jsonb_build_object('n', n::int, 'at', email LIKE '%@.%')`}
 	mirror(t, s, "journal", m)
-	exec(t, conn, `INSERT INTO journal (id, kind, session, n, email) VALUES (1, 'spec_started', 's', '1', 'a@.b'), (2, 'spec_started', 's', 'one', NULL), (3, NULL, 's', '1', NULL), (4, '', 's', '1', NULL), (5, 'deploy', 's', '1', NULL)`)
-	exec(t, conn, `INSERT INTO journal (id, kind, session, at) VALUES (6, 'spec_started', 's', 'infinity'), (7, 'spec_started', 's', '-infinity'), (8, 'spec_started', 's', NULL), (9, 'spec_started', repeat('x', 513), now()), (10, repeat('k', 600), 's', now())`)
+	storetest.Exec(t, conn, `INSERT INTO journal (id, kind, session, n, email) VALUES (1, 'spec_started', 's', '1', 'a@.b'), (2, 'spec_started', 's', 'one', NULL), (3, NULL, 's', '1', NULL), (4, '', 's', '1', NULL), (5, 'deploy', 's', '1', NULL)`)
+	storetest.Exec(t, conn, `INSERT INTO journal (id, kind, session, at) VALUES (6, 'spec_started', 's', 'infinity'), (7, 'spec_started', 's', '-infinity'), (8, 'spec_started', 's', NULL), (9, 'spec_started', repeat('x', 513), now()), (10, repeat('k', 600), 's', now())`)
 	if got := listed(t, conn); got != `spec_started s  {"n": 1, "at": true}`+"\n"+`journal.deploy s  {"n": 1, "at": null}` {
 		t.Fatalf("%s", got)
 	}
@@ -242,25 +222,25 @@ func TestUnmappedRowsAreCountedAndBreakNothing(t *testing.T) {
 	}
 
 	// Whatever happens to Specwatch's own tables, the program goes on.
-	exec(t, conn, `ALTER TABLE watch.events ADD CONSTRAINT odd CHECK (session <> 'odd')`)
-	exec(t, conn, `INSERT INTO journal (id, kind, session) VALUES (20, 'spec_started', 'odd')`)
+	storetest.Exec(t, conn, `ALTER TABLE watch.events ADD CONSTRAINT odd CHECK (session <> 'odd')`)
+	storetest.Exec(t, conn, `INSERT INTO journal (id, kind, session) VALUES (20, 'spec_started', 'odd')`)
 	if n, why := unmapped(); n != 8 || !strings.Contains(why, "odd") {
 		t.Fatalf("%d: %s", n, why)
 	}
-	exec(t, conn, `ALTER TABLE journal RENAME COLUMN session TO run`)
-	exec(t, postgrestest.Connect(t, config.URL), `INSERT INTO journal (id, kind, run) VALUES (21, 'spec_started', 's')`)
+	storetest.Exec(t, conn, `ALTER TABLE journal RENAME COLUMN session TO run`)
+	storetest.Exec(t, postgrestest.Connect(t, config.URL), `INSERT INTO journal (id, kind, run) VALUES (21, 'spec_started', 's')`)
 	if n, why := unmapped(); n != 9 || !strings.Contains(why, `column "session" does not exist`) {
 		t.Fatalf("%d: %s", n, why)
 	}
 	for i, sql := range []string{`ALTER TABLE journal ADD COLUMN more int`, `ALTER TABLE watch.events RENAME TO elsewhere`, `DROP TABLE watch.specwatch_unmapped`, `DROP FUNCTION watch.specwatch_map_1(anyelement)`, `ALTER TABLE journal RENAME TO other`} {
-		exec(t, conn, sql)
+		storetest.Exec(t, conn, sql)
 		table := "journal"
 		if strings.HasSuffix(sql, "other") {
 			table = "other"
 		}
-		exec(t, conn, fmt.Sprintf(`INSERT INTO %s (id, kind, run) VALUES (%d, 'spec_started', 's')`, table, 30+i))
+		storetest.Exec(t, conn, fmt.Sprintf(`INSERT INTO %s (id, kind, run) VALUES (%d, 'spec_started', 's')`, table, 30+i))
 	}
-	exec(t, conn, `DROP TABLE other`)
+	storetest.Exec(t, conn, `DROP TABLE other`)
 }
 
 // A program that may insert into its table and no more, and only see some of
@@ -268,13 +248,13 @@ func TestUnmappedRowsAreCountedAndBreakNothing(t *testing.T) {
 func TestMirrorLeavesRightsAsTheyAre(t *testing.T) {
 	t.Parallel()
 	s, conn, config := watched(t, `CREATE TABLE journal (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, kind text, at timestamptz DEFAULT now(), session text, owner text DEFAULT current_user)`)
-	owner, _ := login(t, conn, config.URL, "owner")
-	program, address := login(t, conn, config.URL, "program")
-	exec(t, conn, `ALTER TABLE journal OWNER TO `+owner)
-	exec(t, conn, `GRANT INSERT, SELECT ON journal TO `+program)
-	exec(t, conn, `ALTER TABLE journal ENABLE ROW LEVEL SECURITY`)
-	exec(t, conn, `CREATE POLICY own ON journal USING (owner = current_user)`)
-	exec(t, conn, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'secret')`)
+	owner, _ := storetest.Login(t, conn, config.URL, "owner")
+	program, address := storetest.Login(t, conn, config.URL, "program")
+	storetest.Exec(t, conn, `ALTER TABLE journal OWNER TO `+owner)
+	storetest.Exec(t, conn, `GRANT INSERT, SELECT ON journal TO `+program)
+	storetest.Exec(t, conn, `ALTER TABLE journal ENABLE ROW LEVEL SECURITY`)
+	storetest.Exec(t, conn, `CREATE POLICY own ON journal USING (owner = current_user)`)
+	storetest.Exec(t, conn, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'secret')`)
 	const trace = `
 		SELECT jsonb_build_object('class', (SELECT to_jsonb(c) - ARRAY['relhastriggers', 'relpages', 'reltuples', 'relallvisible', 'relallfrozen', 'relfrozenxid', 'relminmxid'] FROM pg_class c WHERE c.oid = 'journal'::regclass),
 		       'triggers', (SELECT jsonb_agg(tgname ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'journal'::regclass),
@@ -289,7 +269,7 @@ func TestMirrorLeavesRightsAsTheyAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	as := postgrestest.Connect(t, address)
-	exec(t, as, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'mine'), ('spec_failed', NULL)`)
+	storetest.Exec(t, as, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'mine'), ('spec_failed', NULL)`)
 	if got := text(t, as, `SELECT string_agg(session, ' ') FROM journal`); got != "mine" {
 		t.Errorf("the program sees %s", got)
 	}
@@ -307,14 +287,14 @@ func TestMirrorLeavesRightsAsTheyAre(t *testing.T) {
 	if got := text(t, conn, `SELECT string_agg(DISTINCT pg_get_userbyid(proowner), ' ') FROM pg_proc WHERE proname IN ('specwatch_mirror_1', 'specwatch_map_1')`); got != owner {
 		t.Errorf("the functions run as %s", got)
 	}
-	exec(t, conn, `INSERT INTO journal (kind, session) VALUES (NULL, NULL)`)
+	storetest.Exec(t, conn, `INSERT INTO journal (kind, session) VALUES (NULL, NULL)`)
 	if err := s.RemoveMirror(t.Context(), "journal", nil); err != nil {
 		t.Fatal(err)
 	}
 	if after := text(t, conn, trace); after != before {
 		t.Errorf("before: %s\nafter:  %s", before, after)
 	}
-	exec(t, as, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'mine')`)
+	storetest.Exec(t, as, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'mine')`)
 	if got := strings.Count(listed(t, conn), "\n"); got != 1 {
 		t.Errorf("%d events", got+1)
 	}
@@ -326,7 +306,7 @@ func TestFillBesideWritersIsResumed(t *testing.T) {
 	t.Parallel()
 	s, conn, config := watched(t, `CREATE TABLE journal (id int PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`)
 	const old = 30_000
-	exec(t, conn, fmt.Sprintf(`INSERT INTO journal (id, session) SELECT n, CASE WHEN n %% 100 > 0 THEN 's' END FROM generate_series(1, %d) n`, old))
+	storetest.Exec(t, conn, fmt.Sprintf(`INSERT INTO journal (id, session) SELECT n, CASE WHEN n %% 100 > 0 THEN 's' END FROM generate_series(1, %d) n`, old))
 	mirror(t, s, "journal", store.Mapping{})
 	ctx, stop := context.WithCancel(t.Context())
 	written, begun := make(chan int, 1), make(chan struct{})
@@ -383,7 +363,7 @@ func TestMirrorDelaysNoWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exec(t, tx, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'long')`)
+	storetest.Exec(t, tx, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'long')`)
 	waits := make(chan struct{}, 1)
 	made := make(chan error, 1)
 	go func() {
@@ -394,7 +374,7 @@ func TestMirrorDelaysNoWriter(t *testing.T) {
 	other := postgrestest.Connect(t, config.URL)
 	for range 20 {
 		began := time.Now()
-		exec(t, other, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'short')`)
+		storetest.Exec(t, other, `INSERT INTO journal (kind, session) VALUES ('spec_started', 'short')`)
 		if took := time.Since(began); took > 20*time.Second { // a lock that is waited for without an end lasts longer
 			t.Errorf("a writer waited %s", took)
 		}
@@ -427,10 +407,10 @@ func TestMirrorsOfOneOwnerShareRights(t *testing.T) {
 	t.Parallel()
 	const columns = ` (id bigserial PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`
 	s, conn, config := watched(t, `CREATE TABLE one`+columns, `CREATE TABLE two`+columns)
-	owner, address := login(t, conn, config.URL, "owner")
-	other, _ := login(t, conn, config.URL, "other")
+	owner, address := storetest.Login(t, conn, config.URL, "owner")
+	other, _ := storetest.Login(t, conn, config.URL, "other")
 	for _, table := range []string{"one", "two"} {
-		exec(t, conn, `ALTER TABLE `+table+` OWNER TO `+owner)
+		storetest.Exec(t, conn, `ALTER TABLE `+table+` OWNER TO `+owner)
 	}
 	as := postgrestest.Connect(t, address)
 	may := func(role string) string {
@@ -441,14 +421,14 @@ func TestMirrorsOfOneOwnerShareRights(t *testing.T) {
 		{"recorded", `SELECT`},
 		{"recorded by an older version", `UPDATE watch.specwatch_mirrors SET granted = NULL WHERE source = 'public.two'`},
 	} {
-		exec(t, conn, `TRUNCATE watch.events`)
+		storetest.Exec(t, conn, `TRUNCATE watch.events`)
 		mirror(t, s, "one", store.Mapping{})
 		mirror(t, s, "two", store.Mapping{})
-		exec(t, conn, c.before)
+		storetest.Exec(t, conn, c.before)
 		if err := s.RemoveMirror(t.Context(), "one", nil); err != nil {
 			t.Fatal(err)
 		}
-		exec(t, as, `INSERT INTO two (session) VALUES ('two')`)
+		storetest.Exec(t, as, `INSERT INTO two (session) VALUES ('two')`)
 		if got := listed(t, conn); got != "spec_started two  {}" {
 			t.Errorf("%s: events %q", c.name, got)
 		}
@@ -459,11 +439,11 @@ func TestMirrorsOfOneOwnerShareRights(t *testing.T) {
 			t.Errorf("%s: left: %s", c.name, got)
 		}
 	}
-	exec(t, conn, `TRUNCATE watch.events`)
+	storetest.Exec(t, conn, `TRUNCATE watch.events`)
 	mirror(t, s, "one", store.Mapping{})
-	exec(t, conn, `ALTER TABLE one OWNER TO `+other)
+	storetest.Exec(t, conn, `ALTER TABLE one OWNER TO `+other)
 	mirror(t, s, "one", store.Mapping{})
-	exec(t, conn, `INSERT INTO one (session) VALUES ('one')`)
+	storetest.Exec(t, conn, `INSERT INTO one (session) VALUES ('one')`)
 	if got := listed(t, conn); got != "spec_started one  {}" {
 		t.Errorf("another owner: events %q", got)
 	}
@@ -503,10 +483,10 @@ func TestRemovedMirrorLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	const columns = ` (id bigserial PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`
 	s, conn, config := watched(t, `CREATE TABLE one`+columns, `CREATE TABLE two`+columns)
-	owner, address := login(t, conn, config.URL, "owner")
-	other, _ := login(t, conn, config.URL, "other")
+	owner, address := storetest.Login(t, conn, config.URL, "owner")
+	other, _ := storetest.Login(t, conn, config.URL, "other")
 	for _, table := range []string{"one", "two"} {
-		exec(t, conn, `ALTER TABLE `+table+` OWNER TO `+owner)
+		storetest.Exec(t, conn, `ALTER TABLE `+table+` OWNER TO `+owner)
 	}
 	as := postgrestest.Connect(t, address)
 	remove := func(table string) {
@@ -527,25 +507,25 @@ func TestRemovedMirrorLeavesNoTrace(t *testing.T) {
 		{"the first is removed first", `SELECT`, func() {
 			mirror(t, s, "two", store.Mapping{})
 			remove("one")
-			exec(t, as, `INSERT INTO two (session) VALUES ('two')`)
+			storetest.Exec(t, as, `INSERT INTO two (session) VALUES ('two')`)
 		}},
 		{"a right is granted in between", `SELECT`, func() {
-			exec(t, conn, `GRANT INSERT, SELECT ON watch.events TO `+other)
+			storetest.Exec(t, conn, `GRANT INSERT, SELECT ON watch.events TO `+other)
 			mirror(t, s, "two", store.Mapping{})
-			exec(t, conn, `REVOKE INSERT, SELECT ON watch.events FROM `+other)
+			storetest.Exec(t, conn, `REVOKE INSERT, SELECT ON watch.events FROM `+other)
 		}},
 		{"another owner in between", `GRANT INSERT (kind), SELECT (key) ON watch.events TO ` + other, func() {
-			exec(t, conn, `ALTER TABLE one OWNER TO `+other)
+			storetest.Exec(t, conn, `ALTER TABLE one OWNER TO `+other)
 			mirror(t, s, "one", store.Mapping{})
-			exec(t, conn, `ALTER TABLE one OWNER TO `+owner)
+			storetest.Exec(t, conn, `ALTER TABLE one OWNER TO `+owner)
 		}},
 		{"had all rights", `GRANT INSERT, SELECT ON watch.events, watch.specwatch_unmapped TO ` + owner, func() {}},
 	} {
-		exec(t, conn, c.grants)
+		storetest.Exec(t, conn, c.grants)
 		before := traces(t, conn)
 		mirror(t, s, "one", store.Mapping{})
-		exec(t, conn, `TRUNCATE watch.events`)
-		exec(t, as, `INSERT INTO one (session) VALUES ('one'), (NULL)`)
+		storetest.Exec(t, conn, `TRUNCATE watch.events`)
+		storetest.Exec(t, as, `INSERT INTO one (session) VALUES ('one'), (NULL)`)
 		if got := listed(t, conn); got != "spec_started one  {}" {
 			t.Errorf("%s: events %q", c.name, got)
 		}
@@ -572,23 +552,23 @@ func TestMigrationRenewsMirrors(t *testing.T) {
 	t.Parallel()
 	const columns = ` (id bigserial PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`
 	s, conn, config := watched(t, `CREATE TABLE one`+columns, `CREATE TABLE two`+columns)
-	migrator, as := login(t, conn, config.URL, "migrator")
+	migrator, as := storetest.Login(t, conn, config.URL, "migrator")
 	mirror(t, s, "one", store.Mapping{})
 	mirror(t, s, "two", store.Mapping{})
 	insert := func() string {
 		t.Helper()
-		exec(t, conn, `TRUNCATE watch.events`)
-		exec(t, conn, `INSERT INTO one (session) VALUES ('s')`)
+		storetest.Exec(t, conn, `TRUNCATE watch.events`)
+		storetest.Exec(t, conn, `INSERT INTO one (session) VALUES ('s')`)
 		return listed(t, conn)
 	}
 	age := func() {
-		exec(t, conn, `CREATE OR REPLACE FUNCTION watch.specwatch_mirror_1() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`)
+		storetest.Exec(t, conn, `CREATE OR REPLACE FUNCTION watch.specwatch_mirror_1() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`)
 		if got := insert(); got != "" {
 			t.Fatalf("the old function makes events: %s", got)
 		}
 	}
 	age()
-	exec(t, conn, `ALTER TABLE two DROP COLUMN kind`)
+	storetest.Exec(t, conn, `ALTER TABLE two DROP COLUMN kind`)
 	report, err := store.Migrate(t.Context(), config, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -600,7 +580,7 @@ func TestMigrationRenewsMirrors(t *testing.T) {
 		t.Errorf("notes: %q", report.Notices)
 	}
 	// The owner of the events who does not own the table.
-	exec(t, conn, `DO $$ DECLARE o record; BEGIN
+	storetest.Exec(t, conn, `DO $$ DECLARE o record; BEGIN
 		EXECUTE 'ALTER SCHEMA watch OWNER TO `+migrator+`';
 		FOR o IN SELECT oid::regclass AS name FROM pg_class WHERE relnamespace = 'watch'::regnamespace AND relkind = 'r' LOOP EXECUTE format('ALTER TABLE %s OWNER TO `+migrator+`', o.name); END LOOP;
 		FOR o IN SELECT oid::regprocedure AS name FROM pg_proc WHERE pronamespace = 'watch'::regnamespace AND proname !~ '_[0-9]+$' LOOP EXECUTE format('ALTER FUNCTION %s OWNER TO `+migrator+`', o.name); END LOOP;
@@ -629,7 +609,7 @@ func TestMirrorOfSerializablePrograms(t *testing.T) {
 	s, conn, config := watched(t, `CREATE TABLE plain`+columns, `CREATE TABLE parted`+columns+` PARTITION BY RANGE (id)`, `CREATE TABLE part PARTITION OF parted DEFAULT`)
 	for _, table := range []string{"plain", "parted"} {
 		mirror(t, s, table, store.Mapping{})
-		exec(t, conn, `INSERT INTO `+table+` (id, session) VALUES (0, 's')`)
+		storetest.Exec(t, conn, `INSERT INTO `+table+` (id, session) VALUES (0, 's')`)
 		var open []pgx.Tx
 		for range 2 {
 			tx, err := postgrestest.Connect(t, config.URL).BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.Serializable})
@@ -639,7 +619,7 @@ func TestMirrorOfSerializablePrograms(t *testing.T) {
 			open = append(open, tx)
 		}
 		for id := range 4 { // in turn, so that each writes after the other
-			exec(t, open[id%2], `INSERT INTO `+table+` (id, session) VALUES ($1, 's')`, id+1)
+			storetest.Exec(t, open[id%2], `INSERT INTO `+table+` (id, session) VALUES ($1, 's')`, id+1)
 		}
 		for _, tx := range open {
 			if err := tx.Commit(t.Context()); err != nil {
@@ -651,12 +631,12 @@ func TestMirrorOfSerializablePrograms(t *testing.T) {
 		}
 		// A statement with rows whose keys are stored, a new row and one that
 		// cannot be mapped. The order stays.
-		exec(t, conn, `DELETE FROM `+table)
-		exec(t, conn, `INSERT INTO `+table+` (id, session) VALUES (2, 'again'), (7, 'new'), (1, 'again'), (8, NULL)`)
+		storetest.Exec(t, conn, `DELETE FROM `+table)
+		storetest.Exec(t, conn, `INSERT INTO `+table+` (id, session) VALUES (2, 'again'), (7, 'new'), (1, 'again'), (8, NULL)`)
 		if got := text(t, conn, `SELECT string_agg(session || coalesce(' ' || key, ''), ', ' ORDER BY id) FROM (SELECT * FROM watch.events ORDER BY id DESC LIMIT 3) e`); got != "again, new mirror:public."+table+":7, again" {
 			t.Errorf("%s: %s", table, got)
 		}
-		exec(t, conn, `TRUNCATE watch.specwatch_unmapped`)
+		storetest.Exec(t, conn, `TRUNCATE watch.specwatch_unmapped`)
 	}
 }
 
@@ -668,10 +648,10 @@ func TestMirrorKeysOfIndexesWithIncludedColumns(t *testing.T) {
 		`CREATE TABLE two (a uuid NOT NULL, b text NOT NULL, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text, note text)`, `CREATE UNIQUE INDEX ON two (b, a) INCLUDE (note)`)
 	mirror(t, s, "one", store.Mapping{})
 	mirror(t, s, "two", store.Mapping{})
-	exec(t, conn, `INSERT INTO one (id, session, note) VALUES (1, 's', 'first')`)
-	exec(t, conn, `INSERT INTO two (a, b, session, note) VALUES ('6f1c5e0e-0000-0000-0000-000000000000', 'b', 's', 'first')`)
-	exec(t, conn, `UPDATE one SET note = 'second'`)
-	exec(t, conn, `UPDATE two SET note = 'second'`)
+	storetest.Exec(t, conn, `INSERT INTO one (id, session, note) VALUES (1, 's', 'first')`)
+	storetest.Exec(t, conn, `INSERT INTO two (a, b, session, note) VALUES ('6f1c5e0e-0000-0000-0000-000000000000', 'b', 's', 'first')`)
+	storetest.Exec(t, conn, `UPDATE one SET note = 'second'`)
+	storetest.Exec(t, conn, `UPDATE two SET note = 'second'`)
 	for _, table := range []string{"one", "two"} {
 		if done := fill(t, s, table); done.Known != 1 || done.Written != 0 {
 			t.Errorf("%s: %+v", table, done)
@@ -697,12 +677,12 @@ func TestMirrorKeysDoNotDependOnSettings(t *testing.T) {
 	} {
 		program := postgrestest.Connect(t, config.URL)
 		for setting := range strings.SplitSeq(settings, "; ") {
-			exec(t, program, setting)
+			storetest.Exec(t, program, setting)
 		}
 		for _, table := range []string{"plain", "parted"} {
-			exec(t, program, `INSERT INTO `+table+` (b, i, f, d, z, m, kind) VALUES ('a', '1 month 3 days', 0.1::float8 + 0.2 + $1, '2026-02-01', '2026-01-01 11:00:00+00', 1234.5, E'do\\ne')`, i)
+			storetest.Exec(t, program, `INSERT INTO `+table+` (b, i, f, d, z, m, kind) VALUES ('a', '1 month 3 days', 0.1::float8 + 0.2 + $1, '2026-02-01', '2026-01-01 11:00:00+00', 1234.5, E'do\\ne')`, i)
 		}
-		exec(t, program, `INSERT INTO moments (z, kind) VALUES (timestamptz '2026-01-01 11:00:00+00' + $1 * interval '1 second', E'do\\ne')`, i)
+		storetest.Exec(t, program, `INSERT INTO moments (z, kind) VALUES (timestamptz '2026-01-01 11:00:00+00' + $1 * interval '1 second', E'do\\ne')`, i)
 	}
 	if got := text(t, conn, `SELECT string_agg(DISTINCT kind, ' ') || ' ' || count(*) FROM watch.events`); got != "spec_completed 6" {
 		t.Errorf("%s", got)
@@ -728,14 +708,14 @@ func TestMirrorOfTableThatBecomesPartition(t *testing.T) {
 	const columns = ` (id int, part text NOT NULL DEFAULT 'b', kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text DEFAULT 's', PRIMARY KEY (id, part))`
 	s, conn, _ := watched(t, `CREATE TABLE log`+columns+` PARTITION BY LIST (part)`, `CREATE TABLE log_b`+columns)
 	mirror(t, s, "log_b", store.Mapping{Spec: "id"})
-	exec(t, conn, `INSERT INTO log_b VALUES (1)`)
-	exec(t, conn, `ALTER TABLE log ATTACH PARTITION log_b FOR VALUES IN ('b')`)
+	storetest.Exec(t, conn, `INSERT INTO log_b VALUES (1)`)
+	storetest.Exec(t, conn, `ALTER TABLE log ATTACH PARTITION log_b FOR VALUES IN ('b')`)
 	mirror(t, s, "log_b", store.Mapping{})
-	exec(t, conn, `INSERT INTO log VALUES (2)`)
-	exec(t, conn, `INSERT INTO log_b VALUES (3), (4)`)
-	exec(t, conn, `ALTER TABLE log DETACH PARTITION log_b`)
+	storetest.Exec(t, conn, `INSERT INTO log VALUES (2)`)
+	storetest.Exec(t, conn, `INSERT INTO log_b VALUES (3), (4)`)
+	storetest.Exec(t, conn, `ALTER TABLE log DETACH PARTITION log_b`)
 	mirror(t, s, "log_b", store.Mapping{})
-	exec(t, conn, `INSERT INTO log_b VALUES (5), (6)`)
+	storetest.Exec(t, conn, `INSERT INTO log_b VALUES (5), (6)`)
 	if got := text(t, conn, `SELECT string_agg(spec, ' ' ORDER BY id) || ', ' || (SELECT count(*) FROM watch.specwatch_unmapped) FROM watch.events`); got != "1 2 3 4 5 6, 0" {
 		t.Errorf("events, unmapped rows: %s", got)
 	}
@@ -764,14 +744,14 @@ func TestMirrorOfRotatedTables(t *testing.T) {
 	}
 	mirror(t, s, "journal", store.Mapping{})
 	fill(t, s, "journal")
-	exec(t, conn, `INSERT INTO journal (session) VALUES ('a2')`)
+	storetest.Exec(t, conn, `INSERT INTO journal (session) VALUES ('a2')`)
 
-	exec(t, conn, `ALTER TABLE journal RENAME TO journal_old`)
-	exec(t, conn, create)
-	exec(t, conn, `INSERT INTO journal (session) VALUES ('b1')`)
+	storetest.Exec(t, conn, `ALTER TABLE journal RENAME TO journal_old`)
+	storetest.Exec(t, conn, create)
+	storetest.Exec(t, conn, `INSERT INTO journal (session) VALUES ('b1')`)
 	mirror(t, s, "journal", store.Mapping{})
-	exec(t, conn, `INSERT INTO journal (session) VALUES ('b2')`)
-	exec(t, conn, `INSERT INTO journal_old (session) VALUES ('a3')`)
+	storetest.Exec(t, conn, `INSERT INTO journal (session) VALUES ('b2')`)
+	storetest.Exec(t, conn, `INSERT INTO journal_old (session) VALUES ('a3')`)
 	mirror(t, s, "journal_old", store.Mapping{}) // keeps its keys
 	if old, done := fill(t, s, "journal_old"), fill(t, s, "journal"); old.Known != 3 || old.Written != 0 || done.Known != 1 || done.Written != 1 {
 		t.Errorf("the old table: %+v, the new one: %+v", old, done)
@@ -781,12 +761,12 @@ func TestMirrorOfRotatedTables(t *testing.T) {
 	}
 
 	// And again: the oldest one is gone.
-	exec(t, conn, `DROP TABLE journal_old`)
-	exec(t, conn, `ALTER TABLE journal RENAME TO journal_old`)
-	exec(t, conn, create)
-	exec(t, conn, `INSERT INTO journal (session) VALUES ('c1')`)
+	storetest.Exec(t, conn, `DROP TABLE journal_old`)
+	storetest.Exec(t, conn, `ALTER TABLE journal RENAME TO journal_old`)
+	storetest.Exec(t, conn, create)
+	storetest.Exec(t, conn, `INSERT INTO journal (session) VALUES ('c1')`)
 	mirror(t, s, "journal", store.Mapping{})
-	exec(t, conn, `INSERT INTO journal_old (session) VALUES ('b3')`)
+	storetest.Exec(t, conn, `INSERT INTO journal_old (session) VALUES ('b3')`)
 	if old, done := fill(t, s, "journal_old"), fill(t, s, "journal"); old.Known != 3 || old.Written != 0 || done.Known != 0 || done.Written != 1 {
 		t.Errorf("the old table: %+v, the new one: %+v", old, done)
 	}
@@ -818,15 +798,15 @@ func TestMirrorOfGeneratedColumns(t *testing.T) {
 				t.Skip("virtual generated columns need PostgreSQL 18")
 			}
 			for i, sql := range []string{`CREATE TABLE plain` + columns, `CREATE TABLE parted` + columns + ` PARTITION BY RANGE (id)`} {
-				exec(t, conn, sql)
+				storetest.Exec(t, conn, sql)
 				table := []string{"plain", "parted"}[i]
 				if table == "parted" {
-					exec(t, conn, `CREATE TABLE part PARTITION OF parted DEFAULT`)
+					storetest.Exec(t, conn, `CREATE TABLE part PARTITION OF parted DEFAULT`)
 				}
-				exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (0, 0, 'old')`)
+				storetest.Exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (0, 0, 'old')`)
 				mirror(t, s, table, store.Mapping{Data: "to_jsonb(" + table + ") - 'at'"})
-				exec(t, conn, `TRUNCATE watch.events`)
-				exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (1, 1, 'new')`)
+				storetest.Exec(t, conn, `TRUNCATE watch.events`)
+				storetest.Exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (1, 1, 'new')`)
 				if done := fill(t, s, table); done.Known != 1 || done.Written != 1 || done.Unmapped != 0 {
 					t.Errorf("%s: %+v", table, done)
 				}
@@ -837,8 +817,8 @@ log.old run 00  {"id": 0, "run": 0, "kind": "log.old", "State": "old", "session"
 				}
 				// One row fails, so that rows are mapped one by one.
 				mirror(t, s, table, store.Mapping{Data: "to_jsonb(100 / (id - 2))"})
-				exec(t, conn, `TRUNCATE watch.events`)
-				exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (2, 1, 'bad'), (3, 1, 'good')`)
+				storetest.Exec(t, conn, `TRUNCATE watch.events`)
+				storetest.Exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (2, 1, 'bad'), (3, 1, 'good')`)
 				if got := listed(t, conn); got != "log.good run 01  100" {
 					t.Errorf("%s: %s", table, got)
 				}
@@ -850,7 +830,7 @@ log.old run 00  {"id": 0, "run": 0, "kind": "log.old", "State": "old", "session"
 func TestPreviewChangesNothing(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := watched(t, states, jobs)
-	exec(t, conn, `INSERT INTO jobs (state, run, task) SELECT 'running', CASE WHEN n > 3 THEN 'r' END, n FROM generate_series(1, 20) n`)
+	storetest.Exec(t, conn, `INSERT INTO jobs (state, run, task) SELECT 'running', CASE WHEN n > 3 THEN 'r' END, n FROM generate_series(1, 20) n`)
 	p, err := s.PreviewMirror(t.Context(), "jobs", jobsMapping)
 	if err != nil || len(p.Events) != 10 || p.Events[0].Kind != event.SpecStarted || p.Rows != 20 || len(p.Reasons) != 1 || p.Reasons[0].Rows != 3 {
 		t.Fatalf("%+v, %v", p, err)
@@ -899,13 +879,13 @@ func TestMappingsThatCannotBe(t *testing.T) {
 	if _, err := s.FillMirror(t.Context(), "keyless", nil); err == nil || !strings.Contains(err.Error(), "tells its rows apart") {
 		t.Errorf("without a key: %v", err)
 	}
-	exec(t, conn, `INSERT INTO keyless VALUES ('spec_started', now(), 's'), ('spec_started', now(), 's')`)
+	storetest.Exec(t, conn, `INSERT INTO keyless VALUES ('spec_started', now(), 's'), ('spec_started', now(), 's')`)
 	if got := listed(t, conn); got != "spec_started s  {}\nspec_started s  {}" {
 		t.Errorf("without a key: %s", got)
 	}
-	role, address := login(t, conn, config.URL, "stranger")
+	role, address := storetest.Login(t, conn, config.URL, "stranger")
 	config.URL = address
-	if _, err := open(t, config).Mirror(t.Context(), "jobs", jobsMapping, nil); err == nil || !strings.Contains(err.Error(), "GRANT") || !strings.Contains(err.Error(), role) {
+	if _, err := storetest.Open(t, config).Mirror(t.Context(), "jobs", jobsMapping, nil); err == nil || !strings.Contains(err.Error(), "GRANT") || !strings.Contains(err.Error(), role) {
 		t.Errorf("a stranger: %v", err)
 	}
 }
@@ -916,7 +896,7 @@ func TestTableThatVersion02AdoptedIsReturned(t *testing.T) {
 	t.Parallel()
 	address := postgrestest.Database(t)
 	conn := postgrestest.Connect(t, address)
-	program, as := login(t, conn, address, "program")
+	program, as := storetest.Login(t, conn, address, "program")
 	first, err := os.ReadFile("migrations/00001_events.sql")
 	if err != nil {
 		t.Fatal(err)
@@ -932,24 +912,24 @@ func TestTableThatVersion02AdoptedIsReturned(t *testing.T) {
 		`CREATE TABLE specwatch_migrations (id integer PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY, version_id bigint NOT NULL, is_applied boolean NOT NULL, tstamp timestamp NOT NULL DEFAULT now())`,
 		`INSERT INTO specwatch_migrations (version_id, is_applied) VALUES (0, true), (1, true)`,
 	} {
-		exec(t, conn, sql)
+		storetest.Exec(t, conn, sql)
 	}
 	if _, err := conn.PgConn().Exec(t.Context(), strings.ReplaceAll(string(first), "@.", "")).ReadAll(); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, conn, `INSERT INTO events (kind, session, spec, data, key) VALUES ('spec_failed', 's', 'own', '{"a": 1}', 'k')`)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, data, key) VALUES ('spec_failed', 's', 'own', '{"a": 1}', 'k')`)
 	config := store.Config{URL: address}
-	exec(t, conn, `CREATE VIEW report AS SELECT count(*) FROM journal`)
+	storetest.Exec(t, conn, `CREATE VIEW report AS SELECT count(*) FROM journal`)
 	if _, err := store.Migrate(t.Context(), config, nil); err == nil || !strings.Contains(err.Error(), "view report depends on view journal") || !strings.Contains(err.Error(), "specwatch migrate") {
 		t.Errorf("with a view of the view: %v", err)
 	}
-	exec(t, conn, `DROP VIEW report`)
+	storetest.Exec(t, conn, `DROP VIEW report`)
 	for range 2 {
 		if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s := open(t, config)
+	s := storetest.Open(t, config)
 	if got := text(t, conn, `SELECT count(*) || ' ' || min(id) || ' ' || max(id) FROM events`); got != fmt.Sprintf("%d 1 %d", old-old/1000+1, old+1) {
 		t.Errorf("events: %s", got)
 	}
@@ -963,8 +943,8 @@ func TestTableThatVersion02AdoptedIsReturned(t *testing.T) {
 		t.Errorf("left in the table: %s", got)
 	}
 	c := now(t, s)
-	exec(t, postgrestest.Connect(t, as), `INSERT INTO journal (kind, at, session, note) VALUES ('queued', now(), 'new', 'y')`)
-	exec(t, conn, insert, "own")
+	storetest.Exec(t, postgrestest.Connect(t, as), `INSERT INTO journal (kind, at, session, note) VALUES ('queued', now(), 'new', 'y')`)
+	storetest.Exec(t, conn, insert, "own")
 	if got, _ := drain(t, s, c, 10); len(got) != 2 || got[0].Kind != "journal.queued" || got[1].ID <= old+1 {
 		t.Errorf("%+v", got)
 	}

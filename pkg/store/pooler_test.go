@@ -18,8 +18,11 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/store"
+	"github.com/specwatch/specwatch/pkg/storetest"
 )
 
 // Through pgbouncer everything works, in both modes and with a schema: the
@@ -39,7 +42,7 @@ func TestThroughPgbouncer(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				s := open(t, config)
+				s := storetest.Open(t, config)
 				if err := s.Ready(t.Context()); err != nil {
 					t.Fatal(err)
 				}
@@ -69,7 +72,7 @@ func TestThroughPgbouncer(t *testing.T) {
 							if _, err := s.Since(context.Background(), cursor.Cursor{}, 10); err != nil {
 								t.Error(err)
 							}
-							if _, err := s.Range(context.Background(), store.Filter{From: time.Now().Add(-time.Hour), To: time.Now(), Limit: 5}); err != nil {
+							if _, err := questions.To(s).Range(context.Background(), questions.Filter{From: time.Now().Add(-time.Hour), To: time.Now(), Limit: 5}); err != nil {
 								t.Error(err)
 							}
 						}
@@ -90,10 +93,10 @@ func TestThroughPgbouncer(t *testing.T) {
 				if got != 4*13 {
 					t.Errorf("%d events", got)
 				}
-				if _, err := stateOf(t, s); err != nil {
+				if _, err := storetest.State(t, s); err != nil {
 					t.Error(err)
 				}
-				if n, err := s.Prune(t.Context(), time.Now().Add(time.Minute), nil); err != nil || n != 4*13 {
+				if n, err := maintenance.Prune(t.Context(), s, time.Now().Add(time.Minute), nil); err != nil || n != 4*13 {
 					t.Errorf("%d pruned: %v", n, err)
 				}
 			})
@@ -107,7 +110,7 @@ func TestMigrateSaysWhomItWaitsFor(t *testing.T) {
 	t.Parallel()
 	server, _ := cluster(t, nil)
 	hog := postgrestest.Connect(t, server.URL())
-	exec(t, hog, "SELECT pg_advisory_lock($1)", int64(0x5350454357))
+	storetest.Exec(t, hog, "SELECT pg_advisory_lock($1)", int64(0x5350454357))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var said string
@@ -127,7 +130,7 @@ func TestMigrateSaysWhichTransactionsItWaitsFor(t *testing.T) {
 	server, s := cluster(t, map[string]string{"max_prepared_transactions": "5"})
 	config := store.Config{URL: server.URL()}
 	admin := postgrestest.Connect(t, server.URL())
-	exec(t, admin, insert, "before")
+	storetest.Exec(t, admin, insert, "before")
 	hog := postgrestest.Connect(t, server.URL())
 	const noIndexes = `DROP INDEX specwatch_events_session, specwatch_events_timeline; DELETE FROM specwatch_migrations WHERE version_id > 4;`
 	const noRollups = noIndexes + `DROP TRIGGER specwatch_take_out ON events; DROP TRIGGER specwatch_changed ON events; DROP TRIGGER specwatch_restored ON events;
@@ -175,7 +178,7 @@ func TestMigrateSaysWhichTransactionsItWaitsFor(t *testing.T) {
 		if took := time.Since(begin); took > 20*time.Second { // each may wait for one attempt of 0.2 s, and one that is not let through fails
 			t.Errorf("%s: ten inserts took %s meanwhile", c.name, took)
 		}
-		exec(t, hog, c.release)
+		storetest.Exec(t, hog, c.release)
 		if err := <-done; err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
@@ -252,13 +255,13 @@ func TestNoCancelRequestThroughAPooler(t *testing.T) {
 	// time, and the request is made after the caller has its error.
 	giveUp := func(address string, cancelled bool) *atomic.Int64 {
 		through, cancels := countingCancels(t, address)
-		s := open(t, store.Config{URL: through})
+		s := storetest.Open(t, store.Config{URL: through})
 		if err := s.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		lock := postgrestest.Connect(t, server.URL())
-		exec(t, lock, "BEGIN")
-		exec(t, lock, "LOCK TABLE events")
+		storetest.Exec(t, lock, "BEGIN")
+		storetest.Exec(t, lock, "LOCK TABLE events")
 		end := time.Now().Add(time.Minute)
 		for tries := 0; tries < 3 || cancelled && cancels.Load() == 0 && time.Now().Before(end); tries++ {
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -267,7 +270,7 @@ func TestNoCancelRequestThroughAPooler(t *testing.T) {
 			}
 			cancel()
 		}
-		exec(t, lock, "ROLLBACK")
+		storetest.Exec(t, lock, "ROLLBACK")
 		if _, err := s.Since(t.Context(), cursor.Cursor{}, 1); err != nil {
 			t.Error(err)
 		}

@@ -15,8 +15,11 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/store"
+	"github.com/specwatch/specwatch/pkg/storetest"
 )
 
 // Default privileges that give everybody, or a role, rights on every new table
@@ -26,7 +29,7 @@ func TestDefaultPrivilegesOpenNothing(t *testing.T) {
 	address := postgrestest.Database(t)
 	conn := postgrestest.Connect(t, address)
 	role := fmt.Sprintf("specwatch_anybody_%d", time.Now().UnixNano())
-	exec(t, conn, `CREATE ROLE `+role)
+	storetest.Exec(t, conn, `CREATE ROLE `+role)
 	t.Cleanup(func() {
 		for _, sql := range []string{`DROP OWNED BY ` + role, `DROP ROLE ` + role} {
 			if _, err := conn.Exec(context.Background(), sql); err != nil {
@@ -35,9 +38,9 @@ func TestDefaultPrivilegesOpenNothing(t *testing.T) {
 		}
 	})
 	for _, to := range []string{"PUBLIC", role} {
-		exec(t, conn, `ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO `+to)
-		exec(t, conn, `ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO `+to)
-		exec(t, conn, `ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO `+to)
+		storetest.Exec(t, conn, `ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO `+to)
+		storetest.Exec(t, conn, `ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO `+to)
+		storetest.Exec(t, conn, `ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO `+to)
 	}
 	config := store.Config{URL: address, Schema: "watch"}
 	migrate := func() {
@@ -71,8 +74,8 @@ func TestDefaultPrivilegesOpenNothing(t *testing.T) {
 	if got := open(); got != "" {
 		t.Fatalf("open: %s", got)
 	}
-	exec(t, conn, `INSERT INTO watch.events (kind, session) VALUES ('spec_started', 's')`)
-	exec(t, conn, `GRANT SELECT ON watch.events TO `+role)
+	storetest.Exec(t, conn, `INSERT INTO watch.events (kind, session) VALUES ('spec_started', 's')`)
+	storetest.Exec(t, conn, `GRANT SELECT ON watch.events TO `+role)
 	migrate()
 	if got := open(); got != "SELECT events to "+role {
 		t.Fatalf("after a grant on purpose: %s", got)
@@ -85,7 +88,7 @@ func TestDefaultPrivilegesOpenNothing(t *testing.T) {
 // role reads nothing but what tells it whether a key is stored.
 func TestRightsAreNarrow(t *testing.T) {
 	t.Parallel()
-	_, conn, config := fresh(t)
+	_, conn, config := storetest.New(t)
 	var functions, fixed int
 	if err := conn.QueryRow(t.Context(), `
 		SELECT count(*), count(*) FILTER (WHERE 'search_path=pg_catalog, pg_temp' = ANY (proconfig) AND (NOT prosecdef OR proname IN ('specwatch_system_identifier', 'specwatch_standby_timeline', 'specwatch_roll_up', 'specwatch_take_out', 'specwatch_void_rollups')))
@@ -125,16 +128,16 @@ func TestAReaderCannotFalsifyTheCounts(t *testing.T) {
 	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, admin, `INSERT INTO watch.events (kind, session, xid) SELECT 'spec_started', 's', NULL FROM generate_series(1, 5)`)
-	s := open(t, config)
-	if err := s.RollUpAll(t.Context(), func(int64, int64) {}); err != nil {
+	storetest.Exec(t, admin, `INSERT INTO watch.events (kind, session, xid) SELECT 'spec_started', 's', NULL FROM generate_series(1, 5)`)
+	s := storetest.Open(t, config)
+	if err := maintenance.RollUpAll(t.Context(), s, func(int64, int64) {}); err != nil {
 		t.Fatal(err)
 	}
 	for _, role := range []string{"specwatch_reader", "specwatch_writer"} {
-		user, as := login(t, admin, address, "false")
-		exec(t, admin, `GRANT `+role+` TO `+user)
+		user, as := storetest.Login(t, admin, address, "false")
+		storetest.Exec(t, admin, `GRANT `+role+` TO `+user)
 		conn := postgrestest.Connect(t, as)
-		exec(t, conn, `CREATE TEMP TABLE own (LIKE pg_catalog.pg_description)`)
+		storetest.Exec(t, conn, `CREATE TEMP TABLE own (LIKE pg_catalog.pg_description)`)
 		for function, sql := range map[string]string{
 			"specwatch_take_out":     `CREATE TRIGGER own AFTER DELETE ON own REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION watch.specwatch_take_out()`,
 			"specwatch_void_rollups": `CREATE TRIGGER own AFTER UPDATE ON own FOR EACH STATEMENT EXECUTE FUNCTION watch.specwatch_void_rollups()`,
@@ -148,7 +151,7 @@ func TestAReaderCannotFalsifyTheCounts(t *testing.T) {
 	if err := admin.QueryRow(t.Context(), `SELECT seen IS NOT NULL FROM watch.specwatch_rollup`).Scan(&rolled); err != nil || !rolled {
 		t.Errorf("rolled up %t, %v", rolled, err)
 	}
-	if n, err := s.Total(t.Context(), store.Filter{From: time.Now().Add(-time.Hour), To: time.Now().Add(time.Hour)}); err != nil || n != 5 {
+	if n, err := questions.To(s).Total(t.Context(), questions.Filter{From: time.Now().Add(-time.Hour), To: time.Now().Add(time.Hour)}); err != nil || n != 5 {
 		t.Errorf("%d events, %v", n, err)
 	}
 }
@@ -161,11 +164,11 @@ func TestMissingRightsAreNamedWithWhatGivesThem(t *testing.T) {
 	t.Parallel()
 	address := postgrestest.Database(t)
 	admin := postgrestest.Connect(t, address)
-	user, as := login(t, admin, address, "plain")
-	other, asOther := login(t, admin, address, "other")
-	exec(t, admin, `REVOKE CREATE ON SCHEMA public FROM PUBLIC`) // the default since PostgreSQL 15
+	user, as := storetest.Login(t, admin, address, "plain")
+	other, asOther := storetest.Login(t, admin, address, "other")
+	storetest.Exec(t, admin, `REVOKE CREATE ON SCHEMA public FROM PUBLIC`) // the default since PostgreSQL 15
 	// What some managed servers keep from users.
-	exec(t, admin, `REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() FROM PUBLIC`)
+	storetest.Exec(t, admin, `REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() FROM PUBLIC`)
 	migrate := func(address, schema string) error {
 		_, err := store.Migrate(t.Context(), store.Config{URL: address, Schema: schema}, nil)
 		return err
@@ -180,7 +183,7 @@ func TestMissingRightsAreNamedWithWhatGivesThem(t *testing.T) {
 		if found == nil {
 			t.Fatalf("no statement: %v", err)
 		}
-		exec(t, admin, found[1])
+		storetest.Exec(t, admin, found[1])
 	}
 	follow(migrate(as, ""), "CREATE on schema public")
 	if err := migrate(as, ""); err != nil {
@@ -193,8 +196,8 @@ func TestMissingRightsAreNamedWithWhatGivesThem(t *testing.T) {
 		}
 	}
 	reads := store.Config{URL: asOther, Schema: "watch"}
-	follow(open(t, reads).Ready(t.Context()), "USAGE on schema")
-	s := open(t, reads)
+	follow(storetest.Open(t, reads).Ready(t.Context()), "USAGE on schema")
+	s := storetest.Open(t, reads)
 	if err := s.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -204,44 +207,44 @@ func TestMissingRightsAreNamedWithWhatGivesThem(t *testing.T) {
 	}
 	reopen := func() { // of a new role a session knows in full only after it connects again
 		s.Close()
-		s = open(t, reads)
+		s = storetest.Open(t, reads)
 	}
-	exec(t, admin, regexp.MustCompile(`GRANT specwatch_writer TO "[^"]+"`).FindString(err.Error()))
+	storetest.Exec(t, admin, regexp.MustCompile(`GRANT specwatch_writer TO "[^"]+"`).FindString(err.Error()))
 	reopen()
 	if _, err := s.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s"}}); err != nil {
 		t.Errorf("a writer: %v", err)
 	}
 
-	third, asThird := login(t, admin, address, "third")
-	exec(t, admin, `GRANT specwatch_reader, specwatch_writer TO `+third)
+	third, asThird := storetest.Login(t, admin, address, "third")
+	storetest.Exec(t, admin, `GRANT specwatch_reader, specwatch_writer TO `+third)
 	prunes := store.Config{URL: asThird, Schema: "watch"}
-	_, err = open(t, prunes).Prune(t.Context(), time.Now().Add(time.Minute), nil)
+	_, err = maintenance.Prune(t.Context(), storetest.Open(t, prunes), time.Now().Add(time.Minute), nil)
 	follow(err, "only the owner of the events table can remove events")
-	if n, err := open(t, prunes).Prune(t.Context(), time.Now().Add(time.Minute), nil); err != nil || n != 1 {
+	if n, err := maintenance.Prune(t.Context(), storetest.Open(t, prunes), time.Now().Add(time.Minute), nil); err != nil || n != 1 {
 		t.Errorf("%d pruned: %v", n, err)
 	}
 
 	// An upgrade replaces functions, for which it needs CREATE.
-	exec(t, admin, `REVOKE CREATE ON SCHEMA watch FROM `+user)
+	storetest.Exec(t, admin, `REVOKE CREATE ON SCHEMA watch FROM `+user)
 	if err := migrate(as, "watch"); err != nil {
 		t.Errorf("nothing is pending: %v", err)
 	}
-	exec(t, admin, `DELETE FROM watch.specwatch_migrations WHERE version_id > 5`)
+	storetest.Exec(t, admin, `DELETE FROM watch.specwatch_migrations WHERE version_id > 5`)
 	follow(migrate(as, "watch"), "CREATE on schema watch")
 	if err := migrate(as, "watch"); err != nil {
 		t.Error(err)
 	}
 
 	// A preview of a mirror makes a temporary function.
-	exec(t, admin, `CREATE TABLE public.jobs (id int PRIMARY KEY, kind text, at timestamptz, session text)`)
-	exec(t, admin, `ALTER TABLE public.jobs OWNER TO `+user)
+	storetest.Exec(t, admin, `CREATE TABLE public.jobs (id int PRIMARY KEY, kind text, at timestamptz, session text)`)
+	storetest.Exec(t, admin, `ALTER TABLE public.jobs OWNER TO `+user)
 	var database string
 	if err := admin.QueryRow(t.Context(), `SELECT current_database()::text`).Scan(&database); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, admin, `REVOKE TEMPORARY ON DATABASE `+pgx.Identifier{database}.Sanitize()+` FROM PUBLIC`)
+	storetest.Exec(t, admin, `REVOKE TEMPORARY ON DATABASE `+pgx.Identifier{database}.Sanitize()+` FROM PUBLIC`)
 	preview := func() error {
-		_, err := open(t, store.Config{URL: as, Schema: "watch"}).PreviewMirror(t.Context(), "public.jobs", store.Mapping{})
+		_, err := storetest.Open(t, store.Config{URL: as, Schema: "watch"}).PreviewMirror(t.Context(), "public.jobs", store.Mapping{})
 		return err
 	}
 	follow(preview(), "to create temporary tables")
@@ -250,29 +253,29 @@ func TestMissingRightsAreNamedWithWhatGivesThem(t *testing.T) {
 	}
 
 	// The right to connect.
-	exec(t, admin, `REVOKE CONNECT ON DATABASE `+pgx.Identifier{database}.Sanitize()+` FROM PUBLIC`)
-	err = open(t, prunes).Ready(t.Context())
+	storetest.Exec(t, admin, `REVOKE CONNECT ON DATABASE `+pgx.Identifier{database}.Sanitize()+` FROM PUBLIC`)
+	err = storetest.Open(t, prunes).Ready(t.Context())
 	if found := remedies.FindStringSubmatch(fmt.Sprint(err)); found == nil || !strings.Contains(found[1], "GRANT CONNECT") {
 		t.Errorf("no right to connect: %v", err)
 	} else {
-		exec(t, admin, found[1])
+		storetest.Exec(t, admin, found[1])
 	}
-	if err := open(t, prunes).Ready(t.Context()); err != nil {
+	if err := storetest.Open(t, prunes).Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
-	exec(t, admin, `GRANT CONNECT ON DATABASE `+pgx.Identifier{database}.Sanitize()+` TO PUBLIC`)
+	storetest.Exec(t, admin, `GRANT CONNECT ON DATABASE `+pgx.Identifier{database}.Sanitize()+` TO PUBLIC`)
 
 	follow(migrate(asOther, "watch"), "only their owner")
 	if err := migrate(asOther, "watch"); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, admin, `REVOKE EXECUTE ON FUNCTION pg_walfile_name(pg_lsn) FROM PUBLIC`)
-	err = open(t, store.Config{URL: as, Schema: "watch"}).Ready(t.Context())
+	storetest.Exec(t, admin, `REVOKE EXECUTE ON FUNCTION pg_walfile_name(pg_lsn) FROM PUBLIC`)
+	err = storetest.Open(t, store.Config{URL: as, Schema: "watch"}).Ready(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "GRANT EXECUTE ON FUNCTION pg_catalog.pg_walfile_name TO "+pgx.Identifier{user}.Sanitize()) {
 		t.Errorf("a closed function: %v", err)
 	}
-	exec(t, admin, `GRANT EXECUTE ON FUNCTION pg_catalog.pg_walfile_name TO `+user)
-	if err := open(t, store.Config{URL: as, Schema: "watch"}).Ready(t.Context()); err != nil {
+	storetest.Exec(t, admin, `GRANT EXECUTE ON FUNCTION pg_catalog.pg_walfile_name TO `+user)
+	if err := storetest.Open(t, store.Config{URL: as, Schema: "watch"}).Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -283,11 +286,11 @@ func TestRolesThatAreMissingAreNamed(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Cluster(t, nil)
 	admin := postgrestest.Connect(t, server.URL())
-	exec(t, admin, `CREATE SCHEMA watch`)
-	_, as := login(t, admin, server.URL(), "owner")
+	storetest.Exec(t, admin, `CREATE SCHEMA watch`)
+	_, as := storetest.Login(t, admin, server.URL(), "owner")
 	owner, _ := url.Parse(as)
-	exec(t, admin, `ALTER SCHEMA watch OWNER TO `+owner.User.Username())
-	user, asUser := login(t, admin, server.URL(), "reader")
+	storetest.Exec(t, admin, `ALTER SCHEMA watch OWNER TO `+owner.User.Username())
+	user, asUser := storetest.Login(t, admin, server.URL(), "reader")
 	migrate := func() {
 		t.Helper()
 		if _, err := store.Migrate(t.Context(), store.Config{URL: as, Schema: "watch"}, nil); err != nil {
@@ -295,13 +298,13 @@ func TestRolesThatAreMissingAreNamed(t *testing.T) {
 		}
 	}
 	migrate()
-	ready := func() error { return open(t, store.Config{URL: asUser, Schema: "watch"}).Ready(t.Context()) }
+	ready := func() error { return storetest.Open(t, store.Config{URL: asUser, Schema: "watch"}).Ready(t.Context()) }
 	grant := "GRANT specwatch_reader TO " + pgx.Identifier{user}.Sanitize()
 	err := ready()
 	if err == nil || !strings.Contains(err.Error(), "run as an administrator: CREATE ROLE specwatch_reader NOLOGIN, and then: specwatch migrate, and then as an administrator: "+grant) {
 		t.Fatalf("no roles: %v", err)
 	}
-	exec(t, admin, `CREATE ROLE specwatch_reader NOLOGIN`)
+	storetest.Exec(t, admin, `CREATE ROLE specwatch_reader NOLOGIN`)
 	if err = ready(); err == nil || !strings.Contains(err.Error(), "run: specwatch migrate, and then as an administrator: "+grant) {
 		t.Fatalf("a role without rights: %v", err)
 	}
@@ -309,7 +312,7 @@ func TestRolesThatAreMissingAreNamed(t *testing.T) {
 	if err = ready(); err == nil || !strings.HasSuffix(err.Error(), "run as an administrator: "+grant) {
 		t.Fatalf("a role with rights: %v", err)
 	}
-	exec(t, admin, grant)
+	storetest.Exec(t, admin, grant)
 	if err := ready(); err != nil {
 		t.Error(err)
 	}
@@ -321,7 +324,7 @@ func TestRolesOfASchema(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Cluster(t, nil)
 	admin := postgrestest.Connect(t, server.URL())
-	exec(t, admin, `CREATE DATABASE second`)
+	storetest.Exec(t, admin, `CREATE DATABASE second`)
 	second, _ := url.Parse(server.URL())
 	second.Path = "/second"
 	migrate := func(config store.Config) store.MigrateReport {
@@ -365,9 +368,9 @@ func TestRolesOfASchema(t *testing.T) {
 				t.Errorf("%s in %s: %v, want %q", user, config.Schema, err, lacks)
 			}
 		}
-		s := open(t, as(config, user))
+		s := storetest.Open(t, as(config, user))
 		check(s.Ready(t.Context()), reads)
-		_, _, err := s.Load(t.Context())
+		_, _, err := questions.To(s).Load(t.Context())
 		check(err, reads)
 		_, err = s.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s"}})
 		check(err, writes)
@@ -375,10 +378,10 @@ func TestRolesOfASchema(t *testing.T) {
 	writes := func(p place) string { return strings.Replace(p.reads, "_reader", "_writer", 1) }
 	for i, p := range places {
 		user := fmt.Sprintf("user%d", i)
-		exec(t, admin, `CREATE ROLE `+user+` LOGIN PASSWORD 'not a secret'`)
-		exec(t, admin, `GRANT `+p.reads+` TO `+user)
-		exec(t, admin, `CREATE ROLE `+user+`_both LOGIN PASSWORD 'not a secret'`)
-		exec(t, admin, `GRANT `+p.reads+`, `+writes(p)+` TO `+user+`_both`)
+		storetest.Exec(t, admin, `CREATE ROLE `+user+` LOGIN PASSWORD 'not a secret'`)
+		storetest.Exec(t, admin, `GRANT `+p.reads+` TO `+user)
+		storetest.Exec(t, admin, `CREATE ROLE `+user+`_both LOGIN PASSWORD 'not a secret'`)
+		storetest.Exec(t, admin, `GRANT `+p.reads+`, `+writes(p)+` TO `+user+`_both`)
 		for j, other := range places {
 			reads, may := other.reads, writes(other)
 			if i == j {
@@ -388,28 +391,28 @@ func TestRolesOfASchema(t *testing.T) {
 			expect(other.config, user+"_both", reads, may)
 		}
 	}
-	err := open(t, as(places[0].config, "user0")).Writable(t.Context())
+	err := storetest.Open(t, as(places[0].config, "user0")).Writable(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "grant it the role one_writer") {
 		t.Errorf("a reader: %v", err)
 	}
 	// Writers may update the rollups, and only the owner the stored summary.
-	reader, both := open(t, as(places[0].config, "user0")), open(t, as(places[0].config, "user0_both"))
-	if _, _, err := reader.RollUp(t.Context()); !errors.Is(err, store.ErrNotAllowed) {
+	reader, both := storetest.Open(t, as(places[0].config, "user0")), storetest.Open(t, as(places[0].config, "user0_both"))
+	if _, _, err := maintenance.RollUp(t.Context(), reader); !errors.Is(err, store.ErrNotAllowed) {
 		t.Errorf("a reader updates the rollups: %v", err)
 	}
-	if _, _, err := both.RollUp(t.Context()); err != nil {
+	if _, _, err := maintenance.RollUp(t.Context(), both); err != nil {
 		t.Errorf("a writer does not update the rollups: %v", err)
 	}
-	if err := both.Keep(t.Context(), nil, cursor.Cursor{}, 0); !errors.Is(err, store.ErrNotAllowed) {
+	if err := questions.To(both).Keep(t.Context(), nil, cursor.Cursor{}, 0); !errors.Is(err, store.ErrNotAllowed) {
 		t.Errorf("a writer stores a summary: %v", err)
 	}
 
 	// Other roles take the place of those before, and nobody else's rights change.
 	conn := postgrestest.Connect(t, second.String())
-	exec(t, conn, `CREATE TABLE plain.own (id int)`)
-	exec(t, conn, `GRANT SELECT ON plain.own TO specwatch_reader`)
-	exec(t, conn, `GRANT USAGE ON SCHEMA plain TO user0`)
-	exec(t, conn, `GRANT SELECT ON plain.events TO user0`)
+	storetest.Exec(t, conn, `CREATE TABLE plain.own (id int)`)
+	storetest.Exec(t, conn, `GRANT SELECT ON plain.own TO specwatch_reader`)
+	storetest.Exec(t, conn, `GRANT USAGE ON SCHEMA plain TO user0`)
+	storetest.Exec(t, conn, `GRANT SELECT ON plain.events TO user0`)
 	rights := func() string {
 		t.Helper()
 		return text(t, conn, `
@@ -435,7 +438,7 @@ func TestRolesOfASchema(t *testing.T) {
 			t.Errorf("repeated: %q", report.Notices)
 		}
 	}
-	exec(t, admin, `GRANT moved_reader, moved_writer TO user3_both`)
+	storetest.Exec(t, admin, `GRANT moved_reader, moved_writer TO user3_both`)
 	expect(changed, "user3_both", "", "")
 	changed.Roles = "specwatch"
 	migrate(changed)
@@ -463,7 +466,7 @@ func sorted(lines string) string {
 func TestSharedRolesAreTold(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Cluster(t, nil)
-	exec(t, postgrestest.Connect(t, server.URL()), `CREATE DATABASE second`)
+	storetest.Exec(t, postgrestest.Connect(t, server.URL()), `CREATE DATABASE second`)
 	second, _ := url.Parse(server.URL())
 	second.Path = "/second"
 	for _, c := range []struct {
@@ -496,17 +499,17 @@ func TestMissingRolesOfASchemaAreNamed(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Cluster(t, nil)
 	admin := postgrestest.Connect(t, server.URL())
-	_, as := login(t, admin, server.URL(), "owner")
+	_, as := storetest.Login(t, admin, server.URL(), "owner")
 	owner, _ := url.Parse(as)
-	exec(t, admin, `CREATE SCHEMA watch AUTHORIZATION `+owner.User.Username())
-	user, asUser := login(t, admin, server.URL(), "reader")
+	storetest.Exec(t, admin, `CREATE SCHEMA watch AUTHORIZATION `+owner.User.Username())
+	user, asUser := storetest.Login(t, admin, server.URL(), "reader")
 	config := store.Config{URL: as, Schema: "watch", Roles: "Team"}
 	report, err := store.Migrate(t.Context(), config, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config.Roles = ""
-	ready := func() error { return open(t, store.Config{URL: asUser, Schema: "watch"}).Ready(t.Context()) }
+	ready := func() error { return storetest.Open(t, store.Config{URL: asUser, Schema: "watch"}).Ready(t.Context()) }
 	grant := `GRANT "Team_reader" TO ` + pgx.Identifier{user}.Sanitize()
 	if err := ready(); err == nil || !strings.HasSuffix(err.Error(), `run as an administrator: CREATE ROLE "Team_reader" NOLOGIN, and then: specwatch migrate, and then as an administrator: `+grant) {
 		t.Errorf("no roles: %v", err)
@@ -516,7 +519,7 @@ func TestMissingRolesOfASchemaAreNamed(t *testing.T) {
 		if found == nil || !strings.HasPrefix(found[1], `CREATE ROLE "Team_`) {
 			t.Fatalf("it says %q", notice)
 		}
-		exec(t, admin, found[1])
+		storetest.Exec(t, admin, found[1])
 	}
 	if report, err = store.Migrate(t.Context(), config, nil); err != nil || len(report.Notices) != 0 {
 		t.Fatalf("%v, %q", err, report.Notices)
@@ -524,7 +527,7 @@ func TestMissingRolesOfASchemaAreNamed(t *testing.T) {
 	if err := ready(); err == nil || !strings.HasSuffix(err.Error(), "run as an administrator: "+grant) {
 		t.Errorf("a role with rights: %v", err)
 	}
-	exec(t, admin, grant)
+	storetest.Exec(t, admin, grant)
 	if err := ready(); err != nil {
 		t.Error(err)
 	}

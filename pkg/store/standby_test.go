@@ -7,6 +7,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
 	"github.com/specwatch/specwatch/pkg/store"
+	"github.com/specwatch/specwatch/pkg/storetest"
 )
 
 // A standby's snapshot does not list what is in progress on the primary, so
@@ -19,13 +20,13 @@ func TestLateCommitOnStandby(t *testing.T) {
 	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
-	writer := open(t, config)
-	reader := open(t, store.Config{URL: standby.URL()})
+	writer := storetest.Open(t, config)
+	reader := storetest.Open(t, store.Config{URL: standby.URL()})
 	programtest.Until(t, "the standby follows", func() bool { return reader.Ready(t.Context()) == nil })
 	late, early := postgrestest.Connect(t, primary.URL()), postgrestest.Connect(t, primary.URL())
-	exec(t, late, "BEGIN")
-	exec(t, late, insert, "late")
-	exec(t, early, insert, "early")
+	storetest.Exec(t, late, "BEGIN")
+	storetest.Exec(t, late, insert, "late")
+	storetest.Exec(t, early, insert, "early")
 	var got []event.Event
 	c := now(t, reader)
 	seen := func() bool {
@@ -42,8 +43,8 @@ func TestLateCommitOnStandby(t *testing.T) {
 		got = append(got, more...)
 	}
 	read()
-	exec(t, late, "COMMIT")
-	exec(t, early, insert, "next")
+	storetest.Exec(t, late, "COMMIT")
+	storetest.Exec(t, early, insert, "next")
 	programtest.Until(t, "all rows are on the standby", func() bool { read(); return len(got) >= 3 })
 	count := map[string]int{}
 	for _, e := range got {
@@ -53,7 +54,7 @@ func TestLateCommitOnStandby(t *testing.T) {
 		t.Fatalf("%q", specs(got))
 	}
 	// A cursor of the standby goes on at the primary, and back.
-	exec(t, early, insert, "last")
+	storetest.Exec(t, early, insert, "last")
 	if more, there := drain(t, writer, c, 10); specs(more) != "last" {
 		t.Fatalf("on the primary: %q", specs(more))
 	} else {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"reflect"
 	"regexp"
 	"runtime"
 	"strings"
@@ -21,56 +20,11 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
-	"github.com/specwatch/specwatch/pkg/state"
 	"github.com/specwatch/specwatch/pkg/store"
+	"github.com/specwatch/specwatch/pkg/storetest"
 )
-
-// fresh is a migrated schema of its own, its store, and a connection for what
-// other programs would do by SQL.
-func fresh(t testing.TB) (*store.Store, *pgx.Conn, store.Config) {
-	t.Helper()
-	address, schema := postgrestest.Schema(t)
-	config := store.Config{URL: address, Schema: schema, MaxConns: 8}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
-		t.Fatal(err)
-	}
-	return open(t, config), postgrestest.Connect(t, address), config
-}
-
-func open(t testing.TB, config store.Config) *store.Store {
-	t.Helper()
-	s, err := store.Open(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
-	return s
-}
-
-// stateOf is the state of all that is stored.
-func stateOf(t testing.TB, s *store.Store) (state.State, error) {
-	t.Helper()
-	summary, page, err := s.Load(t.Context())
-	if err != nil {
-		return state.State{}, err
-	}
-	return summary.State(page.At), nil
-}
-
-func exec(t testing.TB, conn interface {
-	Query(context.Context, string, ...any) (pgx.Rows, error)
-}, sql string, args ...any) {
-	t.Helper()
-	rows, err := conn.Query(t.Context(), sql, args...)
-	if err == nil {
-		rows.Close()
-		err = rows.Err()
-	}
-	if err != nil {
-		t.Fatalf("%s: %s", sql, err)
-	}
-}
 
 // drain reads on until a page says that there is no more.
 func drain(t testing.TB, s *store.Store, c cursor.Cursor, limit int) ([]event.Event, cursor.Cursor) {
@@ -116,7 +70,7 @@ const insert = `INSERT INTO events (kind, session, spec) VALUES ('spec_started',
 
 func TestLateCommit(t *testing.T) {
 	t.Parallel()
-	s, early, config := fresh(t)
+	s, early, config := storetest.New(t)
 	late := postgrestest.Connect(t, config.URL)
 	start := now(t, s)
 
@@ -124,8 +78,8 @@ func TestLateCommit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exec(t, tx, insert, "late")
-	exec(t, early, insert, "early")
+	storetest.Exec(t, tx, insert, "late")
+	storetest.Exec(t, early, insert, "early")
 	got, c := drain(t, s, start, 100)
 	if specs(got) != "early" {
 		t.Fatalf("before the late commit: %q", specs(got))
@@ -133,7 +87,7 @@ func TestLateCommit(t *testing.T) {
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, early, insert, "next")
+	storetest.Exec(t, early, insert, "next")
 	if got, c = drain(t, s, c, 100); specs(got) != "late next" {
 		t.Fatalf("after the late commit: %q", specs(got))
 	}
@@ -144,20 +98,20 @@ func TestLateCommit(t *testing.T) {
 
 func TestRollbackSavepointTwoPhase(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
+	s, conn, _ := storetest.New(t)
 	c := now(t, s)
-	exec(t, conn, "BEGIN")
-	exec(t, conn, insert, "kept")
-	exec(t, conn, "SAVEPOINT a")
-	exec(t, conn, insert, "undone")
-	exec(t, conn, "ROLLBACK TO a")
-	exec(t, conn, "SAVEPOINT b")
-	exec(t, conn, insert, "inner")
-	exec(t, conn, "RELEASE b")
-	exec(t, conn, "COMMIT")
-	exec(t, conn, "BEGIN")
-	exec(t, conn, insert, "never")
-	exec(t, conn, "ROLLBACK")
+	storetest.Exec(t, conn, "BEGIN")
+	storetest.Exec(t, conn, insert, "kept")
+	storetest.Exec(t, conn, "SAVEPOINT a")
+	storetest.Exec(t, conn, insert, "undone")
+	storetest.Exec(t, conn, "ROLLBACK TO a")
+	storetest.Exec(t, conn, "SAVEPOINT b")
+	storetest.Exec(t, conn, insert, "inner")
+	storetest.Exec(t, conn, "RELEASE b")
+	storetest.Exec(t, conn, "COMMIT")
+	storetest.Exec(t, conn, "BEGIN")
+	storetest.Exec(t, conn, insert, "never")
+	storetest.Exec(t, conn, "ROLLBACK")
 	got, c := drain(t, s, c, 10)
 	if specs(got) != "kept inner" {
 		t.Fatalf("got %q", specs(got))
@@ -167,12 +121,12 @@ func TestRollbackSavepointTwoPhase(t *testing.T) {
 		t.Skip("the server has max_prepared_transactions = 0: two-phase commit cannot be tested")
 	}
 	name := fmt.Sprintf("specwatch_%d", time.Now().UnixNano())
-	exec(t, conn, "BEGIN")
-	exec(t, conn, insert, "prepared")
+	storetest.Exec(t, conn, "BEGIN")
+	storetest.Exec(t, conn, insert, "prepared")
 	if _, err := conn.Exec(t.Context(), "PREPARE TRANSACTION '"+name+"'"); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, conn, insert, "after")
+	storetest.Exec(t, conn, insert, "after")
 	if got, c = drain(t, s, c, 10); specs(got) != "after" {
 		t.Fatalf("while prepared: %q", specs(got))
 	}
@@ -188,13 +142,13 @@ func TestRollbackSavepointTwoPhase(t *testing.T) {
 // in nor get lost.
 func TestPagingInsideOneTarget(t *testing.T) {
 	t.Parallel()
-	s, conn, config := fresh(t)
+	s, conn, config := storetest.New(t)
 	late := postgrestest.Connect(t, config.URL)
 	c := now(t, s)
-	exec(t, late, "BEGIN")
-	exec(t, late, insert, "late")
+	storetest.Exec(t, late, "BEGIN")
+	storetest.Exec(t, late, insert, "late")
 	for i := range 25 {
-		exec(t, conn, insert, fmt.Sprint(i))
+		storetest.Exec(t, conn, insert, fmt.Sprint(i))
 	}
 	seen := map[int64]bool{}
 	var order []string
@@ -214,8 +168,8 @@ func TestPagingInsideOneTarget(t *testing.T) {
 			t.Fatal(err)
 		}
 		if turn == 2 {
-			exec(t, late, "COMMIT")
-			exec(t, conn, insert, "new")
+			storetest.Exec(t, late, "COMMIT")
+			storetest.Exec(t, conn, insert, "new")
 		}
 		more = page.More
 	}
@@ -230,14 +184,14 @@ func TestPagingInsideOneTarget(t *testing.T) {
 
 func TestHistoryPages(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
-	exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'spec_started', 's', n::text, now() - n * interval '1 minute' FROM generate_series(0, 9) n`)
-	exec(t, conn, `UPDATE events SET xid = NULL WHERE spec = '3'`) // as a row of before there was a xid
+	s, conn, _ := storetest.New(t)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'spec_started', 's', n::text, now() - n * interval '1 minute' FROM generate_series(0, 9) n`)
+	storetest.Exec(t, conn, `UPDATE events SET xid = NULL WHERE spec = '3'`) // as a row of before there was a xid
 	page, err := s.SinceTime(t.Context(), time.Now().Add(-6*time.Minute-30*time.Second), 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	exec(t, conn, insert, "new")
+	storetest.Exec(t, conn, insert, "new")
 	rest, c := drain(t, s, page.Cursor, 3)
 	if got := specs(page.Events) + " " + specs(rest); got != "6 5 4 3 2 1 0 new" {
 		t.Fatalf("history: %q", got)
@@ -252,17 +206,17 @@ func TestHistoryPages(t *testing.T) {
 
 func TestTheNewestEventsHoweverOld(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
+	s, conn, _ := storetest.New(t)
 	page, err := s.SinceLast(t.Context(), 3, 100)
 	if err != nil || len(page.Events) != 0 || page.More {
 		t.Fatalf("an empty table: %v, %v", page, err)
 	}
-	exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'spec_started', 's', n::text, now() - n * interval '1 day' FROM generate_series(0, 9) n`)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'spec_started', 's', n::text, now() - n * interval '1 day' FROM generate_series(0, 9) n`)
 	page, err = s.SinceLast(t.Context(), 4, 3)
 	if err != nil || specs(page.Events) != "3 2 1" || !page.More {
 		t.Fatalf("the first page: %q, %v", specs(page.Events), err)
 	}
-	exec(t, conn, insert, "new")
+	storetest.Exec(t, conn, insert, "new")
 	if rest, c := drain(t, s, page.Cursor, 3); specs(rest) != "0 new" {
 		t.Fatalf("the rest: %q", specs(rest))
 	} else if got, _ := drain(t, s, c, 3); len(got) != 0 {
@@ -271,7 +225,7 @@ func TestTheNewestEventsHoweverOld(t *testing.T) {
 	if page, err = s.SinceLast(t.Context(), 100, 100); err != nil || len(page.Events) != 11 {
 		t.Fatalf("more than there are: %q, %v", specs(page.Events), err)
 	}
-	exec(t, conn, `INSERT INTO events (kind, session, spec) SELECT 'spec_started', 's', 'together ' || n FROM generate_series(1, 7) n`)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec) SELECT 'spec_started', 's', 'together ' || n FROM generate_series(1, 7) n`)
 	if page, err = s.SinceLast(t.Context(), 2, 100); err != nil || specs(page.Events) != "together 6 together 7" || page.More {
 		t.Fatalf("two of those at the same time: %q, more %t, %v", specs(page.Events), page.More, err)
 	}
@@ -279,7 +233,7 @@ func TestTheNewestEventsHoweverOld(t *testing.T) {
 
 func TestLargeEventsMakeSmallPages(t *testing.T) {
 	t.Parallel()
-	s, _, _ := fresh(t)
+	s, _, _ := storetest.New(t)
 	c := now(t, s)
 	big := json.RawMessage(`"` + strings.Repeat("x", event.MaxDataBytes-2) + `"`)
 	for i := range 20 {
@@ -298,7 +252,7 @@ func TestLargeEventsMakeSmallPages(t *testing.T) {
 
 func TestAppend(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
+	s, conn, _ := storetest.New(t)
 	c := now(t, s)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 123456000, time.UTC)
 	events := []event.Event{
@@ -330,7 +284,7 @@ func TestAppend(t *testing.T) {
 // of its batch stays.
 func TestRefusedByPostgreSQL(t *testing.T) {
 	t.Parallel()
-	s, _, _ := fresh(t)
+	s, _, _ := storetest.New(t)
 	c := now(t, s)
 	deep := json.RawMessage(strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000))
 	for name, data := range map[string]json.RawMessage{
@@ -371,7 +325,7 @@ func TestRefusedByPostgreSQL(t *testing.T) {
 
 func TestAppendAll(t *testing.T) {
 	t.Parallel()
-	s, _, _ := fresh(t)
+	s, _, _ := storetest.New(t)
 	c := now(t, s)
 	feed := func(n int, last error, bad int) func() (event.Event, error) {
 		i := 0
@@ -414,13 +368,13 @@ func TestAppendAll(t *testing.T) {
 // The database holds the rules of pkg/event for writers that use SQL.
 func TestConstraintsFollowTheLimits(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
+	s, conn, _ := storetest.New(t)
 	for _, kind := range event.Kinds {
-		exec(t, conn, `INSERT INTO events (kind, session) VALUES ($1, 's')`, string(kind))
+		storetest.Exec(t, conn, `INSERT INTO events (kind, session) VALUES ($1, 's')`, string(kind))
 	}
 	name := strings.Repeat("é", event.MaxNameBytes/2)
 	data := `"` + strings.Repeat("x", event.MaxDataBytes-2) + `"`
-	exec(t, conn, `INSERT INTO events (kind, session, spec, key, data, at) VALUES ('spec_started', $1, $1, $1, $2::text::jsonb, now() + $3::interval)`, name, data, event.MaxAhead)
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, key, data, at) VALUES ('spec_started', $1, $1, $1, $2::text::jsonb, now() + $3::interval)`, name, data, event.MaxAhead)
 	for what, sql := range map[string]string{
 		"kind":    `INSERT INTO events (kind, session) VALUES ('spec_lost', 's')`,
 		"session": `INSERT INTO events (kind, session) VALUES ('spec_started', '')`,
@@ -454,7 +408,7 @@ func TestConstraintsFollowTheLimits(t *testing.T) {
 // and nothing that was undone.
 func TestConcurrentWritersArriveOnce(t *testing.T) {
 	t.Parallel()
-	s, conn, config := fresh(t)
+	s, conn, config := storetest.New(t)
 	c := now(t, s)
 	const writers, each = 8, 400
 	var stored, undone atomic.Int64
@@ -560,8 +514,8 @@ func TestConcurrentWritersArriveOnce(t *testing.T) {
 
 func TestCursorOfAnotherDatabase(t *testing.T) {
 	t.Parallel()
-	a, _, _ := fresh(t)
-	b, _, _ := fresh(t)
+	a, _, _ := storetest.New(t)
+	b, _, _ := storetest.New(t)
 	if _, err := b.Since(t.Context(), now(t, a), 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("another schema's cursor: %v", err)
 	}
@@ -578,15 +532,15 @@ func TestCursorOfAnotherDatabase(t *testing.T) {
 
 func TestRestored(t *testing.T) {
 	t.Parallel()
-	s, conn, config := fresh(t)
-	exec(t, conn, insert, "one")
-	exec(t, conn, insert, "two")
+	s, conn, config := storetest.New(t)
+	storetest.Exec(t, conn, insert, "one")
+	storetest.Exec(t, conn, insert, "two")
 	before := now(t, s)
 	// What a restore into another cluster leaves: xids of a counter that was
 	// further on, and the other cluster's identifier.
-	exec(t, conn, `UPDATE events SET xid = (pg_current_xact_id()::text::bigint + 1000000000)::text::xid8`)
-	exec(t, conn, `UPDATE specwatch_meta SET system_identifier = 1`)
-	other := open(t, config)
+	storetest.Exec(t, conn, `UPDATE events SET xid = (pg_current_xact_id()::text::bigint + 1000000000)::text::xid8`)
+	storetest.Exec(t, conn, `UPDATE specwatch_meta SET system_identifier = 1`)
+	other := storetest.Open(t, config)
 	var problem *store.Problem
 	if _, err := other.Since(t.Context(), before, 10); !errors.As(err, &problem) || problem.Code != store.Restored {
 		t.Fatalf("unrepaired: %v", err)
@@ -605,7 +559,7 @@ func TestRestored(t *testing.T) {
 	if specs(got) != "one two" {
 		t.Fatalf("afresh: %q", specs(got))
 	}
-	exec(t, conn, insert, "three")
+	storetest.Exec(t, conn, insert, "three")
 	if got, _ = drain(t, other, c, 10); specs(got) != "three" {
 		t.Fatalf("after the repair: %q", specs(got))
 	}
@@ -635,7 +589,7 @@ func TestMigrateTwiceAndAtOnce(t *testing.T) {
 	if err != nil || report.Applied != 0 || report.Version != 7 || report.Schema != config.Schema {
 		t.Fatalf("%+v: %v", report, err)
 	}
-	if err := open(t, config).Ready(t.Context()); err != nil {
+	if err := storetest.Open(t, config).Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -643,7 +597,7 @@ func TestMigrateTwiceAndAtOnce(t *testing.T) {
 func TestMigrateLeavesAnotherEventsTable(t *testing.T) {
 	t.Parallel()
 	address, schema := postgrestest.Schema(t)
-	exec(t, postgrestest.Connect(t, address), `CREATE TABLE events (title text)`)
+	storetest.Exec(t, postgrestest.Connect(t, address), `CREATE TABLE events (title text)`)
 	if _, err := store.Migrate(t.Context(), store.Config{URL: address, Schema: schema}, nil); err == nil || !strings.Contains(err.Error(), "specwatch mirror "+schema+".events") {
 		t.Errorf("somebody else's events table: %v", err)
 	}
@@ -651,9 +605,9 @@ func TestMigrateLeavesAnotherEventsTable(t *testing.T) {
 
 func TestRoles(t *testing.T) {
 	t.Parallel()
-	_, conn, config := fresh(t)
+	_, conn, config := storetest.New(t)
 	role := fmt.Sprintf("specwatch_test_%d", time.Now().UnixNano())
-	exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'not a secret'`)
+	storetest.Exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'not a secret'`)
 	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+role) })
 	address, err := url.Parse(config.URL)
 	if err != nil {
@@ -661,7 +615,7 @@ func TestRoles(t *testing.T) {
 	}
 	address.User = url.UserPassword(role, "not a secret")
 	config.URL = address.String()
-	s := open(t, config)
+	s := storetest.Open(t, config)
 	one := []event.Event{{Kind: event.SpecStarted, Session: "s", Key: "k"}}
 	refused := func(what string, err error) {
 		t.Helper()
@@ -675,12 +629,12 @@ func TestRoles(t *testing.T) {
 	refused("nobody writes", err)
 
 	// Of a new role a session knows in full only after it connects again.
-	exec(t, conn, `GRANT specwatch_reader TO `+role)
-	s = open(t, config)
+	storetest.Exec(t, conn, `GRANT specwatch_reader TO `+role)
+	s = storetest.Open(t, config)
 	if err := s.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := stateOf(t, s); err != nil {
+	if _, err := storetest.State(t, s); err != nil {
 		t.Error(err)
 	}
 	r, err := s.NewReader(t.Context())
@@ -694,9 +648,9 @@ func TestRoles(t *testing.T) {
 	_, err = s.Append(t.Context(), one)
 	refused("a reader writes", err)
 
-	exec(t, conn, `REVOKE specwatch_reader FROM `+role)
-	exec(t, conn, `GRANT specwatch_writer TO `+role)
-	s = open(t, config)
+	storetest.Exec(t, conn, `REVOKE specwatch_reader FROM `+role)
+	storetest.Exec(t, conn, `GRANT specwatch_writer TO `+role)
+	s = storetest.Open(t, config)
 	for range 2 {
 		if _, err := s.Append(t.Context(), one); err != nil {
 			t.Errorf("a writer writes: %v", err)
@@ -704,14 +658,14 @@ func TestRoles(t *testing.T) {
 	}
 	_, err = s.Since(t.Context(), cursor.Cursor{}, 1)
 	refused("a writer reads", err)
-	_, err = s.Prune(t.Context(), time.Now(), nil)
+	_, err = maintenance.Prune(t.Context(), s, time.Now(), nil)
 	refused("a writer removes", err)
 }
 
 // Inserts notify while a reader asks for it, and only then.
 func TestNotify(t *testing.T) {
 	t.Parallel()
-	s, conn, _ := fresh(t)
+	s, conn, _ := storetest.New(t)
 	r, err := s.NewReader(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -725,10 +679,10 @@ func TestNotify(t *testing.T) {
 			t.Fatalf("%s: %d, %v", what, notes, err)
 		}
 	}
-	exec(t, conn, insert, "nobody asks")
+	storetest.Exec(t, conn, insert, "nobody asks")
 	quiet("nobody asks")
-	exec(t, conn, "BEGIN")
-	exec(t, conn, insert, "before the lock was taken")
+	storetest.Exec(t, conn, "BEGIN")
+	storetest.Exec(t, conn, insert, "before the lock was taken")
 	ask, err := r.EnableNotify(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -737,7 +691,7 @@ func TestNotify(t *testing.T) {
 	if err != nil || page.Xmin >= ask {
 		t.Fatalf("xmin %d, asked at %d: the open writer is not waited for: %v", page.Xmin, ask, err)
 	}
-	exec(t, conn, "COMMIT")
+	storetest.Exec(t, conn, "COMMIT")
 	quiet("that writer could not know")
 	if page, err = r.Since(t.Context(), page.Cursor, 10); err != nil || len(page.Events) != 1 {
 		t.Fatalf("%+v: %v", page, err)
@@ -748,14 +702,14 @@ func TestNotify(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	exec(t, conn, insert, "notifies")
+	storetest.Exec(t, conn, insert, "notifies")
 	if notes, err := r.Wait(t.Context()); notes == 0 || err != nil {
 		t.Fatalf("%d, %v", notes, err)
 	}
 	if err := r.DisableNotify(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, conn, insert, "nobody asks any more")
+	storetest.Exec(t, conn, insert, "nobody asks any more")
 	quiet("nobody asks any more")
 }
 
@@ -763,7 +717,7 @@ func TestNotify(t *testing.T) {
 // for. It counts them and keeps none. Not parallel: it compares the memory of the
 // process.
 func TestAReaderKeepsNoNotifications(t *testing.T) {
-	s, conn, _ := fresh(t)
+	s, conn, _ := storetest.New(t)
 	r, err := s.NewReader(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -783,7 +737,7 @@ func TestAReaderKeepsNoNotifications(t *testing.T) {
 	if _, err := other.EnableNotify(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, conn, "SET synchronous_commit = off")
+	storetest.Exec(t, conn, "SET synchronous_commit = off")
 	write := func(transactions int) {
 		t.Helper()
 		batch := &pgx.Batch{}
@@ -827,209 +781,6 @@ func TestAReaderKeepsNoNotifications(t *testing.T) {
 	}
 }
 
-func TestRangeQuestions(t *testing.T) {
-	t.Parallel()
-	s, conn, _ := fresh(t)
-	start := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
-	add := func(minute int, kind event.Kind, spec string) {
-		exec(t, conn, `INSERT INTO events (kind, at, session, spec) VALUES ($1, $2, 'night', $3)`, string(kind), start.Add(time.Duration(minute)*time.Minute), spec)
-	}
-	add(-30, event.SpecStarted, "before")
-	add(1, event.SpecStarted, "a")
-	add(3, event.SpecCompleted, "a")
-	add(4, event.SpecStarted, "b")
-	add(5, event.SpecStarted, "b")
-	add(6, event.InterventionRequest, "b")
-	add(7, event.TimeoutTriggered, "b")
-	add(8, event.SpecStarted, "c")
-	add(70, event.SpecFailed, "c")
-	f := store.Filter{From: start, To: start.Add(time.Hour), Limit: 100}
-
-	events, err := s.Range(t.Context(), f)
-	if err != nil || specs(events) != "c b b b b a a" {
-		t.Errorf("range: %q, %v", specs(events), err)
-	}
-	narrow := f
-	narrow.Specs, narrow.Kinds, narrow.Sessions, narrow.Limit = []string{"b", "c"}, []event.Kind{event.SpecStarted}, []string{"night"}, 2
-	if events, err = s.Range(t.Context(), narrow); err != nil || specs(events) != "c b" {
-		t.Errorf("narrow range: %q, %v", specs(events), err)
-	}
-	counts, err := s.Counts(t.Context(), f, 5*time.Minute)
-	if want := fmt.Sprint([]store.Count{
-		{start, event.SpecCompleted, 1, 0}, {start, event.SpecStarted, 2, 0},
-		{start.Add(5 * time.Minute), event.InterventionRequest, 1, 0}, {start.Add(5 * time.Minute), event.SpecStarted, 2, 0}, {start.Add(5 * time.Minute), event.TimeoutTriggered, 1, 0},
-	}); err != nil || fmt.Sprint(counts) != want {
-		t.Errorf("counts: %v, want %v: %v", counts, want, err)
-	}
-	outcomes, err := s.Outcomes(t.Context(), f)
-	if want := (store.Outcomes{Started: 4, Completed: 1, TimedOut: 1}); err != nil || outcomes != want {
-		t.Errorf("outcomes: %+v, %v", outcomes, err)
-	}
-	attempts, err := s.Durations(t.Context(), f)
-	var lines []string
-	for _, a := range attempts {
-		line := fmt.Sprintf("%s %s", a.Spec, a.Outcome)
-		if a.Ended != nil {
-			line += " " + a.Ended.Sub(a.Started).String()
-		}
-		lines = append(lines, line)
-	}
-	if got, want := strings.Join(lines, ", "), "c failed 1h2m0s, b timed out 2m0s, b abandoned, a completed 2m0s"; err != nil || got != want {
-		t.Errorf("durations: %s, want %s: %v", got, want, err)
-	}
-	changes, lanes, err := s.Timeline(t.Context(), f)
-	lines = nil
-	for _, c := range changes {
-		lines = append(lines, fmt.Sprintf("%s %s %d", c.Spec, c.Kind, int(c.At.Sub(start).Minutes())))
-	}
-	if got, want := strings.Join(lines, ", "), "before spec_started -30, a spec_started 1, a spec_completed 3, b spec_started 4, b spec_started 5, b intervention_request 6, b timeout_triggered 7, c spec_started 8"; err != nil || got != want || lanes != 4 {
-		t.Errorf("timeline: %s of %d, want %s: %v", got, lanes, want, err)
-	}
-	few := f
-	few.Limit = 1
-	if changes, lanes, err = s.Timeline(t.Context(), few); err != nil || len(changes) != 1 || changes[0].Spec != "c" || lanes != 4 {
-		t.Errorf("the timeline of one spec: %v of %d, %v", changes, lanes, err)
-	}
-	if n, err := s.Total(t.Context(), f); err != nil || n != 7 {
-		t.Errorf("total: %d, %v", n, err)
-	}
-	names, total, err := s.Specs(t.Context(), f, "")
-	if err != nil || strings.Join(names, " ") != "c b a" || total != 3 {
-		t.Errorf("specs: %q of %d, %v", names, total, err)
-	}
-	for text, want := range map[string]string{"": "night", "IG": "night", "%": "", "nigt": ""} {
-		if names, _, err = s.Sessions(t.Context(), f, text); err != nil || strings.Join(names, " ") != want {
-			t.Errorf("sessions like %q: %q, %v", text, names, err)
-		}
-	}
-}
-
-// The sessions that somebody names are summed up as the summary does it, and
-// however old they are.
-func TestStateOfNamedSessions(t *testing.T) {
-	t.Parallel()
-	s, conn, _ := fresh(t)
-	exec(t, conn, `INSERT INTO events (kind, at, session, spec) VALUES
-		('spec_started', now() - interval '1 minute', 'new', 'a'), ('intervention_request', now() - interval '1 minute', 'new', 'a'), ('session_heartbeat', now(), 'new', ''),
-		('spec_failed', now() - interval '30 days', 'old', 'a'), ('spec_failed', now() - interval '29 days', 'old', 'b'), ('session_heartbeat', now() - interval '30 days', 'old', 'a'),
-		('spec_started', now(), 'other', 'a')`)
-	all, err := stateOf(t, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := s.StateOf(t.Context(), []string{"old", "new", "none"})
-	if err != nil || len(st.Sessions) != 2 || st.SessionsTotal != 2 || st.SessionsRunning != 1 || st.FailureStreak != 2 || st.WaitingTotal != 1 {
-		t.Fatalf("%+v, %v", st, err)
-	}
-	for _, one := range all.Sessions {
-		if named := st.Sessions[0]; one.Session == "new" && (named.Session != "new" || named.Specs != one.Specs || named.Waiting != one.Waiting || named.Status != one.Status ||
-			!named.LastSeen.Equal(one.LastSeen) || !named.LastHeartbeat.Equal(*one.LastHeartbeat)) {
-			t.Errorf("%+v, the summary has %+v", named, one)
-		}
-	}
-	old := st.Sessions[1]
-	if old.Status != state.Done || old.Specs.Failed != 2 || old.FailureStreak != 2 || old.LastHeartbeat == nil || time.Since(old.LastSeen) < 28*24*time.Hour {
-		t.Errorf("%+v", old)
-	}
-}
-
-func TestStateAndPrune(t *testing.T) {
-	t.Parallel()
-	s, conn, _ := fresh(t)
-	exec(t, conn, `INSERT INTO events (kind, at, session, spec) VALUES
-		('spec_started', now() - interval '10 days', 'old', 'x'),
-		('spec_started', now() - interval '2 minutes', 'night', 'a'), ('spec_completed', now() - interval '1 minute', 'night', 'a'),
-		('spec_started', now(), 'night', 'b'), ('intervention_request', now(), 'night', 'b'), ('session_heartbeat', now(), 'night', 'b')`)
-	st, err := stateOf(t, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if st.Totals[event.SpecStarted] != 3 || len(st.Sessions) != 1 || st.Sessions[0].Status != state.Running ||
-		st.Specs != (state.Specs{Open: 1, Completed: 1}) || len(st.Waiting) != 1 || st.Sessions[0].LastHeartbeat == nil {
-		t.Fatalf("%+v", st)
-	}
-	n, err := s.Prune(t.Context(), time.Now().Add(-24*time.Hour), nil)
-	if err != nil || n != 1 {
-		t.Fatalf("%d: %v", n, err)
-	}
-	if st, err = stateOf(t, s); err != nil || st.Totals[event.SpecStarted] != 3 {
-		t.Fatalf("a counter fell: %+v, %v", st.Totals, err)
-	}
-}
-
-// What is loaded at a start is what would have been folded event by event.
-func TestLoadedStateIsTheFold(t *testing.T) {
-	t.Parallel()
-	s, conn, _ := fresh(t)
-	exec(t, conn, `INSERT INTO events (kind, at, session, spec, data)
-		SELECT (array['spec_started', 'spec_completed', 'spec_failed', 'timeout_triggered', 'intervention_request', 'session_heartbeat', 'intervention_answered', 'claude.cost'])[1 + (n * 7919 % 31) % 8],
-		       date_trunc('second', now()) - interval '1 second' * (n * 104729 % 500), 's' || n % 7, 'p' || n % 11,
-		       CASE n % 3 WHEN 0 THEN '{}' ELSE jsonb_build_object('request', n - 7 * (n % 5)) END
-		       || CASE n % 4 WHEN 0 THEN '{}' WHEN 1 THEN jsonb_build_object('silentSeconds', n % 77 * 1.5, 'cpuSeconds', n % 5 * 0.1) WHEN 2 THEN '{"doing": "Bash"}'
-		          ELSE (array['{"silentSeconds": 1e400}', '{"silentSeconds": -5, "cpuSeconds": "1"}', '{"silentSeconds": 1e-400, "doing": 3}', '{"silentSeconds": "7", "cpuSeconds": 9}', '{"SilentSeconds": 3}'])[1 + n % 5]::jsonb END
-		       || (array['{}', '{"reason": "exit code"}', '{"reason": "usage limit", "resetsAt": "2099-01-01T17:00:00Z"}', '{"reason": "usage limit", "resetsAt": "soon"}', '{"Reason": "usage limit"}', '{"reason": ["usage limit"]}'])[1 + n % 6]::jsonb
-		       || CASE n % 5 WHEN 0 THEN '{}' ELSE jsonb_build_object('usage', jsonb_build_object('inputTokens', n * 13, 'output_tokens', n * 0.5, 'costUsd', 0.1 / n)) END FROM generate_series(1, 3000) n
-		UNION ALL SELECT 'claude.usage', now() - interval '1 minute' * n, 's1', 'odd', (array['{"usage": {"inputTokens": 1e400, "costUsd": 1e-400}}', '{"usage": {"inputTokens": "12", "outputTokens": -3, "costUsd": null}}',
-		          '{"usage": [1]}', '{"usage": 7, "Usage": {"costUsd": 1}}', '{"usage": {"costUsd": 0.0000000005, "cost_usd": 0.0000000015, "cachedInputTokens": 2.5}}', '[{"usage": {"costUsd": 1}}]'])[n]::jsonb FROM generate_series(1, 6) n
-		UNION ALL SELECT 'claude.usage', now() - interval '1 minute', 's1', name, jsonb_build_object('usage', jsonb_build_object(name, value))
-		    FROM unnest(array['inputTokens', 'input_tokens', 'cachedInputTokens', 'cached_input_tokens', 'outputTokens', 'output_tokens', 'costUsd', 'cost_usd']) name, unnest(array[-1e400, -1e-400, -1, 1e-400, 7]) value
-		UNION ALL SELECT 'claude.usage', now() - interval '1 minute', 's1', 'above ' || name, jsonb_build_object('usage', jsonb_build_object(name, 1e400)) FROM unnest(array['input_tokens', 'cachedInputTokens', 'output_tokens', 'costUsd']) name
-		UNION ALL SELECT 'claude.usage', now() - interval '1 day' * n, 's2', 'days', '{"usage": {"outputTokens": 1}}' FROM generate_series(0, 20) n
-		UNION ALL SELECT 'spec_started', now() - interval '1 minute', 's' || n, 'p' || m, '{}' FROM generate_series(0, 6) n, generate_series(0, 9) m
-		UNION ALL SELECT 'session_heartbeat', now(), 's' || n, 'p' || m, jsonb_build_object('silentSeconds', m) FROM generate_series(0, 4) n, generate_series(0, 9, 2) m
-		UNION ALL SELECT CASE n % 2 WHEN 0 THEN 'spec_failed' ELSE 'timeout_triggered' END, now(), 's0', 'p' || n % 3, '{}' FROM generate_series(1, 150) n
-		UNION ALL SELECT 'spec_failed', now() - interval '2 hours' + interval '1 minute' * n, 'never', 'p', '{}' FROM generate_series(1, 5) n`)
-	// The first request is answered, and after it as many that a summary does not hold all of the answers.
-	exec(t, conn, `
-		WITH asked AS (INSERT INTO events (kind, session, spec) SELECT 'intervention_request', 'asks', 'p' || n FROM generate_series(1, 2) n RETURNING id, spec)
-		INSERT INTO events (kind, session, spec, data) SELECT 'intervention_answered', 'asks', '', jsonb_build_object('request', id) FROM asked WHERE spec = 'p1'`)
-	exec(t, conn, `
-		WITH asked AS (INSERT INTO events (kind, session, spec) SELECT 'intervention_request', 'asks', 'q' || n % 3 FROM generate_series(1, 60) n RETURNING id)
-		INSERT INTO events (kind, session, spec, data) SELECT 'intervention_answered', 'asks', '', jsonb_build_object('request', id::text) FROM asked`)
-	events, err := s.Range(t.Context(), store.Filter{From: event.Earliest, To: time.Now().Add(time.Hour), Limit: 10_000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	folded := state.NewSummary(nil)
-	for _, e := range events {
-		folded.Add(e)
-	}
-	got, err := stateOf(t, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := folded.State(got.At); !reflect.DeepEqual(got, want) {
-		t.Fatalf("loaded\n%+v\nfolded\n%+v", got, want)
-	}
-	for _, session := range got.Sessions {
-		if session.Session == "asks" && session.Waiting != 1 {
-			t.Errorf("%d requests wait, not p2's alone", session.Waiting)
-		}
-	}
-	var working int
-	for _, open := range got.Running {
-		if open.LastWork != nil {
-			working++
-		}
-	}
-	if got.Specs.Limited == 0 || got.Specs.Failed == 0 {
-		t.Errorf("%+v", got.Specs)
-	}
-	if working == 0 || working == len(got.Running) {
-		t.Errorf("%d of %d running specs tell of their work", working, len(got.Running))
-	}
-	streaks := map[string]int{}
-	for _, session := range got.Sessions {
-		streaks[session.Session] = session.FailureStreak
-		if session.Session == "s2" && (session.Usage == nil || session.Usage.OutputTokens < 8 || session.Usage.Cost == 0) {
-			t.Errorf("usage %+v", session.Usage)
-		}
-	}
-	if streaks["s0"] != state.MaxStreak || streaks["never"] != 5 {
-		t.Errorf("streaks %v", streaks)
-	}
-}
-
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	address, schema := postgrestest.Schema(t)
@@ -1039,7 +790,7 @@ func TestProblems(t *testing.T) {
 	}
 	expect := func(config store.Config, code, detail string) {
 		t.Helper()
-		s := open(t, config)
+		s := storetest.Open(t, config)
 		var problem *store.Problem
 		if err := s.Ready(t.Context()); !errors.As(err, &problem) || problem.Code != code || !regexp.MustCompile(detail).MatchString(problem.Detail) {
 			t.Errorf("want %s, %s: %v", code, detail, err)
@@ -1054,7 +805,7 @@ func TestProblems(t *testing.T) {
 	dead.Host = "127.0.0.1:1"
 	dead.User = url.UserPassword("somebody", "hunter2")
 	expect(store.Config{URL: dead.String()}, store.NoConnection, "127.0.0.1.*refused")
-	if err := open(t, store.Config{URL: dead.String()}).Ready(t.Context()); strings.Contains(err.Error(), "hunter2") {
+	if err := storetest.Open(t, store.Config{URL: dead.String()}).Ready(t.Context()); strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("the password is in %q", err)
 	}
 	if _, err := store.Open(t.Context(), store.Config{URL: "postgres://u:hunter2@[::bad/db"}); err == nil || strings.Contains(err.Error(), "hunter2") {
@@ -1066,15 +817,15 @@ func TestProblems(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn := postgrestest.Connect(t, address)
-	exec(t, conn, `INSERT INTO specwatch_migrations (version_id, is_applied) VALUES (999, true)`)
+	storetest.Exec(t, conn, `INSERT INTO specwatch_migrations (version_id, is_applied) VALUES (999, true)`)
 	expectReady := func(code string) {
 		t.Helper()
 		var problem *store.Problem
-		if err := open(t, config).Ready(t.Context()); !errors.As(err, &problem) || problem.Code != code {
+		if err := storetest.Open(t, config).Ready(t.Context()); !errors.As(err, &problem) || problem.Code != code {
 			t.Errorf("want %s: %v", code, err)
 		}
 	}
 	expectReady(store.SchemaNew)
-	exec(t, conn, `DELETE FROM specwatch_migrations WHERE version_id > 0`)
+	storetest.Exec(t, conn, `DELETE FROM specwatch_migrations WHERE version_id > 0`)
 	expectReady(store.SchemaOld)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/feed"
 	"github.com/specwatch/specwatch/pkg/outbox"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/state"
 	"github.com/specwatch/specwatch/pkg/store"
 )
@@ -139,7 +140,7 @@ func (d *destination) state(ctx context.Context) (state.State, error) {
 	if d.gateway != nil {
 		return d.gateway.State(ctx)
 	}
-	summary, page, err := d.store.Load(ctx)
+	summary, page, err := questions.To(d.store).Load(ctx)
 	// A stored summary may lack the latest events.
 	for page.More = true; err == nil && page.More; {
 		if page, err = d.store.Since(ctx, page.Cursor, event.MaxPage); err == nil {

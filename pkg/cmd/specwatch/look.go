@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/runner"
 	"github.com/specwatch/specwatch/pkg/state"
-	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // errNotListed says that a state does not tell of a spec.
@@ -41,7 +41,7 @@ func (d *destination) stateOf(ctx context.Context, session, spec string, since t
 	}
 	// Of all specs: an answer may name another one. The writer of an event may have
 	// a clock that is ahead.
-	events, err := d.store.Range(ctx, store.Filter{
+	events, err := questions.To(d.store).Range(ctx, questions.Filter{
 		From: since, To: time.Now().Add(state.Horizon), Sessions: []string{session}, Limit: event.MaxPage,
 		Kinds: []event.Kind{event.SpecStarted, event.SpecCompleted, event.SpecFailed, event.TimeoutTriggered, event.InterventionRequest, event.InterventionAnswered},
 	})
@@ -150,7 +150,7 @@ func (d *destination) ended(ctx context.Context, session, spec string, start, st
 // between returns the events of a session since a time that matter for a spec's end.
 func (d *destination) between(ctx context.Context, session string, start time.Time) (all []event.Event, err error) {
 	if d.gateway == nil {
-		events, err := d.store.Range(ctx, store.Filter{
+		events, err := questions.To(d.store).Range(ctx, questions.Filter{
 			From: start, To: time.Now().Add(state.Horizon), Sessions: []string{session}, Limit: event.MaxPage,
 			Kinds: []event.Kind{event.SpecStarted, event.SpecCompleted, event.SpecFailed, event.TimeoutTriggered},
 		})

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -68,5 +69,5 @@ func rollUp(ctx context.Context, config store.Config, stderr io.Writer) error {
 	defer s.Close()
 	shown := newProgress(stderr, "events rolled up")
 	defer shown.end()
-	return s.RollUpAll(ctx, func(added, all int64) { shown.show(added, share(added, all)) })
+	return maintenance.RollUpAll(ctx, s, func(added, all int64) { shown.show(added, share(added, all)) })
 }

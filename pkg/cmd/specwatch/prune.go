@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -52,7 +53,7 @@ func newPrune(db *database) *cobra.Command {
 func pruneShown(ctx context.Context, st *store.Store, before time.Time, stderr io.Writer) (int64, error) {
 	shown := newProgress(stderr, "events rolled up")
 	defer func() { shown.end() }()
-	return st.Prune(ctx, before, func(p store.Pruning) {
+	return maintenance.Prune(ctx, st, before, func(p maintenance.Pruning) {
 		switch {
 		case p.ToRemove == 0:
 			shown.show(p.RolledUp, share(p.RolledUp, p.ToRollUp))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/questions"
 	"github.com/specwatch/specwatch/pkg/state"
 	"github.com/specwatch/specwatch/pkg/store"
 )
@@ -58,13 +59,13 @@ func TestStatusIsOfNow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	summary, page, err := s.Load(t.Context())
+	summary, page, err := questions.To(s).Load(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	text, err := summary.MarshalBinary()
 	if err == nil {
-		err = s.Keep(t.Context(), text, page.Cursor, page.Pruned)
+		err = questions.To(s).Keep(t.Context(), text, page.Cursor, page.Pruned)
 	}
 	if err != nil {
 		t.Fatal(err)
