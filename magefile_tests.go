@@ -94,7 +94,7 @@ func Versions(ctx context.Context) error {
 			return err
 		}
 		err := withPostgreSQL(ctx, func(url string) error {
-			return sh.RunWithV(map[string]string{testDatabase: url}, "go", "test", "-timeout", "15m", "./pkg/embedded", "./pkg/store", "./pkg/feed")
+			return sh.RunWithV(map[string]string{testDatabase: url}, "go", "test", "-timeout", "15m", "./pkg/embedded", "./pkg/store", "./pkg/schema/...", "./pkg/mirror", "./pkg/questions", "./pkg/maintenance", "./pkg/feed")
 		})
 		if err != nil {
 			failures = append(failures, fmt.Errorf("PostgreSQL %s: %w", v, err))

@@ -332,7 +332,7 @@ func TestCommandsForOperators(t *testing.T) {
 // version02 is what version 0.2 had in its schema.
 func version02(t *testing.T, address string) {
 	t.Helper()
-	first, err := os.ReadFile("../pkg/store/migrations/00001_events.sql")
+	first, err := os.ReadFile("../pkg/schema/migrations/00001_events.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -371,7 +371,7 @@ func TestUpgradeFollowsThePage(t *testing.T) {
 	if !strings.Contains(out, "migrations applied now") || !strings.Contains(out, "spec 1000") {
 		t.Errorf("it prints %s", out)
 	}
-	newest, err := filepath.Glob("../pkg/store/migrations/*.sql")
+	newest, err := filepath.Glob("../pkg/schema/migrations/*.sql")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/questions"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -86,9 +87,9 @@ func settings(t testing.TB, database string) *pluginv2.DataSourceInstanceSetting
 // launch starts the executable over a new database, with the schema if migrate is set.
 func launch(t testing.TB, migrate bool) *grafana {
 	t.Helper()
-	database, schema := postgrestest.Schema(t)
+	database, name := postgrestest.Schema(t)
 	if migrate {
-		if _, err := store.Migrate(t.Context(), store.Config{URL: database, Schema: schema}, nil); err != nil {
+		if _, err := schema.Migrate(t.Context(), store.Config{URL: database, Schema: name}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -1140,7 +1141,7 @@ func TestStreamReconnects(t *testing.T) {
 func TestCrashLosesNothing(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
-	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
 		t.Fatal(err)
 	}
 	g := plug(t, server.URL())
@@ -1413,7 +1414,7 @@ func TestMetrics(t *testing.T) {
 func TestTLSOfTheDatabase(t *testing.T) {
 	t.Parallel()
 	server, files := postgrestest.TLSCluster(t)
-	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
 		t.Fatal(err)
 	}
 	u, err := url.Parse(server.URL())

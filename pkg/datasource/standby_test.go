@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -17,7 +18,7 @@ import (
 func TestPollsMoveToAStandby(t *testing.T) {
 	t.Parallel()
 	primary := postgrestest.Cluster(t, nil)
-	if _, err := store.Migrate(t.Context(), store.Config{URL: primary.URL()}, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), store.Config{URL: primary.URL()}, nil); err != nil {
 		t.Fatal(err)
 	}
 	standby := postgrestest.Standby(t, primary)

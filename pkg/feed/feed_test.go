@@ -20,6 +20,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/feed"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -27,9 +28,9 @@ const patience = 30 * time.Second
 
 func start(t testing.TB) (*feed.Feed, *store.Store, string) {
 	t.Helper()
-	address, schema := postgrestest.Schema(t)
-	config := store.Config{URL: address, Schema: schema, MaxConns: 16}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	address, name := postgrestest.Schema(t)
+	config := store.Config{URL: address, Schema: name, MaxConns: 16}
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	f, s := over(t, config)
@@ -247,7 +248,7 @@ func TestGoesOnAfterItsSessionWasIdle(t *testing.T) {
 	if version < 14_00_00 {
 		t.Skip("PostgreSQL 13 has no idle_session_timeout")
 	}
-	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
 		t.Fatal(err)
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -423,9 +424,9 @@ func TestAnOlderStateOfTheSameTable(t *testing.T) {
 // stop the delivery or make the feed connect again.
 func TestALockThatIsHeldStopsNoFeed(t *testing.T) {
 	t.Parallel()
-	address, schema := postgrestest.Schema(t)
-	config := store.Config{URL: address, Schema: schema, MaxConns: 4}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	address, name := postgrestest.Schema(t)
+	config := store.Config{URL: address, Schema: name, MaxConns: 4}
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	hog := postgrestest.Connect(t, address)

@@ -23,6 +23,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/gateway"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -75,9 +76,9 @@ type server struct {
 
 func start(t testing.TB, o gateway.Options) *server {
 	t.Helper()
-	database, schema := postgrestest.Schema(t)
-	config := store.Config{URL: database, Schema: schema, MaxConns: 8}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	database, name := postgrestest.Schema(t)
+	config := store.Config{URL: database, Schema: name, MaxConns: 8}
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	return serve(t, config, o)

@@ -17,6 +17,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/gateway"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -28,7 +29,7 @@ func over(t testing.TB, address string) *server {
 
 func migrate(t testing.TB, address string) {
 	t.Helper()
-	if _, err := store.Migrate(t.Context(), store.Config{URL: address}, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), store.Config{URL: address}, nil); err != nil {
 		t.Fatal(err)
 	}
 }

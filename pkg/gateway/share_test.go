@@ -14,6 +14,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/gateway"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -23,7 +24,7 @@ import (
 func TestPollersShareReads(t *testing.T) {
 	t.Parallel()
 	config := store.Config{URL: postgrestest.Database(t), MaxConns: 8}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	d := serve(t, config, gateway.Options{})

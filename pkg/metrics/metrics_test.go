@@ -18,6 +18,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/metrics"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -32,9 +33,9 @@ type database struct {
 
 func migrated(t testing.TB) *database {
 	t.Helper()
-	address, schema := postgrestest.Schema(t)
-	config := store.Config{URL: address, Schema: schema}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	address, name := postgrestest.Schema(t)
+	config := store.Config{URL: address, Schema: name}
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	s, err := store.Open(t.Context(), config)
@@ -42,7 +43,7 @@ func migrated(t testing.TB) *database {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	return &database{t, schema, s, postgrestest.Connect(t, address)}
+	return &database{t, name, s, postgrestest.Connect(t, address)}
 }
 
 func (d *database) exec(sql string, args ...any) {

@@ -1,4 +1,4 @@
-package store
+package mirror
 
 import (
 	"context"
@@ -9,21 +9,23 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// returnAdopted undoes what version 0.2 could do: it made another program's
+// ReturnAdopted undoes what version 0.2 could do: it made another program's
 // table the events table by renaming it, and left a view under the old name.
-// The view lost grants and bypassed row security policies. returnAdopted gives
+// The view lost grants and bypassed row security policies. ReturnAdopted gives
 // the table its name back, copies its rows with their ids into an events table
 // of Specwatch's own, and mirrors later inserts. It may be interrupted and
 // repeated. It returns the table's name, or "" if there was none.
-func (s *Store) returnAdopted(ctx context.Context, conn *pgx.Conn, schema string, told func(string)) (string, error) {
+func ReturnAdopted(ctx context.Context, conn *pgx.Conn, schema string, told func(string)) (string, error) {
 	err := patientlyOn(ctx, conn, told, func(tx pgx.Tx) error { return swapAdopted(ctx, tx, schema) })
 	if err != nil {
 		return "", err
 	}
 	var r returned
-	err = conn.QueryRow(ctx, Qualify(schema, `
+	err = conn.QueryRow(ctx, store.Qualify(schema, `
 		SELECT m.id, m.up_to, format('%I.%I', n.nspname, c.relname) FROM @.specwatch_mirrors m JOIN pg_trigger t ON t.tgfoid = to_regproc('@.specwatch_mirror_' || m.id)
 		JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE m.up_to IS NOT NULL AND m.filled IS NULL`)).Scan(&r.id, &r.upTo, &r.relation)
@@ -48,7 +50,7 @@ func (s *Store) returnAdopted(ctx context.Context, conn *pgx.Conn, schema string
 				return err
 			}
 		}
-		_, err = tx.Exec(ctx, Qualify(schema, `UPDATE @.specwatch_mirrors SET filled = now() WHERE id = $1`), r.id)
+		_, err = tx.Exec(ctx, store.Qualify(schema, `UPDATE @.specwatch_mirrors SET filled = now() WHERE id = $1`), r.id)
 		return err
 	})
 }
@@ -64,7 +66,7 @@ type returned struct {
 // copyRows copies the rows that no earlier attempt has copied.
 func (r returned) copyRows(ctx context.Context, conn *pgx.Conn, schema string, told func(string)) error {
 	var after, copied int64
-	if err := conn.QueryRow(ctx, Qualify(schema, `SELECT coalesce(max(id), -9223372036854775808) FROM @.events WHERE id <= $1`), r.upTo).Scan(&after); err != nil {
+	if err := conn.QueryRow(ctx, store.Qualify(schema, `SELECT coalesce(max(id), -9223372036854775808) FROM @.events WHERE id <= $1`), r.upTo).Scan(&after); err != nil {
 		return err
 	}
 	for {
@@ -99,7 +101,7 @@ func (r returned) copyPage(ctx context.Context, conn *pgx.Conn, schema string, a
 			    INSERT INTO `+own(schema, "specwatch_unmapped")+` (mirror, rows, reason, example)
 			    SELECT $4, count(*), problem, min(key) FROM page WHERE problem IS NOT NULL GROUP BY problem
 			)
-			SELECT max(id), count(*) FROM page`, after, r.upTo, ChunkEvents, r.id).Scan(&last, &rows)
+			SELECT max(id), count(*) FROM page`, after, r.upTo, store.ChunkEvents, r.id).Scan(&last, &rows)
 	})
 	return last, rows, err
 }
@@ -206,7 +208,7 @@ func (a *adopted) dropView(ctx context.Context, tx pgx.Tx) error {
 	_, err := tx.Exec(ctx, "DROP VIEW "+a.quoted())
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "2BP01" { // dependent_objects_still_exist
-		return NewProblem(DatabaseError, err, "the view %s, which version 0.2 left in place of the table, cannot be dropped, because other objects depend on it: %s; save their definitions, drop them, run specwatch migrate, and create them again: %s is the table then",
+		return store.NewProblem(store.DatabaseError, err, "the view %s, which version 0.2 left in place of the table, cannot be dropped, because other objects depend on it: %s; save their definitions, drop them, run specwatch migrate, and create them again: %s is the table then",
 			a, strings.ReplaceAll(pg.Detail, "\n", "; "), a)
 	}
 	return err
@@ -268,6 +270,6 @@ func (a *adopted) mirror(ctx context.Context, tx pgx.Tx, schema string) error {
 	if err := install(ctx, tx, schema, &made, e, nil); err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, Qualify(schema, `UPDATE @.specwatch_mirrors SET up_to = $2 WHERE id = $1`), made.id, a.upTo)
+	_, err = tx.Exec(ctx, store.Qualify(schema, `UPDATE @.specwatch_mirrors SET up_to = $2 WHERE id = $1`), made.id, a.upTo)
 	return err
 }

@@ -1,4 +1,4 @@
-package store
+package mirror
 
 import (
 	"cmp"
@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
-// Filled is the progress of FillMirror.
+// Filled is the progress of Fill.
 type Filled struct {
 	Rows     int64 // of the table
 	Read     int64
@@ -22,11 +24,11 @@ type Filled struct {
 // maxReasonsKept bounds how many different reasons a fill counts separately.
 const maxReasonsKept = 1_000
 
-// FillMirror makes events of the rows that the table already holds, while other
+// Fill makes events of the rows that the table already holds, while other
 // programs write into it. After an interruption it can be started again: events
 // that were written stay, and only the missing ones are added. The unmapped
 // rows that it finds replace those counted before. progress may be nil.
-func (s *Store) FillMirror(ctx context.Context, table string, progress func(Filled)) (Filled, error) {
+func Fill(ctx context.Context, s *store.Store, table string, progress func(Filled)) (Filled, error) {
 	f := fill{store: s, progress: progress, reasons: map[string]*Reason{}}
 	// One snapshot shows each row once, whatever is updated meanwhile. The
 	// trigger maps the rows that are inserted after it.
@@ -60,9 +62,9 @@ func (s *Store) FillMirror(ctx context.Context, table string, progress func(Fill
 	return f.done, s.Explain(err)
 }
 
-// fill is one run of FillMirror.
+// fill is one run of Fill.
 type fill struct {
-	store    *Store
+	store    *store.Store
 	progress func(Filled) // may be nil
 
 	schema  string
@@ -75,20 +77,20 @@ type fill struct {
 
 // find looks the table and its mirror up.
 func (f *fill) find(ctx context.Context, tx pgx.Tx, table string) (err error) {
-	if f.table, err = f.store.mirrorable(ctx, tx, table); err != nil {
+	if f.table, err = mirrorable(ctx, f.store, tx, table); err != nil {
 		return err
 	}
-	if f.schema, err = f.store.ownSchema(ctx, tx); err != nil {
+	if f.schema, err = ownSchema(ctx, f.store, tx); err != nil {
 		return err
 	}
-	all, err := f.store.mirrors(ctx, tx)
+	all, err := mirrors(ctx, f.store, tx)
 	if err != nil {
 		return err
 	}
 	f.mirror = mirrorOf(all, f.table)
 	switch {
 	case !f.mirror.Active:
-		return NewProblem(NoTable, nil, "table %s is not mirrored", f.table)
+		return store.NewProblem(store.NoTable, nil, "table %s is not mirrored", f.table)
 	case f.mirror.Mapping.Key == "":
 		return mappingErrorf("key", "table %s has no column that tells its rows apart, so those that it holds cannot be brought over; name an SQL expression that does", f.table)
 	}
@@ -106,7 +108,7 @@ type filledRow struct {
 // read maps the rows of the table and writes their events.
 func (f *fill) read(ctx context.Context, tx pgx.Tx) error {
 	old := "false"
-	if f.mirror.upTo != nil { // returnAdopted made events of these, with other keys
+	if f.mirror.upTo != nil { // ReturnAdopted made events of these, with other keys
 		old = fmt.Sprintf("t.id <= %d", *f.mirror.upTo)
 	}
 	rows, err := tx.Query(ctx, `
@@ -140,7 +142,7 @@ func (f *fill) take(ctx context.Context, r filledRow) error {
 		f.countReason(*r.problem, r.key)
 	case "new":
 		f.batch.add(*r.kind, *r.at, *r.session, *r.spec, *r.data, *r.key)
-		if len(f.batch.kinds) == ChunkEvents || f.batch.bytes >= ChunkBytes {
+		if len(f.batch.kinds) == store.ChunkEvents || f.batch.bytes >= store.ChunkBytes {
 			return f.flush(ctx)
 		}
 	}
@@ -162,7 +164,7 @@ func (f *fill) countReason(text string, key *string) {
 }
 
 func (f *fill) flush(ctx context.Context) error {
-	n, err := f.store.writeBatch(ctx, f.schema, &f.batch)
+	n, err := writeBatch(ctx, f.store, f.schema, &f.batch)
 	f.done.Written += n
 	f.done.Known += int64(len(f.batch.kinds)) - n
 	f.batch = batch{}
@@ -205,12 +207,12 @@ func (b *batch) add(kind string, at time.Time, session, spec, data, key string) 
 
 // writeBatch writes a batch and returns how many events are new. `stored` is
 // NULL, because the rows are older than this insert.
-func (s *Store) writeBatch(ctx context.Context, schema string, b *batch) (int64, error) {
+func writeBatch(ctx context.Context, s *store.Store, schema string, b *batch) (int64, error) {
 	if len(b.kinds) == 0 {
 		return 0, nil
 	}
-	return Writing(ctx, s, func(conn *pgx.Conn) (int64, error) {
-		tag, err := conn.Exec(ctx, Qualify(schema, `
+	return store.Writing(ctx, s, func(conn *pgx.Conn) (int64, error) {
+		tag, err := conn.Exec(ctx, store.Qualify(schema, `
 			INSERT INTO @.events (kind, at, session, spec, data, key, stored)
 			SELECT kind, at, session, spec, data::jsonb, key, NULL
 			FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS e (kind, at, session, spec, data, key, n)

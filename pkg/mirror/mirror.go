@@ -1,4 +1,6 @@
-package store
+// Package mirror makes events of the rows of another program's tables: of those
+// that it inserts, by a trigger, and of those that a table already holds.
+package mirror
 
 import (
 	"cmp"
@@ -17,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // Mapping says how a row of another program's table becomes an event. All but
@@ -39,7 +42,7 @@ type Mirror struct {
 	Source   string // schema.table
 	Mapping  Mapping
 	Active   bool       // the table has the trigger
-	Filled   *time.Time // when FillMirror ended; nil: never
+	Filled   *time.Time // when Fill ended; nil: never
 	Unmapped int64
 	Reasons  []Reason // why, the most frequent first, at most maxReasons
 
@@ -142,13 +145,13 @@ func findSource(ctx context.Context, tx pgx.Tx, table string) (source, error) {
 	var pg *pgconn.PgError
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), errors.As(err, &pg) && pg.Code[:2] == "42":
-		return t, NewProblem(NoTable, nil, "there is no table %q; write it as name or schema.name", table)
+		return t, store.NewProblem(store.NoTable, nil, "there is no table %q; write it as name or schema.name", table)
 	case err != nil:
 		return t, err
 	case kind == "v" || kind == "m":
-		return t, NewProblem(NoTable, nil, "%q is a view, into which nothing is inserted; mirror the table below it", table)
+		return t, store.NewProblem(store.NoTable, nil, "%q is a view, into which nothing is inserted; mirror the table below it", table)
 	case kind != "r" && kind != "p" || temporary || system:
-		return t, NewProblem(NoTable, nil, "%q is not a table that can be mirrored: it must be an ordinary or a partitioned one that is neither temporary nor PostgreSQL's own", table)
+		return t, store.NewProblem(store.NoTable, nil, "%q is not a table that can be mirrored: it must be an ordinary or a partitioned one that is neither temporary nor PostgreSQL's own", table)
 	}
 	t.partitioned = kind == "p" || partition
 	if err = t.readColumns(ctx, tx); err == nil {
@@ -476,6 +479,9 @@ EXCEPTION WHEN OTHERS THEN
 END`)
 }
 
+// quote writes a text as an SQL literal.
+func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
+
 // own returns the quoted name of something in Specwatch's schema. It is for SQL
 // that contains expressions or names of other programs, in which store.Qualify could
 // replace too much.
@@ -557,7 +563,7 @@ END`)
 
 // ownSchema returns the schema of the events. The user must have the rights of
 // their owner. It reads only the catalog, which every user may read.
-func (s *Store) ownSchema(ctx context.Context, tx pgx.Tx) (string, error) {
+func ownSchema(ctx context.Context, s *store.Store, tx pgx.Tx) (string, error) {
 	var schema, owner, user string
 	var may, current bool
 	err := tx.QueryRow(ctx, `
@@ -567,11 +573,11 @@ func (s *Store) ownSchema(ctx context.Context, tx pgx.Tx) (string, error) {
 		Scan(&schema, &owner, &user, &may, &current)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), err == nil && !current:
-		return "", NewProblem(NoTable, nil, "there is no events table of this version of Specwatch here; run: specwatch migrate, or name the schema that holds it")
+		return "", store.NewProblem(store.NoTable, nil, "there is no events table of this version of Specwatch here; run: specwatch migrate, or name the schema that holds it")
 	case err != nil:
 		return "", err
 	case !may:
-		return "", NewProblem(NoRights, nil, "mirrors are made by the owner of the events table, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
+		return "", store.NewProblem(store.NoRights, nil, "mirrors are made by the owner of the events table, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
 			user, owner, pgx.Identifier{owner}.Sanitize(), pgx.Identifier{user}.Sanitize())
 	}
 	return schema, nil
@@ -585,18 +591,18 @@ func (t source) own(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	if !may {
-		return NewProblem(NoRights, nil, "only the owner of table %s can have it mirrored, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
+		return store.NewProblem(store.NoRights, nil, "only the owner of table %s can have it mirrored, and %s is not; run this as %s, or run as an administrator: GRANT %s TO %s",
 			t, user, t.owner, pgx.Identifier{t.owner}.Sanitize(), pgx.Identifier{user}.Sanitize())
 	}
 	return nil
 }
 
-// PreviewMirror maps the rows that the table holds and changes nothing. It
+// Try maps the rows that the table holds and changes nothing. It
 // reads the whole table.
-func (s *Store) PreviewMirror(ctx context.Context, table string, m Mapping) (p Preview, err error) {
+func Try(ctx context.Context, s *store.Store, table string, m Mapping) (p Preview, err error) {
 	err = s.InTransaction(ctx, func(tx pgx.Tx) error {
 		p = Preview{}
-		t, err := s.mirrorable(ctx, tx, table)
+		t, err := mirrorable(ctx, s, tx, table)
 		if err != nil {
 			return err
 		}
@@ -658,8 +664,8 @@ func reasonOf(text string, rows int64, example *string) Reason {
 }
 
 // mirrorable looks a table up and checks that this user may mirror it.
-func (s *Store) mirrorable(ctx context.Context, tx pgx.Tx, table string) (source, error) {
-	schema, err := s.ownSchema(ctx, tx)
+func mirrorable(ctx context.Context, s *store.Store, tx pgx.Tx, table string) (source, error) {
+	schema, err := ownSchema(ctx, s, tx)
 	if err != nil {
 		return source{}, err
 	}
@@ -668,7 +674,7 @@ func (s *Store) mirrorable(ctx context.Context, tx pgx.Tx, table string) (source
 	case err != nil:
 		return t, err
 	case t.schema == schema && (t.name == "events" || strings.HasPrefix(t.name, "specwatch_")):
-		return t, NewProblem(NoTable, nil, "%s is Specwatch's own table", t)
+		return t, store.NewProblem(store.NoTable, nil, "%s is Specwatch's own table", t)
 	}
 	return t, t.own(ctx, tx)
 }
@@ -676,17 +682,17 @@ func (s *Store) mirrorable(ctx context.Context, tx pgx.Tx, table string) (source
 // patiently runs, in a transaction, a step that takes a lock on another
 // program's table, and repeats it until it gets the lock. It holds the
 // migration lock meanwhile.
-func (s *Store) patiently(ctx context.Context, told func(string), f func(tx pgx.Tx, schema string) error) error {
-	return UntilLocked(ctx, told, func() error {
+func patiently(ctx context.Context, s *store.Store, told func(string), f func(tx pgx.Tx, schema string) error) error {
+	return store.UntilLocked(ctx, told, func() error {
 		return s.InTransaction(ctx, func(tx pgx.Tx) error {
 			var locked bool
-			if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, MigrationLock).Scan(&locked); err != nil {
+			if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, store.MigrationLock).Scan(&locked); err != nil {
 				return err
 			}
 			if !locked {
-				return ErrLocked
+				return store.ErrLocked
 			}
-			schema, err := s.ownSchema(ctx, tx)
+			schema, err := ownSchema(ctx, s, tx)
 			if err == nil {
 				err = waitShort(ctx, tx)
 			}
@@ -700,7 +706,7 @@ func (s *Store) patiently(ctx context.Context, told func(string), f func(tx pgx.
 
 // patientlyOn is patiently for a migration, which already holds the lock.
 func patientlyOn(ctx context.Context, conn *pgx.Conn, told func(string), f func(pgx.Tx) error) error {
-	return UntilLocked(ctx, told, func() error {
+	return store.UntilLocked(ctx, told, func() error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			if err := waitShort(ctx, tx); err != nil {
 				return err
@@ -711,22 +717,22 @@ func patientlyOn(ctx context.Context, conn *pgx.Conn, told func(string), f func(
 }
 
 func waitShort(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", LockTimeout.Milliseconds()))
+	_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", store.LockTimeout.Milliseconds()))
 	return err
 }
 
-// Mirror makes each later insert into the table an event, or changes the
+// Make makes each later insert into the table an event, or changes the
 // mapping of its mirror. Empty fields of m stay as they are or, for a new
 // mirror, are filled from the table's columns. told, unless nil, is called
 // while it waits.
-func (s *Store) Mirror(ctx context.Context, table string, m Mapping, told func(string)) (Mirror, error) {
+func Make(ctx context.Context, s *store.Store, table string, m Mapping, told func(string)) (Mirror, error) {
 	var made Mirror
-	err := s.patiently(ctx, told, func(tx pgx.Tx, schema string) error {
-		t, err := s.mirrorable(ctx, tx, table)
+	err := patiently(ctx, s, told, func(tx pgx.Tx, schema string) error {
+		t, err := mirrorable(ctx, s, tx, table)
 		if err != nil {
 			return err
 		}
-		all, err := s.mirrors(ctx, tx)
+		all, err := mirrors(ctx, s, tx)
 		if err != nil {
 			return err
 		}
@@ -737,7 +743,7 @@ func (s *Store) Mirror(ctx context.Context, table string, m Mapping, told func(s
 			if err := freeName(ctx, tx, schema, all, made.Source); err != nil {
 				return err
 			}
-			if all, err = s.mirrors(ctx, tx); err != nil {
+			if all, err = mirrors(ctx, s, tx); err != nil {
 				return err
 			}
 		}
@@ -751,12 +757,12 @@ func (s *Store) Mirror(ctx context.Context, table string, m Mapping, told func(s
 	return made, err
 }
 
-// renewMirrors replaces the functions of all mirrors by those of this version.
+// Renew replaces the functions of all mirrors by those of this version.
 // It returns notes about mirrors that keep their functions, because this user
 // does not own the table, or because the mapping does not fit it any more. A
 // migration does not fail for them.
-func (s *Store) renewMirrors(ctx context.Context, conn *pgx.Conn, schema string, told func(string)) (notes []string, err error) {
-	all, err := s.mirrors(ctx, conn)
+func Renew(ctx context.Context, s *store.Store, conn *pgx.Conn, schema string, told func(string)) (notes []string, err error) {
+	all, err := mirrors(ctx, s, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -765,7 +771,7 @@ func (s *Store) renewMirrors(ctx context.Context, conn *pgx.Conn, schema string,
 			continue
 		}
 		err := patientlyOn(ctx, conn, told, func(tx pgx.Tx) error {
-			all, err := s.mirrors(ctx, tx) // the one before may have got rights
+			all, err := mirrors(ctx, s, tx) // the one before may have got rights
 			if err != nil {
 				return err
 			}
@@ -824,7 +830,7 @@ func freeName(ctx context.Context, tx pgx.Tx, schema string, all []placed, name 
 	if err := freeName(ctx, tx, schema, all, p.now); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, Qualify(schema, `UPDATE @.specwatch_mirrors SET source = $2, mapping = mapping || jsonb_build_object('called', $3::text) WHERE id = $1`), p.id, p.now, p.called)
+	_, err := tx.Exec(ctx, store.Qualify(schema, `UPDATE @.specwatch_mirrors SET source = $2, mapping = mapping || jsonb_build_object('called', $3::text) WHERE id = $1`), p.id, p.now, p.called)
 	return err
 }
 
@@ -853,7 +859,9 @@ type placed struct {
 	trigger  string
 }
 
-func (s *Store) mirrors(ctx context.Context, q querier) ([]placed, error) {
+func mirrors(ctx context.Context, s *store.Store, q interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}) ([]placed, error) {
 	rows, err := q.Query(ctx, s.SQL(`
 		SELECT m.id, m.source, m.mapping::text, m.filled, coalesce(m.granted, ''), m.up_to, coalesce(t.tgrelid, 0)::oid, coalesce(t.tgname, '')::text,
 		       coalesce((SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = t.tgrelid), '')
@@ -985,9 +993,9 @@ func (m *Mirror) record(ctx context.Context, tx pgx.Tx, schema string) error {
 		return err
 	}
 	if m.id == 0 {
-		return tx.QueryRow(ctx, Qualify(schema, `INSERT INTO @.specwatch_mirrors (id, source, mapping, granted) SELECT coalesce(max(id), 0) + 1, $1, $2, nullif($3, '') FROM @.specwatch_mirrors RETURNING id`), m.Source, string(mapping), m.granted).Scan(&m.id)
+		return tx.QueryRow(ctx, store.Qualify(schema, `INSERT INTO @.specwatch_mirrors (id, source, mapping, granted) SELECT coalesce(max(id), 0) + 1, $1, $2, nullif($3, '') FROM @.specwatch_mirrors RETURNING id`), m.Source, string(mapping), m.granted).Scan(&m.id)
 	}
-	_, err = tx.Exec(ctx, Qualify(schema, `UPDATE @.specwatch_mirrors SET mapping = $2, granted = nullif($3, '') WHERE id = $1`), m.id, string(mapping), m.granted)
+	_, err = tx.Exec(ctx, store.Qualify(schema, `UPDATE @.specwatch_mirrors SET mapping = $2, granted = nullif($3, '') WHERE id = $1`), m.id, string(mapping), m.granted)
 	return err
 }
 
@@ -1048,7 +1056,7 @@ func revokeRights(ctx context.Context, tx pgx.Tx, schema string, m Mirror, all [
 		}
 	}
 	var exists bool // and it does not own the events by now
-	err := tx.QueryRow(ctx, Qualify(schema, `SELECT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1 AND r.oid <> (SELECT relowner FROM pg_class WHERE oid = '@.events'::regclass))`), m.granted).Scan(&exists)
+	err := tx.QueryRow(ctx, store.Qualify(schema, `SELECT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1 AND r.oid <> (SELECT relowner FROM pg_class WHERE oid = '@.events'::regclass))`), m.granted).Scan(&exists)
 	if err != nil || !exists {
 		return err
 	}
@@ -1081,10 +1089,10 @@ func (p placed) remove(ctx context.Context, tx pgx.Tx, schema string, all []plac
 	return revokeRights(ctx, tx, schema, p.Mirror, all)
 }
 
-// RemoveMirror ends a mirror. The events that it made stay.
-func (s *Store) RemoveMirror(ctx context.Context, table string, told func(string)) error {
-	return s.patiently(ctx, told, func(tx pgx.Tx, schema string) error {
-		all, err := s.mirrors(ctx, tx)
+// Remove ends a mirror. The events that it made stay.
+func Remove(ctx context.Context, s *store.Store, table string, told func(string)) error {
+	return patiently(ctx, s, told, func(tx pgx.Tx, schema string) error {
+		all, err := mirrors(ctx, s, tx)
 		if err != nil {
 			return err
 		}
@@ -1100,21 +1108,21 @@ func (s *Store) RemoveMirror(ctx context.Context, table string, told func(string
 			return missing
 		}
 		if i < 0 {
-			return NewProblem(NoTable, nil, "table %s is not mirrored; specwatch mirror lists those that are", table)
+			return store.NewProblem(store.NoTable, nil, "table %s is not mirrored; specwatch mirror lists those that are", table)
 		}
 		return all[i].remove(ctx, tx, schema, all)
 	})
 }
 
-// Mirrors lists the mirrors with what they could not map.
-func (s *Store) Mirrors(ctx context.Context) ([]Mirror, error) {
+// List returns the mirrors with what they could not map.
+func List(ctx context.Context, s *store.Store) ([]Mirror, error) {
 	var found []Mirror
 	err := s.InTransaction(ctx, func(tx pgx.Tx) error {
 		found = nil
-		if _, err := s.ownSchema(ctx, tx); err != nil {
+		if _, err := ownSchema(ctx, s, tx); err != nil {
 			return err
 		}
-		all, err := s.mirrors(ctx, tx)
+		all, err := mirrors(ctx, s, tx)
 		if err != nil {
 			return err
 		}

@@ -1,10 +1,9 @@
-package store_test
+package mirror_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -14,7 +13,10 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/mirror"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/schema"
+	"github.com/specwatch/specwatch/pkg/schema/migrations"
 	"github.com/specwatch/specwatch/pkg/store"
 	"github.com/specwatch/specwatch/pkg/storetest"
 )
@@ -29,22 +31,22 @@ func watched(t *testing.T, tables ...string) (*store.Store, *pgx.Conn, store.Con
 		storetest.Exec(t, conn, sql)
 	}
 	config := store.Config{URL: address, Schema: "watch"}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	return storetest.Open(t, config), conn, config
 }
 
-func mirror(t *testing.T, s *store.Store, table string, m store.Mapping) {
+func makeMirror(t *testing.T, s *store.Store, table string, m mirror.Mapping) {
 	t.Helper()
-	if _, err := s.Mirror(t.Context(), table, m, nil); err != nil {
+	if _, err := mirror.Make(t.Context(), s, table, m, nil); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func fill(t *testing.T, s *store.Store, table string) store.Filled {
+func fillMirror(t *testing.T, s *store.Store, table string) mirror.Filled {
 	t.Helper()
-	done, err := s.FillMirror(t.Context(), table, nil)
+	done, err := mirror.Fill(t.Context(), s, table, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +74,7 @@ func listed(t *testing.T, conn *pgx.Conn) string {
 const jobs = `CREATE TABLE jobs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), state state, created timestamp DEFAULT now(), run text, task int, details json)`
 const states = `CREATE TYPE state AS ENUM ('queued', 'running', 'done')`
 
-var jobsMapping = store.Mapping{
+var jobsMapping = mirror.Mapping{
 	Kind: "state", At: "created", Session: "run", Spec: "task", Data: "details", TimeZone: "Europe/Berlin",
 	Kinds: map[string]string{"running": "spec_started", "done": "spec_completed"},
 }
@@ -81,17 +83,17 @@ func TestMirrorMapsKindsColumnsAndTimes(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := watched(t, states, jobs)
 	storetest.Exec(t, conn, `INSERT INTO jobs (state, created, run, task) VALUES ('done', '2026-07-01 12:00', 'old', 1)`)
-	mirror(t, s, "jobs", jobsMapping)
+	makeMirror(t, s, "jobs", jobsMapping)
 	storetest.Exec(t, conn, `SET timezone = 'Asia/Tokyo'`) // the program's own setting changes nothing
 	storetest.Exec(t, conn, `INSERT INTO jobs (state, created, run, task, details) VALUES ('queued', '2026-01-01 12:00', 'r', 2, '{"a": [1]}'), ('running', '2026-01-01 12:01', 'r', 2, NULL)`)
 	want := "jobs.queued r 2 {\"a\": [1]}\nspec_started r 2 {}"
 	if got := listed(t, conn); got != want {
 		t.Fatalf("%s", got)
 	}
-	if done := fill(t, s, "jobs"); done != (store.Filled{Rows: 3, Read: 3, Written: 1, Known: 2}) {
+	if done := fillMirror(t, s, "jobs"); done != (mirror.Filled{Rows: 3, Read: 3, Written: 1, Known: 2}) {
 		t.Fatalf("%+v", done)
 	}
-	if done := fill(t, s, "jobs"); done != (store.Filled{Rows: 3, Read: 3, Known: 3}) {
+	if done := fillMirror(t, s, "jobs"); done != (mirror.Filled{Rows: 3, Read: 3, Known: 3}) {
 		t.Fatalf("again: %+v", done)
 	}
 	if got := listed(t, conn); got != want+"\nspec_completed old 1 {}" {
@@ -100,7 +102,7 @@ func TestMirrorMapsKindsColumnsAndTimes(t *testing.T) {
 	if got := text(t, conn, `SELECT string_agg((at AT TIME ZONE 'UTC')::text, ' ' ORDER BY id) FROM watch.events`); got != "2026-01-01 11:00:00 2026-01-01 11:01:00 2026-07-01 10:00:00" {
 		t.Fatalf("times: %s", got)
 	}
-	events, _ := drain(t, s, cursor.Cursor{}, 10)
+	events, _ := storetest.Drain(t, s, cursor.Cursor{}, 10)
 	if len(events) != 0 {
 		t.Fatalf("events of the last five minutes: %v", events)
 	}
@@ -111,8 +113,8 @@ func TestMirrorMapsKindsColumnsAndTimes(t *testing.T) {
 func TestMirrorFollowsTransactions(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := watched(t, `CREATE TABLE journal (id bigserial, kind text, at timestamptz DEFAULT now(), session text, spec text)`)
-	mirror(t, s, "journal", store.Mapping{})
-	c := now(t, s)
+	makeMirror(t, s, "journal", mirror.Mapping{})
+	c := storetest.Here(t, s)
 	tx, err := conn.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -121,8 +123,8 @@ func TestMirrorFollowsTransactions(t *testing.T) {
 	storetest.Exec(t, tx, `SAVEPOINT one`)
 	storetest.Exec(t, tx, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', 'undone')`)
 	storetest.Exec(t, tx, `ROLLBACK TO one`)
-	if got, _ := drain(t, s, c, 10); len(got) != 0 {
-		t.Fatalf("before the commit: %s", specs(got))
+	if got, _ := storetest.Drain(t, s, c, 10); len(got) != 0 {
+		t.Fatalf("before the commit: %s", storetest.Specs(got))
 	}
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -140,15 +142,15 @@ func TestMirrorFollowsTransactions(t *testing.T) {
 	storetest.Exec(t, conn, `WITH a AS (INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '4')) INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '5')`)
 	storetest.Exec(t, conn, `UPDATE journal SET spec = 'updated'`)
 	storetest.Exec(t, conn, `DELETE FROM journal`)
-	got, _ := drain(t, s, c, 10)
-	if specs(got) != "1 2 3 5 4" {
-		t.Fatalf("%q", specs(got))
+	got, _ := storetest.Drain(t, s, c, 10)
+	if storetest.Specs(got) != "1 2 3 5 4" {
+		t.Fatalf("%q", storetest.Specs(got))
 	}
 	// Emptied and counted anew, the same numbers are other rows.
 	storetest.Exec(t, conn, `TRUNCATE journal RESTART IDENTITY`)
 	storetest.Exec(t, conn, `INSERT INTO journal (kind, session, spec) VALUES ('spec_started', 's', '6'), ('spec_started', 's', '7')`)
-	if got, _ = drain(t, s, c, 10); specs(got) != "1 2 3 5 4 6 7" {
-		t.Fatalf("%q", specs(got))
+	if got, _ = storetest.Drain(t, s, c, 10); storetest.Specs(got) != "1 2 3 5 4 6 7" {
+		t.Fatalf("%q", storetest.Specs(got))
 	}
 }
 
@@ -161,13 +163,13 @@ func TestMirrorOfPartitions(t *testing.T) {
 		`CREATE TABLE log_b (who text, gone int, part text NOT NULL, n int NOT NULL, "When" timestamptz DEFAULT now())`,
 		`ALTER TABLE log_b DROP COLUMN gone`, `ALTER TABLE log ATTACH PARTITION log_b FOR VALUES IN ('b')`,
 		`CREATE TABLE log_a PARTITION OF log FOR VALUES IN ('a')`, `INSERT INTO log VALUES (1, 'a', now(), 'old'), (1, 'b', now(), 'old')`)
-	mirror(t, s, "log", store.Mapping{Kind: "'log.' || part", At: `"When"`, Session: "who", Spec: "n", Data: "to_jsonb(log) - 'When'"})
+	makeMirror(t, s, "log", mirror.Mapping{Kind: "'log.' || part", At: `"When"`, Session: "who", Spec: "n", Data: "to_jsonb(log) - 'When'"})
 	storetest.Exec(t, conn, `CREATE TABLE log_c PARTITION OF log FOR VALUES IN ('c')`)
 	storetest.Exec(t, conn, `INSERT INTO log (n, part, who) VALUES (2, 'a', 'x'), (3, 'b', 'x'), (4, 'c', 'x'), (5, 'b', NULL)`)
 	storetest.Exec(t, conn, `INSERT INTO log_b (n, part, who) VALUES (6, 'b', 'x')`)
 	storetest.Exec(t, conn, `INSERT INTO log_c (n, part, who) VALUES (7, 'c', 'x')`)
-	done := fill(t, s, "log")
-	if done != (store.Filled{Rows: 8, Read: 8, Written: 2, Known: 5, Unmapped: 1}) {
+	done := fillMirror(t, s, "log")
+	if done != (mirror.Filled{Rows: 8, Read: 8, Written: 2, Known: 5, Unmapped: 1}) {
 		t.Errorf("%+v", done)
 	}
 	want := `log.a x 2 {"n": 2, "who": "x", "part": "a"}
@@ -187,8 +189,8 @@ func TestUnmappedRowsAreCountedAndBreakNothing(t *testing.T) {
 	t.Parallel()
 	s, conn, config := watched(t, `CREATE TABLE journal (id int PRIMARY KEY, kind text, at timestamptz DEFAULT now(), session text, n text, email text)`)
 	storetest.Exec(t, conn, `INSERT INTO journal (id, kind, session) VALUES (0, 'spec_started', NULL)`)
-	m := store.Mapping{Data: `jsonb_build_object('n', n::int, 'at', email LIKE '%@.%')`}
-	mirror(t, s, "journal", m)
+	m := mirror.Mapping{Data: `jsonb_build_object('n', n::int, 'at', email LIKE '%@.%')`}
+	makeMirror(t, s, "journal", m)
 	storetest.Exec(t, conn, `INSERT INTO journal (id, kind, session, n, email) VALUES (1, 'spec_started', 's', '1', 'a@.b'), (2, 'spec_started', 's', 'one', NULL), (3, NULL, 's', '1', NULL), (4, '', 's', '1', NULL), (5, 'deploy', 's', '1', NULL)`)
 	storetest.Exec(t, conn, `INSERT INTO journal (id, kind, session, at) VALUES (6, 'spec_started', 's', 'infinity'), (7, 'spec_started', 's', '-infinity'), (8, 'spec_started', 's', NULL), (9, 'spec_started', repeat('x', 513), now()), (10, repeat('k', 600), 's', now())`)
 	if got := listed(t, conn); got != `spec_started s  {"n": 1, "at": true}`+"\n"+`journal.deploy s  {"n": 1, "at": null}` {
@@ -196,7 +198,7 @@ func TestUnmappedRowsAreCountedAndBreakNothing(t *testing.T) {
 	}
 	unmapped := func() (int64, string) {
 		t.Helper()
-		all, err := s.Mirrors(t.Context())
+		all, err := mirror.List(t.Context(), s)
 		if err != nil || len(all) != 1 {
 			t.Fatalf("%v, %v", all, err)
 		}
@@ -210,14 +212,14 @@ func TestUnmappedRowsAreCountedAndBreakNothing(t *testing.T) {
 		t.Fatalf("%d: %s", n, why)
 	}
 	for range 2 {
-		fill(t, s, "journal")
+		fillMirror(t, s, "journal")
 		if n, why := unmapped(); n != 9 || !strings.Contains(why, "1 its session is null or empty mirror:public.journal:0") {
 			t.Fatalf("%d: %s", n, why)
 		}
 	}
 	// With another mapping what fits now comes over.
-	mirror(t, s, "journal", store.Mapping{Session: "coalesce(session, 'nobody')", Data: "n"})
-	if done := fill(t, s, "journal"); done.Written != 2 || done.Unmapped != 7 {
+	makeMirror(t, s, "journal", mirror.Mapping{Session: "coalesce(session, 'nobody')", Data: "n"})
+	if done := fillMirror(t, s, "journal"); done.Written != 2 || done.Unmapped != 7 {
 		t.Fatalf("%+v", done)
 	}
 
@@ -264,8 +266,8 @@ func TestMirrorLeavesRightsAsTheyAre(t *testing.T) {
 		       'depends', (SELECT jsonb_agg(classid::regclass::text ORDER BY classid, objid, objsubid) FROM pg_depend WHERE refobjid = 'journal'::regclass),
 		       'unmapped', (SELECT coalesce(relacl, acldefault('r', relowner))::text[] FROM pg_class WHERE oid = 'watch.specwatch_unmapped'::regclass), 'rows', (SELECT count(*) FROM watch.specwatch_unmapped) + (SELECT count(*) FROM watch.specwatch_mirrors))::text`
 	before := text(t, conn, trace)
-	mirror(t, s, "public.journal", store.Mapping{})
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil { // takes no right back
+	makeMirror(t, s, "public.journal", mirror.Mapping{})
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil { // takes no right back
 		t.Fatal(err)
 	}
 	as := postgrestest.Connect(t, address)
@@ -278,7 +280,7 @@ func TestMirrorLeavesRightsAsTheyAre(t *testing.T) {
 			t.Errorf("the program may: %s", sql)
 		}
 	}
-	if done := fill(t, s, "journal"); done.Written != 1 || done.Known != 1 || done.Unmapped != 1 {
+	if done := fillMirror(t, s, "journal"); done.Written != 1 || done.Known != 1 || done.Unmapped != 1 {
 		t.Errorf("%+v", done)
 	}
 	if got := listed(t, conn); got != "spec_started mine  {}\nspec_started secret  {}" {
@@ -288,7 +290,7 @@ func TestMirrorLeavesRightsAsTheyAre(t *testing.T) {
 		t.Errorf("the functions run as %s", got)
 	}
 	storetest.Exec(t, conn, `INSERT INTO journal (kind, session) VALUES (NULL, NULL)`)
-	if err := s.RemoveMirror(t.Context(), "journal", nil); err != nil {
+	if err := mirror.Remove(t.Context(), s, "journal", nil); err != nil {
 		t.Fatal(err)
 	}
 	if after := text(t, conn, trace); after != before {
@@ -307,7 +309,7 @@ func TestFillBesideWritersIsResumed(t *testing.T) {
 	s, conn, config := watched(t, `CREATE TABLE journal (id int PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`)
 	const old = 30_000
 	storetest.Exec(t, conn, fmt.Sprintf(`INSERT INTO journal (id, session) SELECT n, CASE WHEN n %% 100 > 0 THEN 's' END FROM generate_series(1, %d) n`, old))
-	mirror(t, s, "journal", store.Mapping{})
+	makeMirror(t, s, "journal", mirror.Mapping{})
 	ctx, stop := context.WithCancel(t.Context())
 	written, begun := make(chan int, 1), make(chan struct{})
 	go func() {
@@ -334,8 +336,8 @@ func TestFillBesideWritersIsResumed(t *testing.T) {
 		t.Fatalf("the writer ends after %d inserts", n)
 	}
 	short, cancel := context.WithCancel(t.Context())
-	var last store.Filled
-	_, err := s.FillMirror(short, "journal", func(f store.Filled) {
+	var last mirror.Filled
+	_, err := mirror.Fill(short, s, "journal", func(f mirror.Filled) {
 		if last = f; f.Written >= 10_000 {
 			cancel()
 		}
@@ -343,7 +345,7 @@ func TestFillBesideWritersIsResumed(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || last.Written < 10_000 || last.Written == old {
 		t.Fatalf("interrupted: %v, %+v", err, last)
 	}
-	done := fill(t, s, "journal")
+	done := fillMirror(t, s, "journal")
 	stop()
 	n := <-written
 	if n == 0 || done.Written > old-10_000 || done.Unmapped != old/100 {
@@ -367,7 +369,7 @@ func TestMirrorDelaysNoWriter(t *testing.T) {
 	waits := make(chan struct{}, 1)
 	made := make(chan error, 1)
 	go func() {
-		_, err := s.Mirror(t.Context(), "journal", store.Mapping{}, func(string) { waits <- struct{}{} })
+		_, err := mirror.Make(t.Context(), s, "journal", mirror.Mapping{}, func(string) { waits <- struct{}{} })
 		made <- err
 	}()
 	<-waits
@@ -390,7 +392,7 @@ func TestMirrorDelaysNoWriter(t *testing.T) {
 	if err := <-made; err != nil {
 		t.Fatal(err)
 	}
-	if done := fill(t, s, "journal"); done.Written != 21 {
+	if done := fillMirror(t, s, "journal"); done.Written != 21 {
 		t.Errorf("%+v", done)
 	}
 }
@@ -422,17 +424,17 @@ func TestMirrorsOfOneOwnerShareRights(t *testing.T) {
 		{"recorded by an older version", `UPDATE watch.specwatch_mirrors SET granted = NULL WHERE source = 'public.two'`},
 	} {
 		storetest.Exec(t, conn, `TRUNCATE watch.events`)
-		mirror(t, s, "one", store.Mapping{})
-		mirror(t, s, "two", store.Mapping{})
+		makeMirror(t, s, "one", mirror.Mapping{})
+		makeMirror(t, s, "two", mirror.Mapping{})
 		storetest.Exec(t, conn, c.before)
-		if err := s.RemoveMirror(t.Context(), "one", nil); err != nil {
+		if err := mirror.Remove(t.Context(), s, "one", nil); err != nil {
 			t.Fatal(err)
 		}
 		storetest.Exec(t, as, `INSERT INTO two (session) VALUES ('two')`)
 		if got := listed(t, conn); got != "spec_started two  {}" {
 			t.Errorf("%s: events %q", c.name, got)
 		}
-		if err := s.RemoveMirror(t.Context(), "two", nil); err != nil {
+		if err := mirror.Remove(t.Context(), s, "two", nil); err != nil {
 			t.Fatal(err)
 		}
 		if got := may(owner); got != "f f f" {
@@ -440,9 +442,9 @@ func TestMirrorsOfOneOwnerShareRights(t *testing.T) {
 		}
 	}
 	storetest.Exec(t, conn, `TRUNCATE watch.events`)
-	mirror(t, s, "one", store.Mapping{})
+	makeMirror(t, s, "one", mirror.Mapping{})
 	storetest.Exec(t, conn, `ALTER TABLE one OWNER TO `+other)
-	mirror(t, s, "one", store.Mapping{})
+	makeMirror(t, s, "one", mirror.Mapping{})
 	storetest.Exec(t, conn, `INSERT INTO one (session) VALUES ('one')`)
 	if got := listed(t, conn); got != "spec_started one  {}" {
 		t.Errorf("another owner: events %q", got)
@@ -450,7 +452,7 @@ func TestMirrorsOfOneOwnerShareRights(t *testing.T) {
 	if got := may(owner) + ", " + may(other); got != "f f f, t t t" {
 		t.Errorf("another owner: %s", got)
 	}
-	if err := s.RemoveMirror(t.Context(), "one", nil); err != nil {
+	if err := mirror.Remove(t.Context(), s, "one", nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := may(other); got != "f f f" {
@@ -491,7 +493,7 @@ func TestRemovedMirrorLeavesNoTrace(t *testing.T) {
 	as := postgrestest.Connect(t, address)
 	remove := func(table string) {
 		t.Helper()
-		if err := s.RemoveMirror(t.Context(), table, nil); err != nil {
+		if err := mirror.Remove(t.Context(), s, table, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -502,35 +504,35 @@ func TestRemovedMirrorLeavesNoTrace(t *testing.T) {
 		{"once", `SELECT`, func() {}},
 		{"had some rights", `GRANT USAGE ON SCHEMA watch TO ` + owner, func() {}},
 		{"had others too", `GRANT INSERT (kind, session), SELECT (key) ON watch.events TO ` + owner, func() {}},
-		{"mirrored again", `SELECT`, func() { mirror(t, s, "one", store.Mapping{}) }},
-		{"with another", `SELECT`, func() { mirror(t, s, "two", store.Mapping{}) }},
+		{"mirrored again", `SELECT`, func() { makeMirror(t, s, "one", mirror.Mapping{}) }},
+		{"with another", `SELECT`, func() { makeMirror(t, s, "two", mirror.Mapping{}) }},
 		{"the first is removed first", `SELECT`, func() {
-			mirror(t, s, "two", store.Mapping{})
+			makeMirror(t, s, "two", mirror.Mapping{})
 			remove("one")
 			storetest.Exec(t, as, `INSERT INTO two (session) VALUES ('two')`)
 		}},
 		{"a right is granted in between", `SELECT`, func() {
 			storetest.Exec(t, conn, `GRANT INSERT, SELECT ON watch.events TO `+other)
-			mirror(t, s, "two", store.Mapping{})
+			makeMirror(t, s, "two", mirror.Mapping{})
 			storetest.Exec(t, conn, `REVOKE INSERT, SELECT ON watch.events FROM `+other)
 		}},
 		{"another owner in between", `GRANT INSERT (kind), SELECT (key) ON watch.events TO ` + other, func() {
 			storetest.Exec(t, conn, `ALTER TABLE one OWNER TO `+other)
-			mirror(t, s, "one", store.Mapping{})
+			makeMirror(t, s, "one", mirror.Mapping{})
 			storetest.Exec(t, conn, `ALTER TABLE one OWNER TO `+owner)
 		}},
 		{"had all rights", `GRANT INSERT, SELECT ON watch.events, watch.specwatch_unmapped TO ` + owner, func() {}},
 	} {
 		storetest.Exec(t, conn, c.grants)
 		before := traces(t, conn)
-		mirror(t, s, "one", store.Mapping{})
+		makeMirror(t, s, "one", mirror.Mapping{})
 		storetest.Exec(t, conn, `TRUNCATE watch.events`)
 		storetest.Exec(t, as, `INSERT INTO one (session) VALUES ('one'), (NULL)`)
 		if got := listed(t, conn); got != "spec_started one  {}" {
 			t.Errorf("%s: events %q", c.name, got)
 		}
 		c.do()
-		all, err := s.Mirrors(t.Context())
+		all, err := mirror.List(t.Context(), s)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -553,8 +555,8 @@ func TestMigrationRenewsMirrors(t *testing.T) {
 	const columns = ` (id bigserial PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`
 	s, conn, config := watched(t, `CREATE TABLE one`+columns, `CREATE TABLE two`+columns)
 	migrator, as := storetest.Login(t, conn, config.URL, "migrator")
-	mirror(t, s, "one", store.Mapping{})
-	mirror(t, s, "two", store.Mapping{})
+	makeMirror(t, s, "one", mirror.Mapping{})
+	makeMirror(t, s, "two", mirror.Mapping{})
 	insert := func() string {
 		t.Helper()
 		storetest.Exec(t, conn, `TRUNCATE watch.events`)
@@ -569,7 +571,7 @@ func TestMigrationRenewsMirrors(t *testing.T) {
 	}
 	age()
 	storetest.Exec(t, conn, `ALTER TABLE two DROP COLUMN kind`)
-	report, err := store.Migrate(t.Context(), config, nil)
+	report, err := schema.Migrate(t.Context(), config, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -586,7 +588,7 @@ func TestMigrationRenewsMirrors(t *testing.T) {
 		FOR o IN SELECT oid::regprocedure AS name FROM pg_proc WHERE pronamespace = 'watch'::regnamespace AND proname !~ '_[0-9]+$' LOOP EXECUTE format('ALTER FUNCTION %s OWNER TO `+migrator+`', o.name); END LOOP;
 	END $$`)
 	age()
-	report, err = store.Migrate(t.Context(), store.Config{URL: as, Schema: "watch"}, nil)
+	report, err = schema.Migrate(t.Context(), store.Config{URL: as, Schema: "watch"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -608,7 +610,7 @@ func TestMirrorOfSerializablePrograms(t *testing.T) {
 	const columns = ` (id int PRIMARY KEY, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text)`
 	s, conn, config := watched(t, `CREATE TABLE plain`+columns, `CREATE TABLE parted`+columns+` PARTITION BY RANGE (id)`, `CREATE TABLE part PARTITION OF parted DEFAULT`)
 	for _, table := range []string{"plain", "parted"} {
-		mirror(t, s, table, store.Mapping{})
+		makeMirror(t, s, table, mirror.Mapping{})
 		storetest.Exec(t, conn, `INSERT INTO `+table+` (id, session) VALUES (0, 's')`)
 		var open []pgx.Tx
 		for range 2 {
@@ -646,14 +648,14 @@ func TestMirrorKeysOfIndexesWithIncludedColumns(t *testing.T) {
 	s, conn, _ := watched(t,
 		`CREATE TABLE one (id int, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text, note text, PRIMARY KEY (id) INCLUDE (note))`,
 		`CREATE TABLE two (a uuid NOT NULL, b text NOT NULL, kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text, note text)`, `CREATE UNIQUE INDEX ON two (b, a) INCLUDE (note)`)
-	mirror(t, s, "one", store.Mapping{})
-	mirror(t, s, "two", store.Mapping{})
+	makeMirror(t, s, "one", mirror.Mapping{})
+	makeMirror(t, s, "two", mirror.Mapping{})
 	storetest.Exec(t, conn, `INSERT INTO one (id, session, note) VALUES (1, 's', 'first')`)
 	storetest.Exec(t, conn, `INSERT INTO two (a, b, session, note) VALUES ('6f1c5e0e-0000-0000-0000-000000000000', 'b', 's', 'first')`)
 	storetest.Exec(t, conn, `UPDATE one SET note = 'second'`)
 	storetest.Exec(t, conn, `UPDATE two SET note = 'second'`)
 	for _, table := range []string{"one", "two"} {
-		if done := fill(t, s, table); done.Known != 1 || done.Written != 0 {
+		if done := fillMirror(t, s, table); done.Known != 1 || done.Written != 0 {
 			t.Errorf("%s: %+v", table, done)
 		}
 	}
@@ -669,7 +671,7 @@ func TestMirrorKeysDoNotDependOnSettings(t *testing.T) {
 	s, conn, config := watched(t, `CREATE TABLE plain`+columns, `CREATE TABLE parted`+columns+` PARTITION BY RANGE (f)`, `CREATE TABLE part PARTITION OF parted DEFAULT`,
 		`CREATE TABLE moments (z timestamptz PRIMARY KEY, kind text, at timestamptz DEFAULT now(), session text DEFAULT 's')`)
 	for _, table := range []string{"plain", "parted", "moments"} {
-		mirror(t, s, table, store.Mapping{TimeZone: "Europe/Berlin", Kinds: map[string]string{`do\ne`: "spec_completed"}})
+		makeMirror(t, s, table, mirror.Mapping{TimeZone: "Europe/Berlin", Kinds: map[string]string{`do\ne`: "spec_completed"}})
 	}
 	for i, settings := range []string{
 		`SELECT`,
@@ -690,8 +692,8 @@ func TestMirrorKeysDoNotDependOnSettings(t *testing.T) {
 	// Nor does the time zone of the mapping change keys.
 	for _, zone := range []string{"Europe/Berlin", "Asia/Tokyo"} {
 		for _, table := range []string{"plain", "parted", "moments"} {
-			mirror(t, s, table, store.Mapping{TimeZone: zone})
-			if done := fill(t, s, table); done.Known != 2 || done.Written != 0 {
+			makeMirror(t, s, table, mirror.Mapping{TimeZone: zone})
+			if done := fillMirror(t, s, table); done.Known != 2 || done.Written != 0 {
 				t.Errorf("%s in %s: %+v: %s", table, zone, done, keys(t, conn))
 			}
 		}
@@ -707,14 +709,14 @@ func TestMirrorOfTableThatBecomesPartition(t *testing.T) {
 	t.Parallel()
 	const columns = ` (id int, part text NOT NULL DEFAULT 'b', kind text DEFAULT 'spec_started', at timestamptz DEFAULT now(), session text DEFAULT 's', PRIMARY KEY (id, part))`
 	s, conn, _ := watched(t, `CREATE TABLE log`+columns+` PARTITION BY LIST (part)`, `CREATE TABLE log_b`+columns)
-	mirror(t, s, "log_b", store.Mapping{Spec: "id"})
+	makeMirror(t, s, "log_b", mirror.Mapping{Spec: "id"})
 	storetest.Exec(t, conn, `INSERT INTO log_b VALUES (1)`)
 	storetest.Exec(t, conn, `ALTER TABLE log ATTACH PARTITION log_b FOR VALUES IN ('b')`)
-	mirror(t, s, "log_b", store.Mapping{})
+	makeMirror(t, s, "log_b", mirror.Mapping{})
 	storetest.Exec(t, conn, `INSERT INTO log VALUES (2)`)
 	storetest.Exec(t, conn, `INSERT INTO log_b VALUES (3), (4)`)
 	storetest.Exec(t, conn, `ALTER TABLE log DETACH PARTITION log_b`)
-	mirror(t, s, "log_b", store.Mapping{})
+	makeMirror(t, s, "log_b", mirror.Mapping{})
 	storetest.Exec(t, conn, `INSERT INTO log_b VALUES (5), (6)`)
 	if got := text(t, conn, `SELECT string_agg(spec, ' ' ORDER BY id) || ', ' || (SELECT count(*) FROM watch.specwatch_unmapped) FROM watch.events`); got != "1 2 3 4 5 6, 0" {
 		t.Errorf("events, unmapped rows: %s", got)
@@ -732,7 +734,7 @@ func TestMirrorOfRotatedTables(t *testing.T) {
 	s, conn, _ := watched(t, create, `INSERT INTO journal (session) VALUES ('a1')`)
 	sources := func() string {
 		t.Helper()
-		all, err := s.Mirrors(t.Context())
+		all, err := mirror.List(t.Context(), s)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -742,18 +744,18 @@ func TestMirrorOfRotatedTables(t *testing.T) {
 		}
 		return strings.Join(names, ", ")
 	}
-	mirror(t, s, "journal", store.Mapping{})
-	fill(t, s, "journal")
+	makeMirror(t, s, "journal", mirror.Mapping{})
+	fillMirror(t, s, "journal")
 	storetest.Exec(t, conn, `INSERT INTO journal (session) VALUES ('a2')`)
 
 	storetest.Exec(t, conn, `ALTER TABLE journal RENAME TO journal_old`)
 	storetest.Exec(t, conn, create)
 	storetest.Exec(t, conn, `INSERT INTO journal (session) VALUES ('b1')`)
-	mirror(t, s, "journal", store.Mapping{})
+	makeMirror(t, s, "journal", mirror.Mapping{})
 	storetest.Exec(t, conn, `INSERT INTO journal (session) VALUES ('b2')`)
 	storetest.Exec(t, conn, `INSERT INTO journal_old (session) VALUES ('a3')`)
-	mirror(t, s, "journal_old", store.Mapping{}) // keeps its keys
-	if old, done := fill(t, s, "journal_old"), fill(t, s, "journal"); old.Known != 3 || old.Written != 0 || done.Known != 1 || done.Written != 1 {
+	makeMirror(t, s, "journal_old", mirror.Mapping{}) // keeps its keys
+	if old, done := fillMirror(t, s, "journal_old"), fillMirror(t, s, "journal"); old.Known != 3 || old.Written != 0 || done.Known != 1 || done.Written != 1 {
 		t.Errorf("the old table: %+v, the new one: %+v", old, done)
 	}
 	if got := sources(); got != "public.journal true, public.journal_old true" {
@@ -765,9 +767,9 @@ func TestMirrorOfRotatedTables(t *testing.T) {
 	storetest.Exec(t, conn, `ALTER TABLE journal RENAME TO journal_old`)
 	storetest.Exec(t, conn, create)
 	storetest.Exec(t, conn, `INSERT INTO journal (session) VALUES ('c1')`)
-	mirror(t, s, "journal", store.Mapping{})
+	makeMirror(t, s, "journal", mirror.Mapping{})
 	storetest.Exec(t, conn, `INSERT INTO journal_old (session) VALUES ('b3')`)
-	if old, done := fill(t, s, "journal_old"), fill(t, s, "journal"); old.Known != 3 || old.Written != 0 || done.Known != 0 || done.Written != 1 {
+	if old, done := fillMirror(t, s, "journal_old"), fillMirror(t, s, "journal"); old.Known != 3 || old.Written != 0 || done.Known != 0 || done.Written != 1 {
 		t.Errorf("the old table: %+v, the new one: %+v", old, done)
 	}
 	if got := sources(); got != "public.journal true, public.journal_old true" {
@@ -777,7 +779,7 @@ func TestMirrorOfRotatedTables(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 	for _, table := range []string{"journal", "journal_old"} {
-		if err := s.RemoveMirror(t.Context(), table, nil); err != nil {
+		if err := mirror.Remove(t.Context(), s, table, nil); err != nil {
 			t.Error(err)
 		}
 	}
@@ -804,10 +806,10 @@ func TestMirrorOfGeneratedColumns(t *testing.T) {
 					storetest.Exec(t, conn, `CREATE TABLE part PARTITION OF parted DEFAULT`)
 				}
 				storetest.Exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (0, 0, 'old')`)
-				mirror(t, s, table, store.Mapping{Data: "to_jsonb(" + table + ") - 'at'"})
+				makeMirror(t, s, table, mirror.Mapping{Data: "to_jsonb(" + table + ") - 'at'"})
 				storetest.Exec(t, conn, `TRUNCATE watch.events`)
 				storetest.Exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (1, 1, 'new')`)
-				if done := fill(t, s, table); done.Known != 1 || done.Written != 1 || done.Unmapped != 0 {
+				if done := fillMirror(t, s, table); done.Known != 1 || done.Written != 1 || done.Unmapped != 0 {
 					t.Errorf("%s: %+v", table, done)
 				}
 				want := `log.new run 01  {"id": 1, "run": 1, "kind": "log.new", "State": "new", "session": "run 01"}
@@ -816,7 +818,7 @@ log.old run 00  {"id": 0, "run": 0, "kind": "log.old", "State": "old", "session"
 					t.Errorf("%s: %s", table, got)
 				}
 				// One row fails, so that rows are mapped one by one.
-				mirror(t, s, table, store.Mapping{Data: "to_jsonb(100 / (id - 2))"})
+				makeMirror(t, s, table, mirror.Mapping{Data: "to_jsonb(100 / (id - 2))"})
 				storetest.Exec(t, conn, `TRUNCATE watch.events`)
 				storetest.Exec(t, conn, `INSERT INTO `+table+` (id, run, "State") VALUES (2, 1, 'bad'), (3, 1, 'good')`)
 				if got := listed(t, conn); got != "log.good run 01  100" {
@@ -831,7 +833,7 @@ func TestPreviewChangesNothing(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := watched(t, states, jobs)
 	storetest.Exec(t, conn, `INSERT INTO jobs (state, run, task) SELECT 'running', CASE WHEN n > 3 THEN 'r' END, n FROM generate_series(1, 20) n`)
-	p, err := s.PreviewMirror(t.Context(), "jobs", jobsMapping)
+	p, err := mirror.Try(t.Context(), s, "jobs", jobsMapping)
 	if err != nil || len(p.Events) != 10 || p.Events[0].Kind != event.SpecStarted || p.Rows != 20 || len(p.Reasons) != 1 || p.Reasons[0].Rows != 3 {
 		t.Fatalf("%+v, %v", p, err)
 	}
@@ -843,14 +845,14 @@ func TestPreviewChangesNothing(t *testing.T) {
 func TestMappingsThatCannotBe(t *testing.T) {
 	t.Parallel()
 	s, conn, config := watched(t, states, jobs, `CREATE VIEW seen AS SELECT * FROM jobs`, `CREATE TABLE keyless (kind text, at timestamptz, session text)`)
-	with := func(change func(*store.Mapping)) store.Mapping {
+	with := func(change func(*mirror.Mapping)) mirror.Mapping {
 		m := jobsMapping
 		change(&m)
 		return m
 	}
 	for _, c := range []struct {
 		table string
-		m     store.Mapping
+		m     mirror.Mapping
 		says  string
 	}{
 		{"nothing", jobsMapping, `no table "nothing"`},
@@ -858,25 +860,25 @@ func TestMappingsThatCannotBe(t *testing.T) {
 		{"seen", jobsMapping, "is a view"},
 		{"pg_class", jobsMapping, "PostgreSQL's own"},
 		{"watch.events", jobsMapping, "Specwatch's own"},
-		{"jobs", store.Mapping{Kind: "state"}, "no column named at"},
-		{"jobs", with(func(m *store.Mapping) { m.TimeZone = "" }), "time-zone"},
-		{"jobs", with(func(m *store.Mapping) { m.TimeZone = "Mars/Dusk" }), "Mars/Dusk"},
-		{"jobs", with(func(m *store.Mapping) { m.At = "task" }), "to_timestamp"},
-		{"jobs", with(func(m *store.Mapping) { m.Session = "nobody" }), `column "nobody" does not exist; its columns are id, state`},
-		{"jobs", with(func(m *store.Mapping) { m.Session = "run, task" }), "not one value"},
-		{"jobs", with(func(m *store.Mapping) { m.Session = "run) FROM jobs; DROP TABLE jobs; --" }), "session"},
-		{"jobs", with(func(m *store.Mapping) { m.Session = "$1" }), "session"},
-		{"jobs", with(func(m *store.Mapping) { m.Session = "max(run)" }), "together"},
-		{"jobs", with(func(m *store.Mapping) { m.Where = "run" }), "neither true nor false"},
-		{"jobs", with(func(m *store.Mapping) { m.Kinds = map[string]string{"done": "finished"} }), "finished"},
+		{"jobs", mirror.Mapping{Kind: "state"}, "no column named at"},
+		{"jobs", with(func(m *mirror.Mapping) { m.TimeZone = "" }), "time-zone"},
+		{"jobs", with(func(m *mirror.Mapping) { m.TimeZone = "Mars/Dusk" }), "Mars/Dusk"},
+		{"jobs", with(func(m *mirror.Mapping) { m.At = "task" }), "to_timestamp"},
+		{"jobs", with(func(m *mirror.Mapping) { m.Session = "nobody" }), `column "nobody" does not exist; its columns are id, state`},
+		{"jobs", with(func(m *mirror.Mapping) { m.Session = "run, task" }), "not one value"},
+		{"jobs", with(func(m *mirror.Mapping) { m.Session = "run) FROM jobs; DROP TABLE jobs; --" }), "session"},
+		{"jobs", with(func(m *mirror.Mapping) { m.Session = "$1" }), "session"},
+		{"jobs", with(func(m *mirror.Mapping) { m.Session = "max(run)" }), "together"},
+		{"jobs", with(func(m *mirror.Mapping) { m.Where = "run" }), "neither true nor false"},
+		{"jobs", with(func(m *mirror.Mapping) { m.Kinds = map[string]string{"done": "finished"} }), "finished"},
 	} {
-		_, err := s.Mirror(t.Context(), c.table, c.m, nil)
+		_, err := mirror.Make(t.Context(), s, c.table, c.m, nil)
 		if err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s %+v: %v", c.table, c.m, err)
 		}
 	}
-	mirror(t, s, "keyless", store.Mapping{})
-	if _, err := s.FillMirror(t.Context(), "keyless", nil); err == nil || !strings.Contains(err.Error(), "tells its rows apart") {
+	makeMirror(t, s, "keyless", mirror.Mapping{})
+	if _, err := mirror.Fill(t.Context(), s, "keyless", nil); err == nil || !strings.Contains(err.Error(), "tells its rows apart") {
 		t.Errorf("without a key: %v", err)
 	}
 	storetest.Exec(t, conn, `INSERT INTO keyless VALUES ('spec_started', now(), 's'), ('spec_started', now(), 's')`)
@@ -885,7 +887,7 @@ func TestMappingsThatCannotBe(t *testing.T) {
 	}
 	role, address := storetest.Login(t, conn, config.URL, "stranger")
 	config.URL = address
-	if _, err := storetest.Open(t, config).Mirror(t.Context(), "jobs", jobsMapping, nil); err == nil || !strings.Contains(err.Error(), "GRANT") || !strings.Contains(err.Error(), role) {
+	if _, err := mirror.Make(t.Context(), storetest.Open(t, config), "jobs", jobsMapping, nil); err == nil || !strings.Contains(err.Error(), "GRANT") || !strings.Contains(err.Error(), role) {
 		t.Errorf("a stranger: %v", err)
 	}
 }
@@ -897,10 +899,6 @@ func TestTableThatVersion02AdoptedIsReturned(t *testing.T) {
 	address := postgrestest.Database(t)
 	conn := postgrestest.Connect(t, address)
 	program, as := storetest.Login(t, conn, address, "program")
-	first, err := os.ReadFile("migrations/00001_events.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
 	const old = 12_000
 	for _, sql := range []string{
 		`CREATE TABLE journal (id integer PRIMARY KEY, kind varchar(40), at timestamptz, session text, note text)`,
@@ -914,18 +912,18 @@ func TestTableThatVersion02AdoptedIsReturned(t *testing.T) {
 	} {
 		storetest.Exec(t, conn, sql)
 	}
-	if _, err := conn.PgConn().Exec(t.Context(), strings.ReplaceAll(string(first), "@.", "")).ReadAll(); err != nil {
+	if _, err := conn.PgConn().Exec(t.Context(), strings.ReplaceAll(migrations.All()[1], "@.", "")).ReadAll(); err != nil {
 		t.Fatal(err)
 	}
 	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, data, key) VALUES ('spec_failed', 's', 'own', '{"a": 1}', 'k')`)
 	config := store.Config{URL: address}
 	storetest.Exec(t, conn, `CREATE VIEW report AS SELECT count(*) FROM journal`)
-	if _, err := store.Migrate(t.Context(), config, nil); err == nil || !strings.Contains(err.Error(), "view report depends on view journal") || !strings.Contains(err.Error(), "specwatch migrate") {
+	if _, err := schema.Migrate(t.Context(), config, nil); err == nil || !strings.Contains(err.Error(), "view report depends on view journal") || !strings.Contains(err.Error(), "specwatch migrate") {
 		t.Errorf("with a view of the view: %v", err)
 	}
 	storetest.Exec(t, conn, `DROP VIEW report`)
 	for range 2 {
-		if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+		if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -942,16 +940,16 @@ func TestTableThatVersion02AdoptedIsReturned(t *testing.T) {
 	if got := text(t, conn, `SELECT string_agg(conname, ' ') FROM pg_constraint WHERE conrelid = 'journal'::regclass AND conname LIKE 'specwatch%'`); got != "" {
 		t.Errorf("left in the table: %s", got)
 	}
-	c := now(t, s)
+	c := storetest.Here(t, s)
 	storetest.Exec(t, postgrestest.Connect(t, as), `INSERT INTO journal (kind, at, session, note) VALUES ('queued', now(), 'new', 'y')`)
-	storetest.Exec(t, conn, insert, "own")
-	if got, _ := drain(t, s, c, 10); len(got) != 2 || got[0].Kind != "journal.queued" || got[1].ID <= old+1 {
+	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 's', 'own')`)
+	if got, _ := storetest.Drain(t, s, c, 10); len(got) != 2 || got[0].Kind != "journal.queued" || got[1].ID <= old+1 {
 		t.Errorf("%+v", got)
 	}
-	if done := fill(t, s, "journal"); done.Written != 0 || done.Known != old-old/1000+2 {
+	if done := fillMirror(t, s, "journal"); done.Written != 0 || done.Known != old-old/1000+2 {
 		t.Errorf("%+v", done)
 	}
-	all, err := s.Mirrors(t.Context())
+	all, err := mirror.List(t.Context(), s)
 	if err != nil || len(all) != 1 || all[0].Unmapped != old/1000 {
 		t.Errorf("%+v, %v", all, err)
 	}

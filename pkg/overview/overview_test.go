@@ -17,6 +17,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/overview"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -31,9 +32,9 @@ type world struct {
 
 func start(t testing.TB) *world {
 	t.Helper()
-	address, schema := postgrestest.Schema(t)
-	config := store.Config{URL: address, Schema: schema}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	address, name := postgrestest.Schema(t)
+	config := store.Config{URL: address, Schema: name}
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	s, err := store.Open(t.Context(), config)

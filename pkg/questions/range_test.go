@@ -11,14 +11,6 @@ import (
 	"github.com/specwatch/specwatch/pkg/storetest"
 )
 
-func specs(events []event.Event) string {
-	var names []string
-	for _, e := range events {
-		names = append(names, e.Spec)
-	}
-	return strings.Join(names, " ")
-}
-
 func TestRangeQuestions(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := storetest.New(t)
@@ -39,13 +31,13 @@ func TestRangeQuestions(t *testing.T) {
 	f := questions.Filter{From: start, To: start.Add(time.Hour), Limit: 100}
 
 	events, err := ask.Range(t.Context(), f)
-	if err != nil || specs(events) != "c b b b b a a" {
-		t.Errorf("range: %q, %v", specs(events), err)
+	if err != nil || storetest.Specs(events) != "c b b b b a a" {
+		t.Errorf("range: %q, %v", storetest.Specs(events), err)
 	}
 	narrow := f
 	narrow.Specs, narrow.Kinds, narrow.Sessions, narrow.Limit = []string{"b", "c"}, []event.Kind{event.SpecStarted}, []string{"night"}, 2
-	if events, err = ask.Range(t.Context(), narrow); err != nil || specs(events) != "c b" {
-		t.Errorf("narrow range: %q, %v", specs(events), err)
+	if events, err = ask.Range(t.Context(), narrow); err != nil || storetest.Specs(events) != "c b" {
+		t.Errorf("narrow range: %q, %v", storetest.Specs(events), err)
 	}
 	counts, err := ask.Counts(t.Context(), f, 5*time.Minute)
 	if want := fmt.Sprint([]questions.Count{

@@ -1,14 +1,13 @@
-package store
+// Package schema makes and upgrades Specwatch's schema in a database: its tables
+// and functions by migrations, and the rights of its roles.
+package schema
 
 import (
 	"context"
 	"database/sql"
-	"embed"
+	_ "embed"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -17,24 +16,22 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
+
+	"github.com/specwatch/specwatch/pkg/mirror"
+	"github.com/specwatch/specwatch/pkg/schema/migrations"
+	"github.com/specwatch/specwatch/pkg/store"
 )
-
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-//go:embed grants.sql
-var grantsSQL string
 
 //go:embed notify.sql
 var notifySQL string
 
-// MigrateReport says what was done.
-type MigrateReport struct {
+// Report says what was done.
+type Report struct {
 	Schema   string
 	Version  int64
 	Applied  int      // migrations that were run now
 	Repaired int64    // rows whose xid was of another cluster
-	Returned string   // the table that version 0.2 had adopted and that returnAdopted gave back
+	Returned string   // the table that version 0.2 had adopted and that mirror.ReturnAdopted gave back
 	Writer   string   // the role that may write, as SQL names it
 	Notices  []string // such as PostgreSQL's that a role could not be created
 }
@@ -42,9 +39,9 @@ type MigrateReport struct {
 // Migrate creates or upgrades the schema. It can be repeated, and be run by two
 // processes at once: one waits for the other, and told, unless nil, is called
 // with what it waits for. Errors are *Problem if a person can fix them.
-func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, error) {
-	var report MigrateReport
-	s, err := Open(ctx, c)
+func Migrate(ctx context.Context, c store.Config, told func(string)) (Report, error) {
+	var report Report
+	s, err := store.Open(ctx, c)
 	if err != nil {
 		return report, err
 	}
@@ -63,7 +60,7 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	defer conn.Close(context.WithoutCancel(ctx))
 	// The lock belongs to a transaction: behind a pooler, a lock of the session
 	// would go to the client that gets the server connection next.
-	lock, err := s.lockMigrations(ctx, told)
+	lock, err := lockMigrations(ctx, s, told)
 	if err != nil {
 		return report, s.Explain(err)
 	}
@@ -74,13 +71,13 @@ func Migrate(ctx context.Context, c Config, told func(string)) (MigrateReport, e
 	if err := refuseForeign(ctx, conn, report.Schema); err != nil {
 		return report, s.Explain(err)
 	}
-	err = s.migrate(ctx, conn, c.Roles, told, &report)
+	err = migrate(ctx, s, conn, c.Roles, told, &report)
 	return report, err
 }
 
 // migrate does what Migrate does, once the schema is known and the lock is
 // held.
-func (s *Store) migrate(ctx context.Context, conn *pgx.Conn, roles string, told func(string), report *MigrateReport) error {
+func migrate(ctx context.Context, s *store.Store, conn *pgx.Conn, roles string, told func(string), report *Report) error {
 	var err error
 	shared := false
 	if roles == "" {
@@ -95,15 +92,15 @@ func (s *Store) migrate(ctx context.Context, conn *pgx.Conn, roles string, told 
 	if err != nil {
 		return err
 	}
-	if report.Applied, err = s.up(ctx, conn, provider, report.Schema, told); err != nil {
+	if report.Applied, err = up(ctx, s, conn, provider, report.Schema, told); err != nil {
 		return s.Explain(err)
 	}
-	report.Version = latestMigration()
+	report.Version = migrations.Latest()
 	if report.Repaired, err = repair(ctx, conn, report.Schema); err != nil {
 		return s.Explain(err)
 	}
 	// Before the grants, because it may create a new events table.
-	if report.Returned, err = s.returnAdopted(ctx, conn, report.Schema, told); err != nil {
+	if report.Returned, err = mirror.ReturnAdopted(ctx, conn, report.Schema, told); err != nil {
 		return s.Explain(err)
 	}
 	names, left, err := grant(ctx, conn, report.Schema, roles)
@@ -117,7 +114,7 @@ func (s *Store) migrate(ctx context.Context, conn *pgx.Conn, roles string, told 
 	if shared {
 		report.Notices = append(report.Notices, fmt.Sprintf("schema %s shares its roles with other schemas or databases of this server: whoever is a member of %s or %s there reads or writes the events here as well; to give this schema roles of its own, run: specwatch migrate --roles NAME", report.Schema, names.Reader, names.Writer))
 	}
-	notes, err := s.renewMirrors(ctx, conn, report.Schema, told)
+	notes, err := mirror.Renew(ctx, s, conn, report.Schema, told)
 	report.Notices = append(report.Notices, notes...)
 	return s.Explain(err)
 }
@@ -142,28 +139,28 @@ func mayMigrate(ctx context.Context, conn *pgx.Conn, name string) (string, error
 	}
 	quoted := pgx.Identifier{user}.Sanitize()
 	if schema == nil {
-		return "", NewProblem(NoTable, nil, "the search_path of user %s names no schema that exists and that it may use; name one with --schema, such as specwatch", user)
+		return "", store.NewProblem(store.NoTable, nil, "the search_path of user %s names no schema that exists and that it may use; name one with --schema, such as specwatch", user)
 	}
 	identifier := pgx.Identifier{*schema}.Sanitize()
 	lacksCreate := func() error {
-		return NewProblem(NoRights, nil, "user %s lacks the right USAGE or CREATE on schema %s, which %s owns; run as an administrator: GRANT USAGE, CREATE ON SCHEMA %s TO %s, or give Specwatch a schema of its own: CREATE SCHEMA specwatch AUTHORIZATION %s, and then: specwatch migrate --schema specwatch", user, *schema, owner, identifier, quoted, quoted)
+		return store.NewProblem(store.NoRights, nil, "user %s lacks the right USAGE or CREATE on schema %s, which %s owns; run as an administrator: GRANT USAGE, CREATE ON SCHEMA %s TO %s, or give Specwatch a schema of its own: CREATE SCHEMA specwatch AUTHORIZATION %s, and then: specwatch migrate --schema specwatch", user, *schema, owner, identifier, quoted, quoted)
 	}
 	switch {
 	case !exists && !makes:
-		return "", NewProblem(NoRights, nil, "user %s lacks the right CREATE on database %s, to make the schema %s; run as an administrator: CREATE SCHEMA %s AUTHORIZATION %s", user, database, *schema, identifier, quoted)
+		return "", store.NewProblem(store.NoRights, nil, "user %s lacks the right CREATE on database %s, to make the schema %s; run as an administrator: CREATE SCHEMA %s AUTHORIZATION %s", user, database, *schema, identifier, quoted)
 	case !exists:
 		_, err := conn.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+identifier)
 		return *schema, err
 	case !use || !create && !migrated:
 		return "", lacksCreate()
 	case owns != "":
-		return "", NewProblem(NoRights, nil, "the tables in schema %s belong to %s, and only their owner may change them; run this as %s, or run as an administrator: GRANT %s TO %s", *schema, owns, owns, pgx.Identifier{owns}.Sanitize(), quoted)
+		return "", store.NewProblem(store.NoRights, nil, "the tables in schema %s belong to %s, and only their owner may change them; run this as %s, or run as an administrator: GRANT %s TO %s", *schema, owns, owns, pgx.Identifier{owns}.Sanitize(), quoted)
 	case !create:
 		var version int64
-		if err := conn.QueryRow(ctx, Qualify(*schema, `SELECT coalesce(max(version_id), 0) FROM @.specwatch_migrations WHERE is_applied`)).Scan(&version); err != nil {
+		if err := conn.QueryRow(ctx, store.Qualify(*schema, `SELECT coalesce(max(version_id), 0) FROM @.specwatch_migrations WHERE is_applied`)).Scan(&version); err != nil {
 			return "", err
 		}
-		if version < latestMigration() {
+		if version < migrations.Latest() {
 			return "", lacksCreate()
 		}
 	}
@@ -172,7 +169,7 @@ func mayMigrate(ctx context.Context, conn *pgx.Conn, name string) (string, error
 
 // lockMigrations returns a transaction that holds the migration lock until it
 // ends.
-func (s *Store) lockMigrations(ctx context.Context, told func(string)) (pgx.Tx, error) {
+func lockMigrations(ctx context.Context, s *store.Store, told func(string)) (pgx.Tx, error) {
 	const again = 50 * time.Millisecond
 	for try := 0; ; try++ {
 		tx, err := s.Begin(ctx)
@@ -182,7 +179,7 @@ func (s *Store) lockMigrations(ctx context.Context, told func(string)) (pgx.Tx, 
 		var locked bool
 		// By the simple protocol: the extended one leaves a portal with its
 		// snapshot open, and CREATE INDEX CONCURRENTLY would wait for it.
-		err = tx.QueryRow(ctx, `SELECT set_config('idle_in_transaction_session_timeout', '0', true) = '0' AND pg_try_advisory_xact_lock($1)`, pgx.QueryExecModeSimpleProtocol, MigrationLock).Scan(&locked)
+		err = tx.QueryRow(ctx, `SELECT set_config('idle_in_transaction_session_timeout', '0', true) = '0' AND pg_try_advisory_xact_lock($1)`, pgx.QueryExecModeSimpleProtocol, store.MigrationLock).Scan(&locked)
 		if err == nil && locked {
 			return tx, nil
 		}
@@ -191,7 +188,7 @@ func (s *Store) lockMigrations(ctx context.Context, told func(string)) (pgx.Tx, 
 			err = tx.QueryRow(ctx, `
 				SELECT coalesce(string_agg(format('process %s, user %s, %s since %s', l.pid, a.usename, coalesce(a.state, 'state not shown'), a.state_change), '; '), 'somebody')
 				FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-				WHERE l.locktype = 'advisory' AND l.granted AND (l.classid::bigint << 32 | l.objid::bigint) = $1`, MigrationLock).Scan(&holder)
+				WHERE l.locktype = 'advisory' AND l.granted AND (l.classid::bigint << 32 | l.objid::bigint) = $1`, store.MigrationLock).Scan(&holder)
 			if err == nil {
 				told("waiting for another migration to end: its lock is held by " + holder + "; if that is none, end the session with: SELECT pg_terminate_backend(process)")
 			}
@@ -212,18 +209,18 @@ func (s *Store) lockMigrations(ctx context.Context, told func(string)) (pgx.Tx, 
 }
 
 // up runs the missing migrations, and then notify.sql, and returns how many
-// migrations it ran. One that does not get its lock on the events table in time is run again later: writers wait
-// behind a statement that waits for such a lock. told, unless nil, is called
-// with what a migration waits for.
-func (s *Store) up(ctx context.Context, conn *pgx.Conn, provider *goose.Provider, schema string, told func(string)) (applied int, err error) {
+// migrations it ran. One that does not get its lock on the events table in time
+// is run again later: writers wait behind a statement that waits for such a
+// lock. told, unless nil, is called with what a migration waits for.
+func up(ctx context.Context, s *store.Store, conn *pgx.Conn, provider *goose.Provider, schema string, told func(string)) (applied int, err error) {
 	if told != nil {
 		watching, end := context.WithCancel(ctx)
 		var watch sync.WaitGroup
-		watch.Go(func() { s.tellWaits(watching, schema, told) })
+		watch.Go(func() { tellWaits(watching, s, schema, told) })
 		defer watch.Wait()
 		defer end()
 	}
-	err = UntilLocked(ctx, nil, func() error {
+	err = store.UntilLocked(ctx, nil, func() error {
 		results, err := provider.Up(ctx)
 		var partial *goose.PartialError
 		if errors.As(err, &partial) {
@@ -234,7 +231,7 @@ func (s *Store) up(ctx context.Context, conn *pgx.Conn, provider *goose.Provider
 			return err
 		}
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, lockShortlySQL+"; "+Qualify(schema, notifySQL))
+			_, err := tx.Exec(ctx, lockShortlySQL+"; "+store.Qualify(schema, notifySQL))
 			return err
 		})
 	})
@@ -267,7 +264,7 @@ const waitsSQL = `
 
 // tellWaits calls told, until ctx ends, with what a migration has waited for
 // longer than a moment; once for each set of processes.
-func (s *Store) tellWaits(ctx context.Context, schema string, told func(string)) {
+func tellWaits(ctx context.Context, s *store.Store, schema string, told func(string)) {
 	const after, again, moment = time.Second, 100 * time.Millisecond, 500 * time.Millisecond
 	pause := func(d time.Duration) bool {
 		select {
@@ -290,7 +287,7 @@ func (s *Store) tellWaits(ctx context.Context, schema string, told func(string))
 	var since time.Time
 	for pause(again) {
 		var pids, names string
-		if err := conn.QueryRow(ctx, Qualify(schema, waitsSQL)).Scan(&pids, &names); err != nil {
+		if err := conn.QueryRow(ctx, store.Qualify(schema, waitsSQL)).Scan(&pids, &names); err != nil {
 			return
 		}
 		// Between two attempts the migration waits for nobody.
@@ -306,7 +303,7 @@ func (s *Store) tellWaits(ctx context.Context, schema string, told func(string))
 
 // lockShortlySQL limits how long the statements of its transaction wait for a
 // lock.
-var lockShortlySQL = fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", LockTimeout.Milliseconds())
+var lockShortlySQL = fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", store.LockTimeout.Milliseconds())
 
 func lockShortly(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, lockShortlySQL)
@@ -317,22 +314,18 @@ func lockShortly(ctx context.Context, tx *sql.Tx) error {
 // SQL, and it runs in a transaction of its own if it can.
 func newProvider(db *sql.DB, schema string) (*goose.Provider, error) {
 	var all []*goose.Migration
-	for version, file := range migrationFiles() {
-		text, err := migrations.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		step := goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error { return inTx(ctx, tx, schema, string(text)) }}
-		if strings.Contains(string(text), "CONCURRENTLY") { // which PostgreSQL refuses in a transaction
-			step = goose.GoFunc{RunDB: func(ctx context.Context, db *sql.DB) error { return outsideTx(ctx, db, schema, string(text)) }}
+	for version, text := range migrations.All() {
+		step := goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error { return inTx(ctx, tx, schema, text) }}
+		if strings.Contains(text, "CONCURRENTLY") { // which PostgreSQL refuses in a transaction
+			step = goose.GoFunc{RunDB: func(ctx context.Context, db *sql.DB) error { return outsideTx(ctx, db, schema, text) }}
 		}
 		all = append(all, goose.NewGoMigration(version, &step, nil))
 	}
-	store, err := database.NewStore(database.DialectPostgres, Qualify(schema, "@.specwatch_migrations"))
+	table, err := database.NewStore(database.DialectPostgres, store.Qualify(schema, "@.specwatch_migrations"))
 	if err != nil {
 		return nil, err
 	}
-	return goose.NewProvider("", db, nil, goose.WithGoMigrations(all...), goose.WithStore(versions{store}), goose.WithDisableGlobalRegistry(true))
+	return goose.NewProvider("", db, nil, goose.WithGoMigrations(all...), goose.WithStore(versions{table}), goose.WithDisableGlobalRegistry(true))
 }
 
 // inTx runs a migration in a transaction.
@@ -343,11 +336,11 @@ func inTx(ctx context.Context, tx *sql.Tx, schema, text string) error {
 	// Version 0.2 was released with a migration that waits for 5 s, which is
 	// too long. It gets its lock here.
 	if strings.Contains(text, "lock_timeout") {
-		if _, err := tx.ExecContext(ctx, Qualify(schema, `LOCK TABLE @.events`)); err != nil {
+		if _, err := tx.ExecContext(ctx, store.Qualify(schema, `LOCK TABLE @.events`)); err != nil {
 			return err
 		}
 	}
-	_, err := tx.ExecContext(ctx, Qualify(schema, text))
+	_, err := tx.ExecContext(ctx, store.Qualify(schema, text))
 	return err
 }
 
@@ -357,11 +350,11 @@ func inTx(ctx context.Context, tx *sql.Tx, schema, text string) error {
 // table it would only wait.
 func outsideTx(ctx context.Context, db *sql.DB, schema, text string) error {
 	var written bool
-	if err := db.QueryRowContext(ctx, Qualify(schema, `SELECT EXISTS (SELECT FROM @.events)`)).Scan(&written); err != nil {
+	if err := db.QueryRowContext(ctx, store.Qualify(schema, `SELECT EXISTS (SELECT FROM @.events)`)).Scan(&written); err != nil {
 		return err
 	}
 	for statement := range strings.SplitSeq(text, "\n\n") {
-		statement = Qualify(schema, statement)
+		statement = store.Qualify(schema, statement)
 		if written && strings.Contains(statement, "CONCURRENTLY") {
 			if _, err := db.ExecContext(ctx, statement); err != nil {
 				return err
@@ -395,27 +388,6 @@ func (v versions) TableExists(ctx context.Context, db database.DBTxConn) (exists
 	return exists, err
 }
 
-// migrationFiles are the embedded files by their version.
-func migrationFiles() map[int64]string {
-	entries, err := migrations.ReadDir("migrations")
-	if err != nil {
-		panic(err) // they are embedded
-	}
-	files := map[int64]string{}
-	for _, entry := range entries {
-		number, _, _ := strings.Cut(entry.Name(), "_")
-		version, err := strconv.ParseInt(number, 10, 64)
-		if err != nil {
-			panic(err)
-		}
-		files[version] = "migrations/" + entry.Name()
-	}
-	return files
-}
-
-// latestMigration is the version that this program knows.
-func latestMigration() int64 { return slices.Max(slices.Collect(maps.Keys(migrationFiles()))) }
-
 // repair fixes events that were restored from another cluster: their xids are
 // of that cluster's counter. Xids below this cluster's counter stay, and their
 // rows count as seen. Those above it become NULL: the rows would be invisible
@@ -425,21 +397,21 @@ func repair(ctx context.Context, conn *pgx.Conn, schema string) (int64, error) {
 	var rows int64
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		var foreign, future bool
-		err := tx.QueryRow(ctx, Qualify(schema, `
+		err := tx.QueryRow(ctx, store.Qualify(schema, `
 			SELECT m.system_identifier <> @.specwatch_system_identifier() AND m.system_identifier <> 0 AND @.specwatch_system_identifier() <> 0, EXISTS (SELECT 1 FROM @.events WHERE xid IS NOT NULL AND xid >= pg_snapshot_xmax(pg_current_snapshot()))
 			FROM @.specwatch_meta m`)).Scan(&foreign, &future)
 		if err != nil || !foreign && !future {
 			return err
 		}
-		if _, err := tx.Exec(ctx, Qualify(schema, `UPDATE @.specwatch_rollup SET seen = NULL`)); err != nil {
+		if _, err := tx.Exec(ctx, store.Qualify(schema, `UPDATE @.specwatch_rollup SET seen = NULL`)); err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, Qualify(schema, `UPDATE @.events SET xid = NULL WHERE xid IS NOT NULL AND xid >= pg_snapshot_xmax(pg_current_snapshot()) AND xid <> pg_current_xact_id()`))
+		tag, err := tx.Exec(ctx, store.Qualify(schema, `UPDATE @.events SET xid = NULL WHERE xid IS NOT NULL AND xid >= pg_snapshot_xmax(pg_current_snapshot()) AND xid <> pg_current_xact_id()`))
 		if err != nil {
 			return err
 		}
 		rows = tag.RowsAffected()
-		_, err = tx.Exec(ctx, Qualify(schema, `UPDATE @.specwatch_meta SET epoch = gen_random_uuid(), system_identifier = @.specwatch_system_identifier()`))
+		_, err = tx.Exec(ctx, store.Qualify(schema, `UPDATE @.specwatch_meta SET epoch = gen_random_uuid(), system_identifier = @.specwatch_system_identifier()`))
 		return err
 	})
 	return rows, err
@@ -454,10 +426,7 @@ func refuseForeign(ctx context.Context, conn *pgx.Conn, schema string) error {
 		return err
 	}
 	if foreign {
-		return NewProblem(NoTable, nil, "schema %q already has a table named events that is not Specwatch's; choose another schema with --schema, such as specwatch, and then, to have what is inserted into that table as events, run: specwatch mirror %[1]s.events", schema)
+		return store.NewProblem(store.NoTable, nil, "schema %q already has a table named events that is not Specwatch's; choose another schema with --schema, such as specwatch, and then, to have what is inserted into that table as events, run: specwatch mirror %[1]s.events", schema)
 	}
 	return nil
 }
-
-// quote writes a text as an SQL literal.
-func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }

@@ -1,4 +1,4 @@
-package store_test
+package schema_test
 
 import (
 	"context"
@@ -16,8 +16,10 @@ import (
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/maintenance"
+	"github.com/specwatch/specwatch/pkg/mirror"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/questions"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 	"github.com/specwatch/specwatch/pkg/storetest"
 )
@@ -45,7 +47,7 @@ func TestDefaultPrivilegesOpenNothing(t *testing.T) {
 	config := store.Config{URL: address, Schema: "watch"}
 	migrate := func() {
 		t.Helper()
-		if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+		if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -125,7 +127,7 @@ func TestAReaderCannotFalsifyTheCounts(t *testing.T) {
 	address := postgrestest.Database(t)
 	admin := postgrestest.Connect(t, address)
 	config := store.Config{URL: address, Schema: "watch"}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	storetest.Exec(t, admin, `INSERT INTO watch.events (kind, session, xid) SELECT 'spec_started', 's', NULL FROM generate_series(1, 5)`)
@@ -169,8 +171,8 @@ func TestMissingRightsAreNamedWithWhatGivesThem(t *testing.T) {
 	storetest.Exec(t, admin, `REVOKE CREATE ON SCHEMA public FROM PUBLIC`) // the default since PostgreSQL 15
 	// What some managed servers keep from users.
 	storetest.Exec(t, admin, `REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() FROM PUBLIC`)
-	migrate := func(address, schema string) error {
-		_, err := store.Migrate(t.Context(), store.Config{URL: address, Schema: schema}, nil)
+	migrate := func(address, name string) error {
+		_, err := schema.Migrate(t.Context(), store.Config{URL: address, Schema: name}, nil)
 		return err
 	}
 	follow := func(err error, says string) {
@@ -244,7 +246,7 @@ func TestMissingRightsAreNamedWithWhatGivesThem(t *testing.T) {
 	}
 	storetest.Exec(t, admin, `REVOKE TEMPORARY ON DATABASE `+pgx.Identifier{database}.Sanitize()+` FROM PUBLIC`)
 	preview := func() error {
-		_, err := storetest.Open(t, store.Config{URL: as, Schema: "watch"}).PreviewMirror(t.Context(), "public.jobs", store.Mapping{})
+		_, err := mirror.Try(t.Context(), storetest.Open(t, store.Config{URL: as, Schema: "watch"}), "public.jobs", mirror.Mapping{})
 		return err
 	}
 	follow(preview(), "to create temporary tables")
@@ -293,7 +295,7 @@ func TestRolesThatAreMissingAreNamed(t *testing.T) {
 	user, asUser := storetest.Login(t, admin, server.URL(), "reader")
 	migrate := func() {
 		t.Helper()
-		if _, err := store.Migrate(t.Context(), store.Config{URL: as, Schema: "watch"}, nil); err != nil {
+		if _, err := schema.Migrate(t.Context(), store.Config{URL: as, Schema: "watch"}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -327,9 +329,9 @@ func TestRolesOfASchema(t *testing.T) {
 	storetest.Exec(t, admin, `CREATE DATABASE second`)
 	second, _ := url.Parse(server.URL())
 	second.Path = "/second"
-	migrate := func(config store.Config) store.MigrateReport {
+	migrate := func(config store.Config) schema.Report {
 		t.Helper()
-		report, err := store.Migrate(t.Context(), config, nil)
+		report, err := schema.Migrate(t.Context(), config, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -415,11 +417,15 @@ func TestRolesOfASchema(t *testing.T) {
 	storetest.Exec(t, conn, `GRANT SELECT ON plain.events TO user0`)
 	rights := func() string {
 		t.Helper()
-		return text(t, conn, `
+		var told string
+		if err := conn.QueryRow(t.Context(), `
 			SELECT string_agg(format('%s: %s', role, what), E'\n' ORDER BY role, what) FROM (
 			    SELECT r.rolname AS role, pg_describe_object(d.classid, d.objid, d.objsubid) AS what FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
 			    WHERE d.deptype = 'a' AND d.dbid = (SELECT oid FROM pg_database WHERE datname = 'second')) a
-			WHERE what LIKE '%plain%'`)
+			WHERE what LIKE '%plain%'`).Scan(&told); err != nil {
+			t.Fatal(err)
+		}
+		return told
 	}
 	before := rights()
 	changed := places[3].config
@@ -450,7 +456,7 @@ func TestRolesOfASchema(t *testing.T) {
 
 	for prefix, says := range map[string]string{"pg_own": "begin with pg_", strings.Repeat("ü", 28) + "x": "57 bytes, and 56 are allowed", "a\nb": "a control character"} {
 		changed.Roles = prefix
-		if _, err := store.Migrate(t.Context(), changed, nil); err == nil || !strings.Contains(err.Error(), says) {
+		if _, err := schema.Migrate(t.Context(), changed, nil); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("roles %q: %v", prefix, err)
 		}
 	}
@@ -482,7 +488,7 @@ func TestSharedRolesAreTold(t *testing.T) {
 		{store.Config{URL: second.String(), Schema: "other", Roles: "other"}, false},
 		{store.Config{URL: second.String(), Schema: "asked", Roles: "specwatch"}, false},
 	} {
-		report, err := store.Migrate(t.Context(), c.config, nil)
+		report, err := schema.Migrate(t.Context(), c.config, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -504,7 +510,7 @@ func TestMissingRolesOfASchemaAreNamed(t *testing.T) {
 	storetest.Exec(t, admin, `CREATE SCHEMA watch AUTHORIZATION `+owner.User.Username())
 	user, asUser := storetest.Login(t, admin, server.URL(), "reader")
 	config := store.Config{URL: as, Schema: "watch", Roles: "Team"}
-	report, err := store.Migrate(t.Context(), config, nil)
+	report, err := schema.Migrate(t.Context(), config, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -521,7 +527,7 @@ func TestMissingRolesOfASchemaAreNamed(t *testing.T) {
 		}
 		storetest.Exec(t, admin, found[1])
 	}
-	if report, err = store.Migrate(t.Context(), config, nil); err != nil || len(report.Notices) != 0 {
+	if report, err = schema.Migrate(t.Context(), config, nil); err != nil || len(report.Notices) != 0 {
 		t.Fatalf("%v, %q", err, report.Notices)
 	}
 	if err := ready(); err == nil || !strings.HasSuffix(err.Error(), "run as an administrator: "+grant) {
@@ -531,4 +537,63 @@ func TestMissingRolesOfASchemaAreNamed(t *testing.T) {
 	if err := ready(); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestRoles(t *testing.T) {
+	t.Parallel()
+	_, conn, config := storetest.New(t)
+	role := fmt.Sprintf("specwatch_test_%d", time.Now().UnixNano())
+	storetest.Exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'not a secret'`)
+	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+role) })
+	address, err := url.Parse(config.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address.User = url.UserPassword(role, "not a secret")
+	config.URL = address.String()
+	s := storetest.Open(t, config)
+	one := []event.Event{{Kind: event.SpecStarted, Session: "s", Key: "k"}}
+	refused := func(what string, err error) {
+		t.Helper()
+		var problem *store.Problem
+		if !errors.As(err, &problem) || problem.Code != store.NoRights && problem.Code != store.NoTable {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refused("nobody is ready", s.Ready(t.Context()))
+	_, err = s.Append(t.Context(), one)
+	refused("nobody writes", err)
+
+	// Of a new role a session knows in full only after it connects again.
+	storetest.Exec(t, conn, `GRANT specwatch_reader TO `+role)
+	s = storetest.Open(t, config)
+	if err := s.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := storetest.State(t, s); err != nil {
+		t.Error(err)
+	}
+	r, err := s.NewReader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := r.EnableNotify(t.Context()); err != nil {
+		t.Error(err)
+	}
+	_, err = s.Append(t.Context(), one)
+	refused("a reader writes", err)
+
+	storetest.Exec(t, conn, `REVOKE specwatch_reader FROM `+role)
+	storetest.Exec(t, conn, `GRANT specwatch_writer TO `+role)
+	s = storetest.Open(t, config)
+	for range 2 {
+		if _, err := s.Append(t.Context(), one); err != nil {
+			t.Errorf("a writer writes: %v", err)
+		}
+	}
+	_, err = s.Since(t.Context(), cursor.Cursor{}, 1)
+	refused("a writer reads", err)
+	_, err = maintenance.Prune(t.Context(), s, time.Now(), nil)
+	refused("a writer removes", err)
 }

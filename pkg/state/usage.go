@@ -74,7 +74,7 @@ func UsageIn(data json.RawMessage) Usage {
 	count := func(unit float64, names ...string) (sum int64) {
 		for _, name := range names {
 			n, _ := number(fields[name])
-			// The same rounding and sum as usageSQL of package store.
+			// The same rounding and sum as usageSQL of package questions.
 			sum = min(sum+int64(math.RoundToEven(min(max(n*unit, 0), MaxUsage))), MaxUsage)
 		}
 		return sum

@@ -1,4 +1,4 @@
-package store
+package store_test
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/storetest"
 )
 
 // cut is a connection that is lost before its second statement.
@@ -24,40 +25,17 @@ func (c *cut) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, err
 	return c.Conn.Query(ctx, sql, args...)
 }
 
-// opened is a store of a migrated schema, and the URL of its database.
-func opened(t *testing.T) (s *Store, address string) {
-	t.Helper()
-	address, config := migrated(t)
-	s, err := Open(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
-	return s, address
-}
-
-// migrated is a schema with tables: the URL of its database, and the config.
-func migrated(t *testing.T) (address string, config Config) {
-	t.Helper()
-	address, schema := postgrestest.Schema(t)
-	config = Config{URL: address, Schema: schema}
-	if _, err := Migrate(t.Context(), config, nil); err != nil {
-		t.Fatal(err)
-	}
-	return address, config
-}
-
 // Once rows are written, a lost connection makes nothing run again: events
 // without a key would be stored twice.
 func TestLostAfterWriting(t *testing.T) {
 	t.Parallel()
-	s, address := opened(t)
+	s, _, config := storetest.New(t)
 	known := event.Event{Kind: event.SpecStarted, Session: "s", Key: "known"}
 	if _, err := s.Append(t.Context(), []event.Event{known}); err != nil {
 		t.Fatal(err)
 	}
-	lost := &cut{Conn: postgrestest.Connect(t, address)}
-	if _, err := s.insert(t.Context(), lost, lockWait, []event.Event{{Kind: event.SpecStarted, Session: "s"}, known}); err == nil || pgconn.SafeToRetry(err) {
+	lost := &cut{Conn: postgrestest.Connect(t, config.URL)}
+	if _, err := s.InsertOn(t.Context(), lost, []event.Event{{Kind: event.SpecStarted, Session: "s"}, known}); err == nil || pgconn.SafeToRetry(err) {
 		t.Errorf("to be run again: %v", err)
 	}
 	page, err := s.SinceLast(t.Context(), 10, 10)

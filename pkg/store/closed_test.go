@@ -6,6 +6,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 	"github.com/specwatch/specwatch/pkg/storetest"
 )
@@ -21,7 +22,7 @@ func TestStandbyThatHidesItsTimeline(t *testing.T) {
 	owner, as := storetest.Login(t, admin, primary.URL(), "owner")
 	storetest.Exec(t, admin, `GRANT CREATE ON SCHEMA public TO `+owner)
 	storetest.Exec(t, admin, `REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() FROM PUBLIC`)
-	if _, err := store.Migrate(t.Context(), store.Config{URL: as}, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), store.Config{URL: as}, nil); err != nil {
 		t.Fatal(err)
 	}
 	writer, reader := storetest.Open(t, store.Config{URL: primary.URL()}), storetest.Open(t, store.Config{URL: standby.URL()})
@@ -29,7 +30,7 @@ func TestStandbyThatHidesItsTimeline(t *testing.T) {
 	moves := func(from, to *store.Store) error {
 		t.Helper()
 		storetest.Exec(t, admin, insert, "before")
-		_, c := drain(t, from, now(t, from), 10)
+		_, c := storetest.Drain(t, from, storetest.Here(t, from), 10)
 		storetest.Exec(t, admin, insert, "after")
 		_, err := to.Since(t.Context(), c, 10)
 		return err

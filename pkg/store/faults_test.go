@@ -21,6 +21,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
 	"github.com/specwatch/specwatch/pkg/questions"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 	"github.com/specwatch/specwatch/pkg/storetest"
 )
@@ -65,17 +66,6 @@ func TestClosed(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-}
-
-// cluster is a server of the test's own, with a store over it.
-func cluster(t testing.TB, settings map[string]string) (*embedded.Server, *store.Store) {
-	t.Helper()
-	server := postgrestest.Cluster(t, settings)
-	config := store.Config{URL: server.URL()}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
-		t.Fatal(err)
-	}
-	return server, storetest.Open(t, config)
 }
 
 // crash kills the server and starts it again.
@@ -125,15 +115,15 @@ func TestCrashGivesIDsOutAgain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server, s := cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
+			server, s := storetest.Cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
 			conn := postgrestest.Connect(t, server.URL())
 			storetest.Exec(t, conn, insert, "before")
 			storetest.Exec(t, conn, "CHECKPOINT")
 			burn(t, conn)
-			_, c := drain(t, s, cursor.Cursor{}, 100)
+			_, c := storetest.Drain(t, s, cursor.Cursor{}, 100)
 			crash(t, server)
-			if got, again := drain(t, s, c, 100); len(got) != 0 || again.String() != c.String() {
-				t.Fatalf("early: %q, from %s to %s", specs(got), c, again)
+			if got, again := storetest.Drain(t, s, c, 100); len(got) != 0 || again.String() != c.String() {
+				t.Fatalf("early: %q, from %s to %s", storetest.Specs(got), c, again)
 			}
 			conn = postgrestest.Connect(t, server.URL())
 			var want []string
@@ -141,8 +131,8 @@ func TestCrashGivesIDsOutAgain(t *testing.T) {
 				want = append(want, fmt.Sprint(i))
 				storetest.Exec(t, conn, insert, want[i])
 			}
-			if got, _ := drain(t, s, c, 3); specs(got) != strings.Join(want, " ") {
-				t.Fatalf("got %q, want %q", specs(got), want)
+			if got, _ := storetest.Drain(t, s, c, 3); storetest.Specs(got) != strings.Join(want, " ") {
+				t.Fatalf("got %q, want %q", storetest.Specs(got), want)
 			}
 		})
 	}
@@ -153,8 +143,8 @@ func TestCrashGivesIDsOutAgain(t *testing.T) {
 // server's own time.
 func TestUnflushedEventsAreNotDelivered(t *testing.T) {
 	t.Parallel()
-	server, s := cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
-	_, c := drain(t, s, cursor.Cursor{}, 100)
+	server, s := storetest.Cluster(t, map[string]string{"wal_writer_delay": "10s", "autovacuum": "off"})
+	_, c := storetest.Drain(t, s, cursor.Cursor{}, 100)
 	var waited time.Duration
 	for round := range 5 {
 		conn := postgrestest.Connect(t, server.URL())
@@ -164,7 +154,7 @@ func TestUnflushedEventsAreNotDelivered(t *testing.T) {
 		}
 		begin := time.Now()
 		var got []event.Event
-		got, c = drain(t, s, c, 3)
+		got, c = storetest.Drain(t, s, c, 3)
 		// The server's own time is five seconds on average. A busy machine may delay
 		// one read, but not all.
 		if waited += time.Since(begin); len(got) != 8 || waited > 15*time.Second {
@@ -182,8 +172,8 @@ func TestUnflushedEventsAreNotDelivered(t *testing.T) {
 		// What the crash took, it took before it was delivered; what follows
 		// reuses its ids and comes whole.
 		storetest.Exec(t, conn, insert, "after")
-		if got, c = drain(t, s, c, 100); len(got) == 0 || got[len(got)-1].Spec != "after" {
-			t.Fatalf("round %d: %q", round, specs(got))
+		if got, c = storetest.Drain(t, s, c, 100); len(got) == 0 || got[len(got)-1].Spec != "after" {
+			t.Fatalf("round %d: %q", round, storetest.Specs(got))
 		}
 	}
 }
@@ -195,7 +185,7 @@ func TestARowThatVanishedExpiresTheCursor(t *testing.T) {
 	s, conn, _ := storetest.New(t)
 	storetest.Exec(t, conn, insert, "one")
 	storetest.Exec(t, conn, insert, "two")
-	_, c := drain(t, s, cursor.Cursor{}, 100)
+	_, c := storetest.Drain(t, s, cursor.Cursor{}, 100)
 	storetest.Exec(t, conn, `DELETE FROM events WHERE spec = 'two'`)
 	if _, err := s.Since(t.Context(), c, 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("its last row is gone: %v", err)
@@ -215,7 +205,7 @@ func TestATargetThatVanishedExpiresTheCursor(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := storetest.New(t)
 	start := time.Now().Add(-time.Hour)
-	_, c := drain(t, s, cursor.Cursor{}, 100)
+	_, c := storetest.Drain(t, s, cursor.Cursor{}, 100)
 	for i := range 5 {
 		storetest.Exec(t, conn, insert, fmt.Sprint(i))
 	}
@@ -235,14 +225,14 @@ func TestATargetThatVanishedExpiresTheCursor(t *testing.T) {
 	take(s.Since(t.Context(), take(s.Since(t.Context(), c, 1)), 1))
 	take(s.Since(t.Context(), take(s.SinceTime(t.Context(), start, 1)), 1))
 	for i, page := range pages {
-		if got, _ := drain(t, s, page.Cursor, 10); len(got) != 4-i%2 {
-			t.Fatalf("page %d goes on with %q", i, specs(got))
+		if got, _ := storetest.Drain(t, s, page.Cursor, 10); len(got) != 4-i%2 {
+			t.Fatalf("page %d goes on with %q", i, storetest.Specs(got))
 		}
 	}
 	storetest.Exec(t, conn, `DELETE FROM events WHERE spec = '4'`)
 	for i, page := range pages {
 		if got, err := s.Since(t.Context(), page.Cursor, 10); !errors.Is(err, store.ErrExpired) {
-			t.Errorf("page %d goes on with %q: %v", i, specs(got.Events), err)
+			t.Errorf("page %d goes on with %q: %v", i, storetest.Specs(got.Events), err)
 		}
 	}
 }
@@ -256,16 +246,16 @@ func TestPruneExpiresNoCursor(t *testing.T) {
 	if err != nil || len(page.Events) != 4 {
 		t.Fatalf("%+v: %v", page, err)
 	}
-	_, c := drain(t, s, page.Cursor, 100)
+	_, c := storetest.Drain(t, s, page.Cursor, 100)
 	if n, err := maintenance.Prune(t.Context(), s, time.Now().Add(-24*time.Hour), nil); n != 9 || err != nil {
 		t.Fatal(n, err)
 	}
 	storetest.Exec(t, conn, insert, "new")
-	if got, _ := drain(t, s, c, 100); specs(got) != "new" {
-		t.Fatalf("%q", specs(got))
+	if got, _ := storetest.Drain(t, s, c, 100); storetest.Specs(got) != "new" {
+		t.Fatalf("%q", storetest.Specs(got))
 	}
-	if got, _ := drain(t, s, page.Cursor, 100); specs(got) != "new" {
-		t.Fatalf("between two pages of before: %q", specs(got))
+	if got, _ := storetest.Drain(t, s, page.Cursor, 100); storetest.Specs(got) != "new" {
+		t.Fatalf("between two pages of before: %q", storetest.Specs(got))
 	}
 }
 
@@ -273,7 +263,7 @@ func TestPruneExpiresNoCursor(t *testing.T) {
 // connection to each.
 func replicated(t *testing.T) (onPrimary, onStandby *store.Store, conn, there *pgx.Conn) {
 	t.Helper()
-	primary, onPrimary := cluster(t, nil)
+	primary, onPrimary := storetest.Cluster(t, nil)
 	standby := postgrestest.Standby(t, primary)
 	onStandby = storetest.Open(t, store.Config{URL: standby.URL()})
 	programtest.Until(t, "the standby follows", func() bool { return onStandby.Ready(t.Context()) == nil })
@@ -302,24 +292,24 @@ func TestPagesContinueOnceTheStandbyHasReplayed(t *testing.T) {
 	t.Parallel()
 	onPrimary, onStandby, conn, there := replicated(t)
 	storetest.Exec(t, conn, insert, "first")
-	_, c := drain(t, onPrimary, cursor.Cursor{}, 100)
+	_, c := storetest.Drain(t, onPrimary, cursor.Cursor{}, 100)
 	catchUp(t, onStandby, c)
-	if got, _ := drain(t, onStandby, c, 100); len(got) != 0 {
-		t.Fatalf("%q", specs(got))
+	if got, _ := storetest.Drain(t, onStandby, c, 100); len(got) != 0 {
+		t.Fatalf("%q", storetest.Specs(got))
 	}
 	pauseReplay(t, there)
 	for i := range 20 {
 		storetest.Exec(t, conn, insert, fmt.Sprint(i))
 	}
 	page, err := onPrimary.Since(t.Context(), c, 5)
-	if err != nil || specs(page.Events) != "0 1 2 3 4" {
-		t.Fatalf("%q: %v", specs(page.Events), err)
+	if err != nil || storetest.Specs(page.Events) != "0 1 2 3 4" {
+		t.Fatalf("%q: %v", storetest.Specs(page.Events), err)
 	}
 	var problem *store.Problem
 	if _, err := onStandby.Since(t.Context(), page.Cursor, 5); !errors.As(err, &problem) || problem.Code != store.Behind || !strings.Contains(problem.Detail, "bytes") {
 		t.Fatalf("a standby that is behind: %v", err)
 	}
-	_, whole := drain(t, onPrimary, page.Cursor, 5)
+	_, whole := storetest.Drain(t, onPrimary, page.Cursor, 5)
 	if _, err := onStandby.Since(t.Context(), whole, 5); !errors.As(err, &problem) || problem.Code != store.Behind {
 		t.Fatalf("a cursor at rest that the standby has not reached: %v", err)
 	}
@@ -331,16 +321,16 @@ func TestPagesContinueOnceTheStandbyHasReplayed(t *testing.T) {
 		_, err := there.Exec(context.Background(), "SELECT pg_wal_replay_resume()")
 		resumed <- err
 	}()
-	got, last := drain(t, onStandby, page.Cursor, 5)
+	got, last := storetest.Drain(t, onStandby, page.Cursor, 5)
 	if err := <-resumed; err != nil {
 		t.Fatal(err)
 	}
 	if len(got) != 15 || got[14].Spec != "19" {
-		t.Fatalf("%d events on the standby: %q", len(got), specs(got))
+		t.Fatalf("%d events on the standby: %q", len(got), storetest.Specs(got))
 	}
 	storetest.Exec(t, conn, insert, "last")
-	if got, _ := drain(t, onPrimary, last, 5); specs(got) != "last" {
-		t.Fatalf("back on the primary: %q", specs(got))
+	if got, _ := storetest.Drain(t, onPrimary, last, 5); storetest.Specs(got) != "last" {
+		t.Fatalf("back on the primary: %q", storetest.Specs(got))
 	}
 }
 
@@ -350,11 +340,11 @@ func TestReadersThatWaitForAStandbyLeaveConnections(t *testing.T) {
 	t.Parallel()
 	onPrimary, onStandby, conn, there := replicated(t)
 	storetest.Exec(t, conn, insert, "first")
-	_, current := drain(t, onPrimary, cursor.Cursor{}, 100)
+	_, current := storetest.Drain(t, onPrimary, cursor.Cursor{}, 100)
 	catchUp(t, onStandby, current)
 	pauseReplay(t, there)
 	storetest.Exec(t, conn, insert, "second")
-	_, ahead := drain(t, onPrimary, current, 100)
+	_, ahead := storetest.Drain(t, onPrimary, current, 100)
 	const readers = 20
 	var refused atomic.Int64
 	var reading sync.WaitGroup
@@ -393,13 +383,13 @@ func TestReadersThatWaitForAStandbyLeaveConnections(t *testing.T) {
 // the promoted standby, and on one that follows it without a restart.
 func TestCascadingStandbyTakesTheNewTimeline(t *testing.T) {
 	t.Parallel()
-	primary, s := cluster(t, nil)
+	primary, s := storetest.Cluster(t, nil)
 	middle := postgrestest.Standby(t, primary)
 	last := postgrestest.Standby(t, middle)
 	onMiddle, onLast := storetest.Open(t, store.Config{URL: middle.URL()}), storetest.Open(t, store.Config{URL: last.URL()})
 	programtest.Until(t, "the standbys follow", func() bool { return onMiddle.Ready(t.Context()) == nil && onLast.Ready(t.Context()) == nil })
 	storetest.Exec(t, postgrestest.Connect(t, primary.URL()), insert, "before")
-	_, c := drain(t, s, cursor.Cursor{}, 100)
+	_, c := storetest.Drain(t, s, cursor.Cursor{}, 100)
 	programtest.Until(t, "the cascaded standby catches up", func() bool { _, err := onLast.Since(t.Context(), c, 10); return err == nil })
 	if err := primary.Kill(); err != nil {
 		t.Fatal(err)
@@ -417,10 +407,10 @@ func TestCascadingStandbyTakesTheNewTimeline(t *testing.T) {
 // A copy of the database has the same rows, and a history of its own.
 func TestCopyIsAnotherHistory(t *testing.T) {
 	t.Parallel()
-	server, s := cluster(t, nil)
+	server, s := storetest.Cluster(t, nil)
 	conn := postgrestest.Connect(t, server.URL())
 	storetest.Exec(t, conn, insert, "one")
-	_, c := drain(t, s, cursor.Cursor{}, 100)
+	_, c := storetest.Drain(t, s, cursor.Cursor{}, 100)
 	s.Close()
 	conn.Close(t.Context())
 	address, err := url.Parse(server.URL())
@@ -439,8 +429,8 @@ func TestCopyIsAnotherHistory(t *testing.T) {
 		t.Fatalf("a cursor of the original in the copy: %v", err)
 	}
 	again := storetest.Open(t, store.Config{URL: server.URL()})
-	if got, _ := drain(t, again, c, 10); len(got) != 0 {
-		t.Fatalf("a cursor of the original there: %q", specs(got))
+	if got, _ := storetest.Drain(t, again, c, 10); len(got) != 0 {
+		t.Fatalf("a cursor of the original there: %q", storetest.Specs(got))
 	}
 	// The database is replaced by its copy while a reader is connected.
 	copied.Close()
@@ -466,10 +456,10 @@ func TestAnOlderStatePutBack(t *testing.T) {
 	s, conn, _ := storetest.New(t)
 	storetest.Exec(t, conn, insert, "kept")
 	storetest.Exec(t, conn, `CREATE TEMP TABLE dump AS SELECT * FROM events`)
-	_, old := drain(t, s, cursor.Cursor{}, 100)
+	_, old := storetest.Drain(t, s, cursor.Cursor{}, 100)
 	storetest.Exec(t, conn, insert, "lost 1")
 	storetest.Exec(t, conn, insert, "lost 2")
-	_, c := drain(t, s, old, 100)
+	_, c := storetest.Drain(t, s, old, 100)
 	page, err := s.Since(t.Context(), old, 1)
 	if err != nil || !page.More {
 		t.Fatalf("%+v: %v", page, err)
@@ -485,11 +475,11 @@ func TestAnOlderStatePutBack(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if got, _ := drain(t, s, old, 10); specs(got) != "other 1 other 2" {
-		t.Errorf("a cursor of before both: %q", specs(got))
+	if got, _ := storetest.Drain(t, s, old, 10); storetest.Specs(got) != "other 1 other 2" {
+		t.Errorf("a cursor of before both: %q", storetest.Specs(got))
 	}
 	// As pg_restore --clean does: the tables are made anew.
-	_, c = drain(t, s, old, 10)
+	_, c = storetest.Drain(t, s, old, 10)
 	storetest.Exec(t, conn, `CREATE TABLE made_anew (LIKE events INCLUDING ALL)`)
 	storetest.Exec(t, conn, `INSERT INTO made_anew OVERRIDING SYSTEM VALUE SELECT * FROM events`)
 	storetest.Exec(t, conn, `DROP TABLE events`)
@@ -567,7 +557,7 @@ func TestTwoPhaseIsAllowedLater(t *testing.T) {
 // asks for notifications; a plain commit notifies.
 func TestTwoPhaseWhileAReaderListens(t *testing.T) {
 	t.Parallel()
-	server, s := cluster(t, map[string]string{"max_prepared_transactions": "5"})
+	server, s := storetest.Cluster(t, map[string]string{"max_prepared_transactions": "5"})
 	r, err := s.NewReader(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -636,7 +626,7 @@ func TestTwoPhaseWhileAReaderListens(t *testing.T) {
 func TestNoMoreMeansNothingIsMissing(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := storetest.New(t)
-	_, c := drain(t, s, cursor.Cursor{}, 10)
+	_, c := storetest.Drain(t, s, cursor.Cursor{}, 10)
 	for i := range 20 {
 		storetest.Exec(t, conn, insert, fmt.Sprint(i))
 	}
@@ -652,7 +642,7 @@ func TestNoMoreMeansNothingIsMissing(t *testing.T) {
 		storetest.Exec(t, conn, insert, fmt.Sprint("meanwhile ", i))
 	}
 	for name, page := range map[string]store.Page{"by cursor": byCursor, "by time": byTime} {
-		if got, _ := drain(t, s, page.Cursor, 5); len(got) != 18 {
+		if got, _ := storetest.Drain(t, s, page.Cursor, 5); len(got) != 18 {
 			t.Errorf("%s: %d of 18 events when there was no more", name, len(got))
 		}
 	}
@@ -673,7 +663,7 @@ func TestALockThatIsHeldStopsNobody(t *testing.T) {
 		t.Fatalf("%v", err)
 	}
 	storetest.Exec(t, conn, insert, "written all the same")
-	if page, err := r.Since(t.Context(), cursor.Cursor{}, 10); err != nil || specs(page.Events) != "written all the same" {
+	if page, err := r.Since(t.Context(), cursor.Cursor{}, 10); err != nil || storetest.Specs(page.Events) != "written all the same" {
 		t.Fatalf("%+v: %v", page, err)
 	}
 }
@@ -754,11 +744,11 @@ func TestNoRowStopsTheOthers(t *testing.T) {
 		}
 	}
 	for _, limit := range []int{1, 3, 100, 10_000} {
-		nothing := cursor.Cursor{Epoch: now(t, s).Epoch, From: cursor.Nothing(), To: cursor.Nothing()}
-		got, c := drain(t, s, nothing, limit)
+		nothing := cursor.Cursor{Epoch: storetest.Here(t, s).Epoch, From: cursor.Nothing(), To: cursor.Nothing()}
+		got, c := storetest.Drain(t, s, nothing, limit)
 		whole(fmt.Sprint("by cursor, in pages of ", limit), got)
-		if again, _ := drain(t, s, c, limit); len(again) != 0 {
-			t.Errorf("again: %q", specs(again))
+		if again, _ := storetest.Drain(t, s, c, limit); len(again) != 0 {
+			t.Errorf("again: %q", storetest.Specs(again))
 		}
 		page, err := s.SinceLast(t.Context(), 100_000, limit)
 		if err != nil {
@@ -985,7 +975,7 @@ func TestWaitingWritersDelayNoReader(t *testing.T) {
 // A connection that was lost while it lay idle costs no answer.
 func TestLostConnectionsAreReplaced(t *testing.T) {
 	t.Parallel()
-	server, s := cluster(t, nil)
+	server, s := storetest.Cluster(t, nil)
 	for range 3 {
 		var reads []chan error
 		for range 4 {
@@ -1051,7 +1041,7 @@ func TestFewConnections(t *testing.T) {
 func TestAReaderGetsAConnectionOfThePools(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Cluster(t, nil)
-	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
 		t.Fatal(err)
 	}
 	conn := postgrestest.Connect(t, server.URL())
@@ -1100,7 +1090,7 @@ func TestAReaderGetsAConnectionOfThePools(t *testing.T) {
 func TestWaitingWritesHoldNoConnection(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Cluster(t, nil)
-	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
 		t.Fatal(err)
 	}
 	conn := postgrestest.Connect(t, server.URL())

@@ -12,6 +12,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/questions"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -34,7 +35,7 @@ func TestHotStatementsUseTheirIndexes(t *testing.T) {
 	server := postgrestest.Cluster(t, map[string]string{"autovacuum": "off", "max_prepared_transactions": "10"})
 	address := server.URL()
 	config := store.Config{URL: address}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	db := postgrestest.Connect(t, address)

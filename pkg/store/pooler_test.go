@@ -3,7 +3,6 @@ package store_test
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,13 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/questions"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 	"github.com/specwatch/specwatch/pkg/storetest"
 )
@@ -38,7 +36,7 @@ func TestThroughPgbouncer(t *testing.T) {
 				address := postgrestest.Pgbouncer(t, server.URL(), mode, 12) + parameter
 				config := store.Config{URL: address, Schema: strings.Trim(fmt.Sprintf("Own %s %d", mode, len(parameter)), " "), MaxConns: 4}
 				for range 3 {
-					if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+					if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -100,87 +98,6 @@ func TestThroughPgbouncer(t *testing.T) {
 					t.Errorf("%d pruned: %v", n, err)
 				}
 			})
-		}
-	}
-}
-
-// A lock that an earlier version left on a pooler's connection makes a
-// migration wait, but not without a word.
-func TestMigrateSaysWhomItWaitsFor(t *testing.T) {
-	t.Parallel()
-	server, _ := cluster(t, nil)
-	hog := postgrestest.Connect(t, server.URL())
-	storetest.Exec(t, hog, "SELECT pg_advisory_lock($1)", int64(0x5350454357))
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var said string
-	_, err := store.Migrate(ctx, store.Config{URL: server.URL()}, func(note string) {
-		said = note
-		cancel()
-	})
-	if !errors.Is(err, context.Canceled) || !strings.Contains(said, fmt.Sprint("process ", hog.PgConn().PID())) || !strings.Contains(said, "pg_terminate_backend") {
-		t.Fatalf("%q: %v", said, err)
-	}
-}
-
-// A migration that waits for transactions which use the events table says whose
-// they are, and writers go on meanwhile.
-func TestMigrateSaysWhichTransactionsItWaitsFor(t *testing.T) {
-	t.Parallel()
-	server, s := cluster(t, map[string]string{"max_prepared_transactions": "5"})
-	config := store.Config{URL: server.URL()}
-	admin := postgrestest.Connect(t, server.URL())
-	storetest.Exec(t, admin, insert, "before")
-	hog := postgrestest.Connect(t, server.URL())
-	const noIndexes = `DROP INDEX specwatch_events_session, specwatch_events_timeline; DELETE FROM specwatch_migrations WHERE version_id > 4;`
-	const noRollups = noIndexes + `DROP TRIGGER specwatch_take_out ON events; DROP TRIGGER specwatch_changed ON events; DROP TRIGGER specwatch_restored ON events;
-		DROP TABLE specwatch_rollup, specwatch_counts, specwatch_names, specwatch_overview;
-		DROP FUNCTION specwatch_finite, specwatch_roll_up, specwatch_take_out, specwatch_void_rollups; DELETE FROM specwatch_migrations WHERE version_id > 3`
-	process := fmt.Sprint("process ", hog.PgConn().PID())
-	write := `INSERT INTO events (kind, session) VALUES ('spec_started', 's')`
-	for _, c := range []struct{ name, undo, hold, release, says string }{
-		{"triggers, a writer", noRollups, `BEGIN; ` + write, `COMMIT`, process},
-		{"triggers, a prepared transaction", noRollups, `BEGIN; ` + write + `; PREPARE TRANSACTION 'held'`, `COMMIT PREPARED 'held'`, "prepared transaction 'held'"},
-		{"indexes, a writer", noIndexes, `BEGIN; ` + write, `COMMIT`, process},
-		{"indexes, a prepared transaction", noIndexes, `BEGIN; ` + write + `; PREPARE TRANSACTION 'held'`, `COMMIT PREPARED 'held'`, "prepared transaction 'held'"},
-		{"indexes, a reader", noIndexes, `BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM events`, `COMMIT`, process},
-		{"indexes of an empty table, a writer", noIndexes + `TRUNCATE events`, `BEGIN; ` + write, `COMMIT`, process},
-	} {
-		for _, step := range []struct {
-			conn *pgx.Conn
-			sql  string
-		}{{admin, c.undo}, {hog, c.hold}} {
-			if _, err := step.conn.PgConn().Exec(t.Context(), step.sql).ReadAll(); err != nil {
-				t.Fatalf("%s: %s: %v", c.name, step.sql, err)
-			}
-		}
-		said, done := make(chan string, 100), make(chan error, 1)
-		go func() {
-			_, err := store.Migrate(context.Background(), config, func(note string) { said <- note })
-			done <- err
-		}()
-		select {
-		case note := <-said:
-			if !strings.Contains(note, c.says) {
-				t.Errorf("%s: %q", c.name, note)
-			}
-		case err := <-done:
-			t.Fatalf("%s: ended without a word: %v", c.name, err)
-		case <-time.After(time.Minute):
-			t.Errorf("%s: waits without a word", c.name)
-		}
-		begin := time.Now()
-		for range 10 {
-			if _, err := s.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s"}}); err != nil {
-				t.Errorf("%s: a writer meanwhile: %v", c.name, err)
-			}
-		}
-		if took := time.Since(begin); took > 20*time.Second { // each may wait for one attempt of 0.2 s, and one that is not let through fails
-			t.Errorf("%s: ten inserts took %s meanwhile", c.name, took)
-		}
-		storetest.Exec(t, hog, c.release)
-		if err := <-done; err != nil {
-			t.Fatalf("%s: %v", c.name, err)
 		}
 	}
 }
@@ -247,7 +164,7 @@ func countingCancels(t testing.TB, address string) (through string, cancels *ato
 func TestNoCancelRequestThroughAPooler(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Cluster(t, nil)
-	if _, err := store.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), store.Config{URL: server.URL()}, nil); err != nil {
 		t.Fatal(err)
 	}
 	// giveUp gives up three reads and, if cancelled says so, as many as it takes

@@ -6,6 +6,7 @@ import (
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/programtest"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 	"github.com/specwatch/specwatch/pkg/storetest"
 )
@@ -17,7 +18,7 @@ func TestLateCommitOnStandby(t *testing.T) {
 	primary := postgrestest.Cluster(t, nil)
 	standby := postgrestest.Standby(t, primary)
 	config := store.Config{URL: primary.URL()}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	writer := storetest.Open(t, config)
@@ -28,7 +29,7 @@ func TestLateCommitOnStandby(t *testing.T) {
 	storetest.Exec(t, late, insert, "late")
 	storetest.Exec(t, early, insert, "early")
 	var got []event.Event
-	c := now(t, reader)
+	c := storetest.Here(t, reader)
 	seen := func() bool {
 		var rows int
 		if err := postgrestest.Connect(t, standby.URL()).QueryRow(t.Context(), "SELECT count(*) FROM events").Scan(&rows); err != nil {
@@ -39,7 +40,7 @@ func TestLateCommitOnStandby(t *testing.T) {
 	programtest.Until(t, "the early row reaches the standby", seen)
 	read := func() {
 		var more []event.Event
-		more, c = drain(t, reader, c, 10)
+		more, c = storetest.Drain(t, reader, c, 10)
 		got = append(got, more...)
 	}
 	read()
@@ -51,16 +52,16 @@ func TestLateCommitOnStandby(t *testing.T) {
 		count[e.Spec]++
 	}
 	if len(got) != 3 || count["late"] != 1 || count["early"] != 1 || count["next"] != 1 {
-		t.Fatalf("%q", specs(got))
+		t.Fatalf("%q", storetest.Specs(got))
 	}
 	// A cursor of the standby goes on at the primary, and back.
 	storetest.Exec(t, early, insert, "last")
-	if more, there := drain(t, writer, c, 10); specs(more) != "last" {
-		t.Fatalf("on the primary: %q", specs(more))
+	if more, there := storetest.Drain(t, writer, c, 10); storetest.Specs(more) != "last" {
+		t.Fatalf("on the primary: %q", storetest.Specs(more))
 	} else {
 		programtest.Until(t, "the standby catches up", func() bool { _, err := reader.Since(t.Context(), there, 10); return err == nil })
-		if more, _ = drain(t, reader, there, 10); len(more) != 0 {
-			t.Fatalf("back on the standby: %q", specs(more))
+		if more, _ = storetest.Drain(t, reader, there, 10); len(more) != 0 {
+			t.Fatalf("back on the standby: %q", storetest.Specs(more))
 		}
 	}
 	if _, err := reader.Append(t.Context(), []event.Event{{Kind: event.SpecStarted, Session: "s"}}); err == nil {

@@ -23,6 +23,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/specwatch/specwatch/pkg/schema/migrations"
 )
 
 // Config says where the events are.
@@ -455,7 +457,7 @@ func (s *Store) ready(ctx context.Context, conn *pgx.Conn) error {
 	if err := conn.QueryRow(ctx, s.SQL(`SELECT coalesce(max(version_id), 0) FROM @.specwatch_migrations WHERE is_applied`)).Scan(&version); err != nil {
 		return err
 	}
-	switch want := latestMigration(); {
+	switch want := migrations.Latest(); {
 	case version < want:
 		return NewProblem(SchemaOld, nil, "the schema has version %d and this Specwatch needs %d; run: specwatch migrate", version, want)
 	case version > want:

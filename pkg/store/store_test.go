@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"os"
 	"regexp"
 	"runtime"
 	"strings"
@@ -20,51 +19,11 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/cursor"
 	"github.com/specwatch/specwatch/pkg/event"
-	"github.com/specwatch/specwatch/pkg/maintenance"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 	"github.com/specwatch/specwatch/pkg/storetest"
 )
-
-// drain reads on until a page says that there is no more.
-func drain(t testing.TB, s *store.Store, c cursor.Cursor, limit int) ([]event.Event, cursor.Cursor) {
-	t.Helper()
-	var all []event.Event
-	for {
-		page, err := s.Since(t.Context(), c, limit)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(page.Events) > limit {
-			t.Fatalf("a page of %d events, though at most %d were asked for", len(page.Events), limit)
-		}
-		all = append(all, page.Events...)
-		// A cursor travels as text.
-		if c, err = cursor.Parse(page.Cursor.String()); err != nil {
-			t.Fatal(err)
-		}
-		if !page.More {
-			return all, c
-		}
-	}
-}
-
-func now(t testing.TB, s *store.Store) cursor.Cursor {
-	t.Helper()
-	page, err := s.SinceTime(t.Context(), time.Now().Add(time.Hour), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return page.Cursor
-}
-
-func specs(events []event.Event) string {
-	var names []string
-	for _, e := range events {
-		names = append(names, e.Spec)
-	}
-	return strings.Join(names, " ")
-}
 
 const insert = `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 's', $1)`
 
@@ -72,7 +31,7 @@ func TestLateCommit(t *testing.T) {
 	t.Parallel()
 	s, early, config := storetest.New(t)
 	late := postgrestest.Connect(t, config.URL)
-	start := now(t, s)
+	start := storetest.Here(t, s)
 
 	tx, err := late.Begin(t.Context())
 	if err != nil {
@@ -80,26 +39,26 @@ func TestLateCommit(t *testing.T) {
 	}
 	storetest.Exec(t, tx, insert, "late")
 	storetest.Exec(t, early, insert, "early")
-	got, c := drain(t, s, start, 100)
-	if specs(got) != "early" {
-		t.Fatalf("before the late commit: %q", specs(got))
+	got, c := storetest.Drain(t, s, start, 100)
+	if storetest.Specs(got) != "early" {
+		t.Fatalf("before the late commit: %q", storetest.Specs(got))
 	}
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	storetest.Exec(t, early, insert, "next")
-	if got, c = drain(t, s, c, 100); specs(got) != "late next" {
-		t.Fatalf("after the late commit: %q", specs(got))
+	if got, c = storetest.Drain(t, s, c, 100); storetest.Specs(got) != "late next" {
+		t.Fatalf("after the late commit: %q", storetest.Specs(got))
 	}
-	if got, _ = drain(t, s, c, 100); len(got) != 0 {
-		t.Fatalf("again: %q", specs(got))
+	if got, _ = storetest.Drain(t, s, c, 100); len(got) != 0 {
+		t.Fatalf("again: %q", storetest.Specs(got))
 	}
 }
 
 func TestRollbackSavepointTwoPhase(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := storetest.New(t)
-	c := now(t, s)
+	c := storetest.Here(t, s)
 	storetest.Exec(t, conn, "BEGIN")
 	storetest.Exec(t, conn, insert, "kept")
 	storetest.Exec(t, conn, "SAVEPOINT a")
@@ -112,9 +71,9 @@ func TestRollbackSavepointTwoPhase(t *testing.T) {
 	storetest.Exec(t, conn, "BEGIN")
 	storetest.Exec(t, conn, insert, "never")
 	storetest.Exec(t, conn, "ROLLBACK")
-	got, c := drain(t, s, c, 10)
-	if specs(got) != "kept inner" {
-		t.Fatalf("got %q", specs(got))
+	got, c := storetest.Drain(t, s, c, 10)
+	if storetest.Specs(got) != "kept inner" {
+		t.Fatalf("got %q", storetest.Specs(got))
 	}
 	var prepared int
 	if err := conn.QueryRow(t.Context(), "SELECT current_setting('max_prepared_transactions')::int").Scan(&prepared); err != nil || prepared == 0 {
@@ -127,14 +86,14 @@ func TestRollbackSavepointTwoPhase(t *testing.T) {
 		t.Fatal(err)
 	}
 	storetest.Exec(t, conn, insert, "after")
-	if got, c = drain(t, s, c, 10); specs(got) != "after" {
-		t.Fatalf("while prepared: %q", specs(got))
+	if got, c = storetest.Drain(t, s, c, 10); storetest.Specs(got) != "after" {
+		t.Fatalf("while prepared: %q", storetest.Specs(got))
 	}
 	if _, err := conn.Exec(t.Context(), "COMMIT PREPARED '"+name+"'"); err != nil {
 		t.Fatal(err)
 	}
-	if got, _ = drain(t, s, c, 10); specs(got) != "prepared" {
-		t.Fatalf("after COMMIT PREPARED: %q", specs(got))
+	if got, _ = storetest.Drain(t, s, c, 10); storetest.Specs(got) != "prepared" {
+		t.Fatalf("after COMMIT PREPARED: %q", storetest.Specs(got))
 	}
 }
 
@@ -144,7 +103,7 @@ func TestPagingInsideOneTarget(t *testing.T) {
 	t.Parallel()
 	s, conn, config := storetest.New(t)
 	late := postgrestest.Connect(t, config.URL)
-	c := now(t, s)
+	c := storetest.Here(t, s)
 	storetest.Exec(t, late, "BEGIN")
 	storetest.Exec(t, late, insert, "late")
 	for i := range 25 {
@@ -177,8 +136,8 @@ func TestPagingInsideOneTarget(t *testing.T) {
 	if len(order) != 27 || order[0] != "0" || order[24] != "24" || order[25] != "late" || order[26] != "new" {
 		t.Fatalf("%q", order)
 	}
-	if got, _ := drain(t, s, c, 4); len(got) != 0 {
-		t.Fatalf("after all: %q", specs(got))
+	if got, _ := storetest.Drain(t, s, c, 4); len(got) != 0 {
+		t.Fatalf("after all: %q", storetest.Specs(got))
 	}
 }
 
@@ -192,15 +151,15 @@ func TestHistoryPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	storetest.Exec(t, conn, insert, "new")
-	rest, c := drain(t, s, page.Cursor, 3)
-	if got := specs(page.Events) + " " + specs(rest); got != "6 5 4 3 2 1 0 new" {
+	rest, c := storetest.Drain(t, s, page.Cursor, 3)
+	if got := storetest.Specs(page.Events) + " " + storetest.Specs(rest); got != "6 5 4 3 2 1 0 new" {
 		t.Fatalf("history: %q", got)
 	}
-	if got, _ := drain(t, s, c, 3); len(got) != 0 {
-		t.Fatalf("after history: %q", specs(got))
+	if got, _ := storetest.Drain(t, s, c, 3); len(got) != 0 {
+		t.Fatalf("after history: %q", storetest.Specs(got))
 	}
-	if got, _ := drain(t, s, cursor.Cursor{}, 100); specs(got) != "4 3 2 1 0 new" {
-		t.Fatalf("no cursor means five minutes: %q", specs(got))
+	if got, _ := storetest.Drain(t, s, cursor.Cursor{}, 100); storetest.Specs(got) != "4 3 2 1 0 new" {
+		t.Fatalf("no cursor means five minutes: %q", storetest.Specs(got))
 	}
 }
 
@@ -213,28 +172,28 @@ func TestTheNewestEventsHoweverOld(t *testing.T) {
 	}
 	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, at) SELECT 'spec_started', 's', n::text, now() - n * interval '1 day' FROM generate_series(0, 9) n`)
 	page, err = s.SinceLast(t.Context(), 4, 3)
-	if err != nil || specs(page.Events) != "3 2 1" || !page.More {
-		t.Fatalf("the first page: %q, %v", specs(page.Events), err)
+	if err != nil || storetest.Specs(page.Events) != "3 2 1" || !page.More {
+		t.Fatalf("the first page: %q, %v", storetest.Specs(page.Events), err)
 	}
 	storetest.Exec(t, conn, insert, "new")
-	if rest, c := drain(t, s, page.Cursor, 3); specs(rest) != "0 new" {
-		t.Fatalf("the rest: %q", specs(rest))
-	} else if got, _ := drain(t, s, c, 3); len(got) != 0 {
-		t.Fatalf("after them: %q", specs(got))
+	if rest, c := storetest.Drain(t, s, page.Cursor, 3); storetest.Specs(rest) != "0 new" {
+		t.Fatalf("the rest: %q", storetest.Specs(rest))
+	} else if got, _ := storetest.Drain(t, s, c, 3); len(got) != 0 {
+		t.Fatalf("after them: %q", storetest.Specs(got))
 	}
 	if page, err = s.SinceLast(t.Context(), 100, 100); err != nil || len(page.Events) != 11 {
-		t.Fatalf("more than there are: %q, %v", specs(page.Events), err)
+		t.Fatalf("more than there are: %q, %v", storetest.Specs(page.Events), err)
 	}
 	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec) SELECT 'spec_started', 's', 'together ' || n FROM generate_series(1, 7) n`)
-	if page, err = s.SinceLast(t.Context(), 2, 100); err != nil || specs(page.Events) != "together 6 together 7" || page.More {
-		t.Fatalf("two of those at the same time: %q, more %t, %v", specs(page.Events), page.More, err)
+	if page, err = s.SinceLast(t.Context(), 2, 100); err != nil || storetest.Specs(page.Events) != "together 6 together 7" || page.More {
+		t.Fatalf("two of those at the same time: %q, more %t, %v", storetest.Specs(page.Events), page.More, err)
 	}
 }
 
 func TestLargeEventsMakeSmallPages(t *testing.T) {
 	t.Parallel()
 	s, _, _ := storetest.New(t)
-	c := now(t, s)
+	c := storetest.Here(t, s)
 	big := json.RawMessage(`"` + strings.Repeat("x", event.MaxDataBytes-2) + `"`)
 	for i := range 20 {
 		if _, err := s.Append(t.Context(), []event.Event{{Kind: event.SpecFailed, Session: "s", Spec: fmt.Sprint(i), Data: big}}); err != nil {
@@ -245,7 +204,7 @@ func TestLargeEventsMakeSmallPages(t *testing.T) {
 	if err != nil || len(page.Events) >= 20 || !page.More {
 		t.Fatalf("%d events in one page, more %t: %v", len(page.Events), page.More, err)
 	}
-	if got, _ := drain(t, s, c, 100); len(got) != 20 {
+	if got, _ := storetest.Drain(t, s, c, 100); len(got) != 20 {
 		t.Fatalf("%d of 20 events", len(got))
 	}
 }
@@ -253,7 +212,7 @@ func TestLargeEventsMakeSmallPages(t *testing.T) {
 func TestAppend(t *testing.T) {
 	t.Parallel()
 	s, conn, _ := storetest.New(t)
-	c := now(t, s)
+	c := storetest.Here(t, s)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 123456000, time.UTC)
 	events := []event.Event{
 		{Kind: event.SpecStarted, Session: "s", Spec: "a", At: at, Data: json.RawMessage(`{"n":1}`), Key: "k1"},
@@ -270,8 +229,8 @@ func TestAppend(t *testing.T) {
 	if err != nil || again.Known != 2 || again.IDs[0] != ids[0] || again.IDs[1] != ids[3] {
 		t.Fatalf("ids %v the first time, %v the second: %v", ids, again, err)
 	}
-	got, _ := drain(t, s, c, 10)
-	if specs(got) != "a b " || !got[0].At.Equal(at) || got[0].ID != ids[0] {
+	got, _ := storetest.Drain(t, s, c, 10)
+	if storetest.Specs(got) != "a b " || !got[0].At.Equal(at) || got[0].ID != ids[0] {
 		t.Fatalf("stored %+v", got)
 	}
 	var same bool
@@ -285,7 +244,7 @@ func TestAppend(t *testing.T) {
 func TestRefusedByPostgreSQL(t *testing.T) {
 	t.Parallel()
 	s, _, _ := storetest.New(t)
-	c := now(t, s)
+	c := storetest.Here(t, s)
 	deep := json.RawMessage(strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000))
 	for name, data := range map[string]json.RawMessage{
 		"a number out of range":    json.RawMessage(`{"n":1e999999}`),
@@ -315,7 +274,7 @@ func TestRefusedByPostgreSQL(t *testing.T) {
 	if !errors.As(err, &batch) || batch.Index != 1 {
 		t.Errorf("unknown kind: %v", err)
 	}
-	got, _ := drain(t, s, c, 10)
+	got, _ := storetest.Drain(t, s, c, 10)
 	for _, e := range got {
 		if len(e.Data) < 9_000 {
 			t.Errorf("part of a refused batch was stored: %+v", e)
@@ -326,7 +285,7 @@ func TestRefusedByPostgreSQL(t *testing.T) {
 func TestAppendAll(t *testing.T) {
 	t.Parallel()
 	s, _, _ := storetest.New(t)
-	c := now(t, s)
+	c := storetest.Here(t, s)
 	feed := func(n int, last error, bad int) func() (event.Event, error) {
 		i := 0
 		return func() (event.Event, error) {
@@ -348,13 +307,13 @@ func TestAppendAll(t *testing.T) {
 	if _, _, err := s.AppendAll(t.Context(), feed(7_000, io.EOF, 6_001)); !errors.As(err, &batch) || batch.Index != 6_000 {
 		t.Fatalf("an event that PostgreSQL refuses: %v", err)
 	}
-	if got, _ := drain(t, s, c, 5_000); len(got) != 0 {
+	if got, _ := storetest.Drain(t, s, c, 5_000); len(got) != 0 {
 		t.Fatalf("%d events of failed bulks were stored", len(got))
 	}
 	if n, known, err := s.AppendAll(t.Context(), feed(12_345, io.EOF, 0)); n != 12_345 || known != 0 || err != nil {
 		t.Fatalf("%d, %d: %v", n, known, err)
 	}
-	got, _ := drain(t, s, c, 5_000)
+	got, _ := storetest.Drain(t, s, c, 5_000)
 	for i, e := range got {
 		if e.Spec != fmt.Sprint(i+1) {
 			t.Fatalf("event %d is %q", i+1, e.Spec)
@@ -365,51 +324,13 @@ func TestAppendAll(t *testing.T) {
 	}
 }
 
-// The database holds the rules of pkg/event for writers that use SQL.
-func TestConstraintsFollowTheLimits(t *testing.T) {
-	t.Parallel()
-	s, conn, _ := storetest.New(t)
-	for _, kind := range event.Kinds {
-		storetest.Exec(t, conn, `INSERT INTO events (kind, session) VALUES ($1, 's')`, string(kind))
-	}
-	name := strings.Repeat("é", event.MaxNameBytes/2)
-	data := `"` + strings.Repeat("x", event.MaxDataBytes-2) + `"`
-	storetest.Exec(t, conn, `INSERT INTO events (kind, session, spec, key, data, at) VALUES ('spec_started', $1, $1, $1, $2::text::jsonb, now() + $3::interval)`, name, data, event.MaxAhead)
-	for what, sql := range map[string]string{
-		"kind":    `INSERT INTO events (kind, session) VALUES ('spec_lost', 's')`,
-		"session": `INSERT INTO events (kind, session) VALUES ('spec_started', '')`,
-		"spec":    `INSERT INTO events (kind, session, spec) VALUES ('spec_started', 's', repeat('x', 513))`,
-		"key":     `INSERT INTO events (kind, session, key) VALUES ('spec_started', 's', repeat('x', 513))`,
-		"at":      `INSERT INTO events (kind, session, at) VALUES ('spec_started', 's', now() + interval '61 minutes')`,
-		"past":    `INSERT INTO events (kind, session, at) VALUES ('spec_started', 's', '1969-12-31')`,
-		"endless": `INSERT INTO events (kind, session, at) VALUES ('spec_started', 's', 'infinity')`,
-		"data":    `INSERT INTO events (kind, session, data) VALUES ('spec_started', 's', to_jsonb(repeat('x', 999999)))`,
-	} {
-		if _, err := conn.Exec(t.Context(), sql); err == nil {
-			t.Errorf("%s: %s was taken", what, sql)
-		}
-	}
-	migration, err := os.ReadFile("migrations/00001_events.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, limit := range []string{fmt.Sprintf("<= %d)", event.MaxNameBytes), fmt.Sprintf("<= %d)", event.MaxDataBytes)} {
-		if !strings.Contains(string(migration), limit) {
-			t.Errorf("the migration does not hold %s", limit)
-		}
-	}
-	if got, _ := drain(t, s, cursor.Cursor{}, 100); len(got) != len(event.Kinds)+1 {
-		t.Errorf("%d events", len(got))
-	}
-}
-
 // Writers commit at once and late, and undo whole transactions and parts of
 // them, while a reader turns small pages: it gets what is stored, once each,
 // and nothing that was undone.
 func TestConcurrentWritersArriveOnce(t *testing.T) {
 	t.Parallel()
 	s, conn, config := storetest.New(t)
-	c := now(t, s)
+	c := storetest.Here(t, s)
 	const writers, each = 8, 400
 	var stored, undone atomic.Int64
 	write := func(conn *pgx.Conn, i int, spec string) error {
@@ -484,7 +405,7 @@ func TestConcurrentWritersArriveOnce(t *testing.T) {
 		default:
 		}
 		var page []event.Event
-		page, c = drain(t, s, c, 37)
+		page, c = storetest.Drain(t, s, c, 37)
 		for _, e := range page {
 			if _, twice := got[e.ID]; twice {
 				t.Fatalf("event %d twice", e.ID)
@@ -516,10 +437,10 @@ func TestCursorOfAnotherDatabase(t *testing.T) {
 	t.Parallel()
 	a, _, _ := storetest.New(t)
 	b, _, _ := storetest.New(t)
-	if _, err := b.Since(t.Context(), now(t, a), 10); !errors.Is(err, store.ErrExpired) {
+	if _, err := b.Since(t.Context(), storetest.Here(t, a), 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("another schema's cursor: %v", err)
 	}
-	c := now(t, a)
+	c := storetest.Here(t, a)
 	far := cursor.Snapshot{Xmin: c.To.Xmax + 1_000_000, Xmax: c.To.Xmax + 1_000_000}
 	ahead := cursor.Cursor{Epoch: c.Epoch, From: far, To: far}
 	if _, err := a.Since(t.Context(), ahead, 10); !errors.Is(err, store.ErrExpired) {
@@ -535,7 +456,7 @@ func TestRestored(t *testing.T) {
 	s, conn, config := storetest.New(t)
 	storetest.Exec(t, conn, insert, "one")
 	storetest.Exec(t, conn, insert, "two")
-	before := now(t, s)
+	before := storetest.Here(t, s)
 	// What a restore into another cluster leaves: xids of a counter that was
 	// further on, and the other cluster's identifier.
 	storetest.Exec(t, conn, `UPDATE events SET xid = (pg_current_xact_id()::text::bigint + 1000000000)::text::xid8`)
@@ -548,118 +469,21 @@ func TestRestored(t *testing.T) {
 	if err := other.Ready(t.Context()); !errors.As(err, &problem) || problem.Code != store.Restored {
 		t.Fatalf("unrepaired: %v", err)
 	}
-	report, err := store.Migrate(t.Context(), config, nil)
+	report, err := schema.Migrate(t.Context(), config, nil)
 	if err != nil || report.Repaired != 2 {
 		t.Fatalf("%+v: %v", report, err)
 	}
 	if _, err := other.Since(t.Context(), before, 10); !errors.Is(err, store.ErrExpired) {
 		t.Fatalf("a cursor from before the restore: %v", err)
 	}
-	got, c := drain(t, other, cursor.Cursor{}, 10)
-	if specs(got) != "one two" {
-		t.Fatalf("afresh: %q", specs(got))
+	got, c := storetest.Drain(t, other, cursor.Cursor{}, 10)
+	if storetest.Specs(got) != "one two" {
+		t.Fatalf("afresh: %q", storetest.Specs(got))
 	}
 	storetest.Exec(t, conn, insert, "three")
-	if got, _ = drain(t, other, c, 10); specs(got) != "three" {
-		t.Fatalf("after the repair: %q", specs(got))
+	if got, _ = storetest.Drain(t, other, c, 10); storetest.Specs(got) != "three" {
+		t.Fatalf("after the repair: %q", storetest.Specs(got))
 	}
-}
-
-func TestMigrateTwiceAndAtOnce(t *testing.T) {
-	t.Parallel()
-	address, schema := postgrestest.Schema(t)
-	config := store.Config{URL: address, Schema: schema + "_new"}
-	t.Cleanup(func() {
-		conn, err := pgx.Connect(context.Background(), address)
-		if err == nil {
-			conn.Exec(context.Background(), `DROP SCHEMA IF EXISTS "`+schema+`_new" CASCADE`)
-			conn.Close(context.Background())
-		}
-	})
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			if _, err := store.Migrate(context.Background(), config, nil); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	report, err := store.Migrate(t.Context(), config, nil)
-	if err != nil || report.Applied != 0 || report.Version != 7 || report.Schema != config.Schema {
-		t.Fatalf("%+v: %v", report, err)
-	}
-	if err := storetest.Open(t, config).Ready(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestMigrateLeavesAnotherEventsTable(t *testing.T) {
-	t.Parallel()
-	address, schema := postgrestest.Schema(t)
-	storetest.Exec(t, postgrestest.Connect(t, address), `CREATE TABLE events (title text)`)
-	if _, err := store.Migrate(t.Context(), store.Config{URL: address, Schema: schema}, nil); err == nil || !strings.Contains(err.Error(), "specwatch mirror "+schema+".events") {
-		t.Errorf("somebody else's events table: %v", err)
-	}
-}
-
-func TestRoles(t *testing.T) {
-	t.Parallel()
-	_, conn, config := storetest.New(t)
-	role := fmt.Sprintf("specwatch_test_%d", time.Now().UnixNano())
-	storetest.Exec(t, conn, `CREATE ROLE `+role+` LOGIN PASSWORD 'not a secret'`)
-	t.Cleanup(func() { conn.Exec(context.Background(), `DROP ROLE `+role) })
-	address, err := url.Parse(config.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	address.User = url.UserPassword(role, "not a secret")
-	config.URL = address.String()
-	s := storetest.Open(t, config)
-	one := []event.Event{{Kind: event.SpecStarted, Session: "s", Key: "k"}}
-	refused := func(what string, err error) {
-		t.Helper()
-		var problem *store.Problem
-		if !errors.As(err, &problem) || problem.Code != store.NoRights && problem.Code != store.NoTable {
-			t.Errorf("%s: %v", what, err)
-		}
-	}
-	refused("nobody is ready", s.Ready(t.Context()))
-	_, err = s.Append(t.Context(), one)
-	refused("nobody writes", err)
-
-	// Of a new role a session knows in full only after it connects again.
-	storetest.Exec(t, conn, `GRANT specwatch_reader TO `+role)
-	s = storetest.Open(t, config)
-	if err := s.Ready(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if _, err := storetest.State(t, s); err != nil {
-		t.Error(err)
-	}
-	r, err := s.NewReader(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	if _, err := r.EnableNotify(t.Context()); err != nil {
-		t.Error(err)
-	}
-	_, err = s.Append(t.Context(), one)
-	refused("a reader writes", err)
-
-	storetest.Exec(t, conn, `REVOKE specwatch_reader FROM `+role)
-	storetest.Exec(t, conn, `GRANT specwatch_writer TO `+role)
-	s = storetest.Open(t, config)
-	for range 2 {
-		if _, err := s.Append(t.Context(), one); err != nil {
-			t.Errorf("a writer writes: %v", err)
-		}
-	}
-	_, err = s.Since(t.Context(), cursor.Cursor{}, 1)
-	refused("a writer reads", err)
-	_, err = maintenance.Prune(t.Context(), s, time.Now(), nil)
-	refused("a writer removes", err)
 }
 
 // Inserts notify while a reader asks for it, and only then.
@@ -783,7 +607,7 @@ func TestAReaderKeepsNoNotifications(t *testing.T) {
 
 func TestProblems(t *testing.T) {
 	t.Parallel()
-	address, schema := postgrestest.Schema(t)
+	address, name := postgrestest.Schema(t)
 	parsed, err := url.Parse(address)
 	if err != nil {
 		t.Fatal(err)
@@ -799,7 +623,7 @@ func TestProblems(t *testing.T) {
 			t.Errorf("want %s: %v", code, err)
 		}
 	}
-	expect(store.Config{URL: address, Schema: schema}, store.NoTable, "specwatch migrate")
+	expect(store.Config{URL: address, Schema: name}, store.NoTable, "specwatch migrate")
 	expect(store.Config{URL: address, Schema: "nowhere at all"}, store.NoTable, "does not exist")
 	dead := *parsed
 	dead.Host = "127.0.0.1:1"
@@ -812,8 +636,8 @@ func TestProblems(t *testing.T) {
 		t.Errorf("a broken URL: %v", err)
 	}
 
-	config := store.Config{URL: address, Schema: schema}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	config := store.Config{URL: address, Schema: name}
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	conn := postgrestest.Connect(t, address)

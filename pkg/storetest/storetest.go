@@ -5,13 +5,18 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/specwatch/specwatch/pkg/cursor"
+	"github.com/specwatch/specwatch/pkg/embedded"
+	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/postgrestest"
 	"github.com/specwatch/specwatch/pkg/questions"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/state"
 	"github.com/specwatch/specwatch/pkg/store"
 )
@@ -20,12 +25,23 @@ import (
 // other programs would do by SQL.
 func New(t testing.TB) (*store.Store, *pgx.Conn, store.Config) {
 	t.Helper()
-	address, schema := postgrestest.Schema(t)
-	config := store.Config{URL: address, Schema: schema, MaxConns: 8}
-	if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+	address, name := postgrestest.Schema(t)
+	config := store.Config{URL: address, Schema: name, MaxConns: 8}
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 		t.Fatal(err)
 	}
 	return Open(t, config), postgrestest.Connect(t, address), config
+}
+
+// Cluster is a server of the test's own, with a store over it.
+func Cluster(t testing.TB, settings map[string]string) (*embedded.Server, *store.Store) {
+	t.Helper()
+	server := postgrestest.Cluster(t, settings)
+	config := store.Config{URL: server.URL()}
+	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
+		t.Fatal(err)
+	}
+	return server, Open(t, config)
 }
 
 // Open opens a store until the test ends.
@@ -82,4 +98,46 @@ func Login(t *testing.T, conn *pgx.Conn, address, name string) (role, as string)
 	}
 	u.User = url.UserPassword(role, "not a secret")
 	return role, u.String()
+}
+
+// Drain reads on until a page says that there is no more.
+func Drain(t testing.TB, s *store.Store, c cursor.Cursor, limit int) ([]event.Event, cursor.Cursor) {
+	t.Helper()
+	var all []event.Event
+	for {
+		page, err := s.Since(t.Context(), c, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Events) > limit {
+			t.Fatalf("a page of %d events, though at most %d were asked for", len(page.Events), limit)
+		}
+		all = append(all, page.Events...)
+		// A cursor travels as text.
+		if c, err = cursor.Parse(page.Cursor.String()); err != nil {
+			t.Fatal(err)
+		}
+		if !page.More {
+			return all, c
+		}
+	}
+}
+
+// Here is the cursor of a reader that has seen everything.
+func Here(t testing.TB, s *store.Store) cursor.Cursor {
+	t.Helper()
+	page, err := s.SinceTime(t.Context(), time.Now().Add(time.Hour), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return page.Cursor
+}
+
+// Specs are the specs of events, separated by spaces.
+func Specs(events []event.Event) string {
+	var names []string
+	for _, e := range events {
+		names = append(names, e.Spec)
+	}
+	return strings.Join(names, " ")
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/specwatch/specwatch/pkg/demo"
 	"github.com/specwatch/specwatch/pkg/gateway"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -43,20 +44,20 @@ It ends on Ctrl-C and keeps its data.`,
 		}
 		ctx, cancel := untilSignal(cmd.Context())
 		defer cancel()
-		schema := db.schema
-		if schema == "" {
-			schema = variable(envSchema)
+		name := db.schema
+		if name == "" {
+			name = variable(envSchema)
 		}
 		config.Executable, config.Out = self, cmd.OutOrStdout()
 		config.Environment = func(url string) []string {
-			return append(os.Environ(), envDatabaseURL+"="+url, envSchema+"="+schema)
+			return append(os.Environ(), envDatabaseURL+"="+url, envSchema+"="+name)
 		}
 		config.Migrate = func(ctx context.Context, url string) error {
-			_, err := store.Migrate(ctx, store.Config{URL: url, Schema: schema}, nil)
+			_, err := schema.Migrate(ctx, store.Config{URL: url, Schema: name}, nil)
 			return err
 		}
 		config.Serve = func(ctx context.Context, url string, at net.Listener) error {
-			return serve(ctx, store.Config{URL: url, Schema: schema}, at, options)
+			return serve(ctx, store.Config{URL: url, Schema: name}, at, options)
 		}
 		return demo.Run(ctx, config)
 	})

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/specwatch/specwatch/pkg/maintenance"
+	"github.com/specwatch/specwatch/pkg/schema"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
@@ -34,7 +35,7 @@ gives this schema roles of its own; the roles that it had lose their rights on i
 			config.Roles = cmp.Or(roles, variable(envRoles))
 			ctx, cancel := untilSignal(cmd.Context())
 			defer cancel()
-			report, err := store.Migrate(ctx, config, func(note string) { say(cmd.ErrOrStderr(), note) })
+			report, err := schema.Migrate(ctx, config, func(note string) { say(cmd.ErrOrStderr(), note) })
 			if err != nil {
 				return err
 			}

@@ -12,12 +12,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/specwatch/specwatch/pkg/event"
+	"github.com/specwatch/specwatch/pkg/mirror"
 	"github.com/specwatch/specwatch/pkg/store"
 )
 
 // mirrorFlags are the flags of mirror.
 type mirrorFlags struct {
-	mapping                   store.Mapping
+	mapping                   mirror.Mapping
 	preview, remove, backfill bool
 }
 
@@ -59,7 +60,7 @@ ascending column, or --key identifies a row.`,
 		case len(args) == 0 && f.changed(cmd):
 			return wrongUsef("name the table, such as: specwatch mirror jobs --preview")
 		case len(args) == 0:
-			mirrors, err := st.Mirrors(ctx)
+			mirrors, err := mirror.List(ctx, st)
 			if err == nil {
 				printMirrors(cmd.OutOrStdout(), mirrors)
 			}
@@ -67,7 +68,7 @@ ascending column, or --key identifies a row.`,
 		case f.remove:
 			return removeMirror(ctx, cmd, st, args[0])
 		case f.preview:
-			p, err := st.PreviewMirror(ctx, args[0], f.mapping)
+			p, err := mirror.Try(ctx, st, args[0], f.mapping)
 			if err != nil {
 				return ofMapping(err)
 			}
@@ -101,7 +102,7 @@ func (f *mirrorFlags) changed(cmd *cobra.Command) bool {
 }
 
 func removeMirror(ctx context.Context, cmd *cobra.Command, st *store.Store, table string) error {
-	if err := st.RemoveMirror(ctx, table, func(note string) { say(cmd.ErrOrStderr(), note) }); err != nil {
+	if err := mirror.Remove(ctx, st, table, func(note string) { say(cmd.ErrOrStderr(), note) }); err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%s is not mirrored any more; the events that it made stay\n", table)
@@ -110,7 +111,7 @@ func removeMirror(ctx context.Context, cmd *cobra.Command, st *store.Store, tabl
 
 // makeMirror mirrors the table and copies the rows that it has now.
 func makeMirror(ctx context.Context, cmd *cobra.Command, st *store.Store, table string, f mirrorFlags) error {
-	made, err := st.Mirror(ctx, table, f.mapping, func(note string) { say(cmd.ErrOrStderr(), note) })
+	made, err := mirror.Make(ctx, st, table, f.mapping, func(note string) { say(cmd.ErrOrStderr(), note) })
 	if err != nil {
 		return ofMapping(err)
 	}
@@ -130,7 +131,7 @@ func makeMirror(ctx context.Context, cmd *cobra.Command, st *store.Store, table 
 func fillMirror(ctx context.Context, cmd *cobra.Command, st *store.Store, table string) error {
 	shown := newProgress(cmd.ErrOrStderr(), "rows read")
 	defer shown.end()
-	done, err := st.FillMirror(ctx, table, func(f store.Filled) { shown.show(f.Read, share(f.Read, f.Rows)) })
+	done, err := mirror.Fill(ctx, st, table, func(f mirror.Filled) { shown.show(f.Read, share(f.Read, f.Rows)) })
 	if err != nil {
 		return ofMapping(err)
 	}
@@ -152,7 +153,7 @@ func ofMapping(err error) error {
 	return err
 }
 
-func printPreview(w io.Writer, table string, p store.Preview) error {
+func printPreview(w io.Writer, table string, p mirror.Preview) error {
 	for _, e := range p.Events {
 		text, err := e.MarshalJSON()
 		if err != nil {
@@ -170,7 +171,7 @@ func printPreview(w io.Writer, table string, p store.Preview) error {
 	return nil
 }
 
-func printReasons(w io.Writer, reasons []store.Reason) {
+func printReasons(w io.Writer, reasons []mirror.Reason) {
 	for _, r := range reasons {
 		fmt.Fprintf(w, "  %d: %s", r.Rows, oneLine(r.Text))
 		if r.Example != "" {
@@ -180,7 +181,7 @@ func printReasons(w io.Writer, reasons []store.Reason) {
 	}
 }
 
-func printMirrors(w io.Writer, mirrors []store.Mirror) {
+func printMirrors(w io.Writer, mirrors []mirror.Mirror) {
 	if len(mirrors) == 0 {
 		fmt.Fprintln(w, "no table is mirrored")
 	}
