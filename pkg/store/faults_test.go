@@ -493,17 +493,17 @@ func TestAnOlderStatePutBack(t *testing.T) {
 // nobody is refused, and a repeated migration makes inserts notify again.
 func TestTwoPhaseIsAllowedLater(t *testing.T) {
 	t.Parallel()
-	server, _ := cluster(t, nil) // PostgreSQL forbids it by default
+	server, _ := storetest.Cluster(t, nil) // PostgreSQL forbids it by default
 	config := store.Config{URL: server.URL()}
 	const insert = "INSERT INTO events (kind, session) VALUES ('spec_started', 's')"
 	notified := func(migrate bool, statements ...string) bool {
 		t.Helper()
 		if migrate {
-			if _, err := store.Migrate(t.Context(), config, nil); err != nil {
+			if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
-		r, err := open(t, config).NewReader(t.Context())
+		r, err := storetest.Open(t, config).NewReader(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -514,7 +514,7 @@ func TestTwoPhaseIsAllowedLater(t *testing.T) {
 		conn := postgrestest.Connect(t, server.URL())
 		defer conn.Close(context.WithoutCancel(t.Context()))
 		for _, sql := range statements {
-			exec(t, conn, sql)
+			storetest.Exec(t, conn, sql)
 		}
 		// What was notified before arrives before the answer.
 		if _, _, err := r.Unchanged(t.Context()); err != nil {
@@ -531,7 +531,7 @@ func TestTwoPhaseIsAllowedLater(t *testing.T) {
 	set := func(prepared string) {
 		t.Helper()
 		conn := postgrestest.Connect(t, server.URL())
-		exec(t, conn, "ALTER SYSTEM SET max_prepared_transactions = "+prepared)
+		storetest.Exec(t, conn, "ALTER SYSTEM SET max_prepared_transactions = "+prepared)
 		conn.Close(context.WithoutCancel(t.Context()))
 		if err := server.Restart(t.Context()); err != nil {
 			t.Fatal(err)
