@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// MigrationLock is the key of the advisory lock that one migration of a
-// database at a time holds, and whatever else changes tables.
+// MigrationLock is the key of the advisory lock that whoever migrates or changes
+// a mirror holds, one at a time in a database.
 const MigrationLock int64 = 0x5350454357 // "SPECW"
 
 // LockTimeout is how long a step that changes a table waits for its lock,

@@ -344,7 +344,7 @@ func explainPg(err error, pg *pgconn.PgError) error {
 	case "23502": // not_null_violation
 		return field(pg.ColumnName, "must not be null")
 	case "22P02", "22P05", "22003", "54001", "54000", "22021":
-		// Of what this package sends, only data is first parsed by PostgreSQL:
+		// Of what Specwatch sends, only data is first parsed by PostgreSQL:
 		// it may refuse escapes, depth, or numbers out of range.
 		return field("data", "is not accepted by PostgreSQL: "+pg.Message)
 	case "42P01", "3F000", "42703", "42883": // undefined table, schema, column, function

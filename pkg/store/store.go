@@ -1,6 +1,6 @@
 // Package store keeps events in PostgreSQL, the only source of truth: it
-// migrates the schema, appends events, and reads them after a cursor, over a
-// time range, or summed up.
+// connects, appends events, reads them after a cursor, and says of each error
+// what to do about it.
 package store
 
 import (
@@ -31,7 +31,7 @@ import (
 type Config struct {
 	URL      string      // a PostgreSQL URL or keyword/value string; libpq's PG… variables and passfile fill what it leaves out
 	Schema   string      // empty: found by the connection's search_path
-	Roles    string      // of Migrate: the schema's roles are this name with _reader and _writer; empty: those it has
+	Roles    string      // of schema.Migrate: the schema's roles are this name with _reader and _writer; empty: those it has
 	MaxConns int32       // of the pool that reads, unless the URL says pool_max_conns; 0: four
 	TLS      *tls.Config // replaces what the URL says of TLS; for certificates that are not in files
 }
