@@ -58,7 +58,10 @@ function hintsOf(uid: string): Observable<Span> {
     const awake = wakes.pipe(share());
     return merge(
       awake.pipe(map(() => always)),
-      open.pipe(distinctUntilChanged(), switchMap((is) => (is ? EMPTY : polls().pipe(map(present))))),
+      open.pipe(
+        distinctUntilChanged(),
+        switchMap((is) => (is ? EMPTY : polls().pipe(map(present))))
+      ),
       stream(uid, open).pipe(
         retry({ delay: (_, failures) => race(timer(backoff(failures)), awake), resetOnSuccess: true })
       )
