@@ -231,30 +231,46 @@ func failed(err error, codes ...string) bool {
 	return errors.As(err, &known) && errors.As(known.cause, &pg) && slices.Contains(codes, pg.Code)
 }
 
+// columns are the events as insertSQL takes them.
+type columns struct {
+	kinds, sessions, specs, data []string
+	times                        []*time.Time
+	keys                         []*string
+}
+
+func columnsOf(events []event.Event) columns {
+	n := len(events)
+	c := columns{
+		kinds: make([]string, n), sessions: make([]string, n), specs: make([]string, n), data: make([]string, n),
+		times: make([]*time.Time, n), keys: make([]*string, n),
+	}
+	for i := range events {
+		e := &events[i]
+		c.kinds[i], c.sessions[i], c.specs[i], c.data[i] = string(e.Kind), e.Session, e.Spec, "{}"
+		if len(e.Data) > 0 {
+			c.data[i] = string(e.Data)
+		}
+		if !e.At.IsZero() {
+			c.times[i] = &e.At
+		}
+		if e.Key != "" {
+			c.keys[i] = &e.Key
+		}
+	}
+	return c
+}
+
+// written is what PostgreSQL answers about a stored event.
+type written struct {
+	ID  int64
+	Key *string
+}
+
 // insert writes the events in one statement that waits at most patience for
 // each lock.
 func (s *Store) insert(ctx context.Context, q querier, patience time.Duration, events []event.Event) (event.Receipt, error) {
-	n := len(events)
-	kinds, sessions, specs, data := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	times, keys := make([]*time.Time, n), make([]*string, n)
-	for i := range events {
-		e := &events[i]
-		kinds[i], sessions[i], specs[i], data[i] = string(e.Kind), e.Session, e.Spec, "{}"
-		if len(e.Data) > 0 {
-			data[i] = string(e.Data)
-		}
-		if !e.At.IsZero() {
-			times[i] = &e.At
-		}
-		if e.Key != "" {
-			keys[i] = &e.Key
-		}
-	}
-	type written struct {
-		ID  int64
-		Key *string
-	}
-	rows, err := q.Query(ctx, s.SQL(insertSQL), kinds, times, sessions, specs, data, keys, fmt.Sprintf("%dms", patience.Milliseconds()))
+	c := columnsOf(events)
+	rows, err := q.Query(ctx, s.SQL(insertSQL), c.kinds, c.times, c.sessions, c.specs, c.data, c.keys, fmt.Sprintf("%dms", patience.Milliseconds()))
 	if err != nil {
 		return event.Receipt{}, s.Explain(err)
 	}
@@ -262,11 +278,23 @@ func (s *Store) insert(ctx context.Context, q querier, patience time.Duration, e
 	if err != nil {
 		return event.Receipt{}, s.Explain(err)
 	}
-	// inserted has the new rows in the order of the input. A key that it lacks
-	// was stored before.
-	ids := make([]int64, n)
-	stored := map[string]int64{}
-	var missing []string
+	ids, known, err := match(c.keys, inserted)
+	if err != nil {
+		return event.Receipt{}, err
+	}
+	if len(known) > 0 {
+		if err := s.fill(ctx, q, ids, c.keys, known); err != nil {
+			return event.Receipt{}, afterWrite{s.Explain(err)}
+		}
+	}
+	return event.Receipt{IDs: ids, Known: len(known)}, nil
+}
+
+// match gives the events the ids of inserted, which has the new rows in the
+// order of the input. A key that it lacks was stored before: it is one of known,
+// and its id is 0.
+func match(keys []*string, inserted []written) (ids []int64, known []string, err error) {
+	ids = make([]int64, len(keys))
 	next := 0
 	for i, key := range keys {
 		if next < len(inserted) && same(key, inserted[next].Key) {
@@ -275,30 +303,33 @@ func (s *Store) insert(ctx context.Context, q querier, patience time.Duration, e
 			continue
 		}
 		if key == nil {
-			return event.Receipt{}, fmt.Errorf("event %d was not written and has no key: a trigger or rule on the table removed it", i+1)
+			return nil, nil, fmt.Errorf("event %d was not written and has no key: a trigger or rule on the table removed it", i+1)
 		}
-		missing = append(missing, *key)
+		known = append(known, *key)
 	}
-	if len(missing) == 0 {
-		return event.Receipt{IDs: ids}, nil
-	}
-	rows, err = q.Query(ctx, s.SQL(`SELECT id, key FROM @.events WHERE key = ANY($1)`), missing)
+	return ids, known, nil
+}
+
+// fill reads the ids of the known keys and replaces each id of 0.
+func (s *Store) fill(ctx context.Context, q querier, ids []int64, keys []*string, known []string) error {
+	rows, err := q.Query(ctx, s.SQL(`SELECT id, key FROM @.events WHERE key = ANY($1)`), known)
 	if err != nil {
-		return event.Receipt{}, afterWrite{s.Explain(err)}
+		return err
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[written])
 	if err != nil {
-		return event.Receipt{}, afterWrite{s.Explain(err)}
+		return err
 	}
-	for _, row := range found {
-		stored[*row.Key] = row.ID
+	stored := map[string]int64{}
+	for _, r := range found {
+		stored[*r.Key] = r.ID
 	}
 	for i, key := range keys {
 		if ids[i] == 0 && key != nil {
 			ids[i] = stored[*key]
 		}
 	}
-	return event.Receipt{IDs: ids, Known: len(missing)}, nil
+	return nil
 }
 
 // afterWrite is an error after rows may have been written: running all of it
