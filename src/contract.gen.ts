@@ -23,6 +23,8 @@ export const limits = {
   "timelineSpecs": 50
 } as const;
 
+export const totalHeader = "X-Total-Count" as const;
+
 export const settings = {
   "preferredMode": {
     "default": "websocket",

@@ -86,6 +86,10 @@ const (
 	TimelineSpecs = 50    // of a timeline: rows that a person can tell apart
 )
 
+// TotalHeader is the header of a list of names in the data source. It has the
+// total number of names, of which the list may have a part.
+const TotalHeader = "X-Total-Count"
+
 // FailureStreak is how many specs of a session that failed or timed out in a row
 // the page notifies of, and the alert rules of Grafana and Prometheus fire at.
 const FailureStreak = 3
@@ -135,6 +139,8 @@ func TypeScript() string {
 		"idleSeconds":   int(state.Idle.Seconds()),
 		"failureStreak": FailureStreak,
 	})
+	b.WriteString("\n")
+	write("totalHeader", TotalHeader)
 	b.WriteString("\n")
 	write("settings", Settings)
 	b.WriteString("\n")

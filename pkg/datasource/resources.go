@@ -11,6 +11,7 @@ import (
 	"github.com/grafana/grafana-plugin-sdk-go/backend"
 
 	"github.com/specwatch/specwatch/pkg/api"
+	"github.com/specwatch/specwatch/pkg/contract"
 	"github.com/specwatch/specwatch/pkg/event"
 	"github.com/specwatch/specwatch/pkg/questions"
 )
@@ -18,9 +19,6 @@ import (
 // menuSpan is the range of the lists of sessions and specs. A search has no such
 // limit.
 const menuSpan = 30 * 24 * time.Hour
-
-// totalHeader has the total number of names, of which the list may have a part.
-const totalHeader = "X-Total-Count"
 
 // resources answers GET status?since=&last=&limit=, sessions?search=,
 // specs?session=&search=, kinds and answer, and POST answer.
@@ -52,7 +50,7 @@ func (d *Datasource) resources() http.Handler {
 				fail(w, err)
 				return
 			}
-			w.Header().Set(totalHeader, strconv.FormatInt(total, 10))
+			w.Header().Set(contract.TotalHeader, strconv.FormatInt(total, 10))
 			answer(w, list)
 		})
 	}

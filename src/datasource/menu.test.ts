@@ -4,6 +4,7 @@ import { type BackendSrv, setAppEvents, setBackendSrv } from '@grafana/runtime';
 import { of } from 'rxjs';
 import { expect, it, vi } from 'vitest';
 
+import { totalHeader } from '../contract.gen';
 import { menu } from './menu';
 
 it('says once that a menu lists a part of the names', async () => {
@@ -14,7 +15,7 @@ it('says once that a menu lists a part of the names', async () => {
     setBackendSrv({
       fetch: (request: unknown) => {
         asked.push(request);
-        return of({ data: names, headers: new Headers({ 'X-Total-Count': String(total) }) });
+        return of({ data: names, headers: new Headers({ [totalHeader]: String(total) }) });
       },
     } as unknown as BackendSrv);
 

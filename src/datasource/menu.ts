@@ -4,6 +4,7 @@ import { getAppEvents, getBackendSrv } from '@grafana/runtime';
 import { lastValueFrom } from 'rxjs';
 
 import { resource } from '../connection/grafana';
+import { totalHeader } from '../contract.gen';
 
 const told = new Set<string>();
 
@@ -12,7 +13,7 @@ const told = new Set<string>();
 export async function menu(uid: string, list: string, params: Record<string, unknown> = {}): Promise<string[]> {
   const url = resource(uid, list);
   const { data: names, headers } = await lastValueFrom(getBackendSrv().fetch<string[]>({ url, params }));
-  const total = Number(headers.get('X-Total-Count'));
+  const total = Number(headers.get(totalHeader));
   if (total > names.length && !told.has(url)) {
     told.add(url);
     getAppEvents().publish({
