@@ -391,7 +391,7 @@ type condition struct {
 var conditions = map[contract.QueryType]condition{
 	contract.QueryTimedOut:      {questions.Questions.TimedOut, age},
 	contract.QueryWaiting:       {questions.Questions.Waiting, age},
-	contract.QueryHeartbeatAge:  {questions.Questions.Silent, age},
+	contract.QueryHeartbeatAge:  {questions.Questions.HeartbeatAge, age},
 	contract.QueryIdle:          {questions.Questions.Idle, age},
 	contract.QueryFailureStreak: {questions.Questions.Failing, failures},
 }

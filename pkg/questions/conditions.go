@@ -100,14 +100,14 @@ var clocks = `
 	int(state.ClockOff.Seconds()), int(state.ClockMost.Seconds()), int(state.ClockSpan.Seconds())) + `
 `
 
-// Silent returns the sessions with open specs, each with the spec that started
+// HeartbeatAge returns the sessions with open specs, each with the spec that started
 // last. Since is the last heartbeat or that start, whichever is later: a
 // session that paused between two specs was not silent, and one that died
 // before its first heartbeat is silent since the start. A spec whose own
 // heartbeats ended more than state.Awake before the last one of its session is
 // returned by itself, since the last of its own. Times are corrected by the
 // difference between the writer's clock and the database's.
-func (q Questions) Silent(ctx context.Context, f Filter) ([]Condition, error) {
+func (q Questions) HeartbeatAge(ctx context.Context, f Filter) ([]Condition, error) {
 	const ofSession = `at BETWEEN $1 AND $2 AND kind = 'session_heartbeat' AND (cardinality($4::text[]) = 0 OR session = ANY($4))`
 	return q.conditions(ctx, f, `
 		SELECT DISTINCT ON (session, CASE WHEN alone THEN id END) session, spec,

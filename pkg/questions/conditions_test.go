@@ -36,7 +36,7 @@ func TestConditions(t *testing.T) {
 	f := questions.Filter{From: start, To: start.Add(30 * time.Minute), Limit: 10}
 	expect := func(when, timedOut, waiting, silent, failing string) {
 		t.Helper()
-		got := []string{told(ask.TimedOut(t.Context(), f)), told(ask.Waiting(t.Context(), f)), told(ask.Silent(t.Context(), f)), told(ask.Failing(t.Context(), f))}
+		got := []string{told(ask.TimedOut(t.Context(), f)), told(ask.Waiting(t.Context(), f)), told(ask.HeartbeatAge(t.Context(), f)), told(ask.Failing(t.Context(), f))}
 		if want := []string{timedOut, waiting, silent, failing}; !slices.Equal(got, want) {
 			t.Errorf("%s:\n%q, want\n%q", when, got, want)
 		}
@@ -184,7 +184,7 @@ func TestConditionsAreThoseOfTheState(t *testing.T) {
 	// Specs that are silent alone, and the sessions of the others.
 	silentIf := func(is bool) func(q questions.Questions, ctx context.Context, f questions.Filter) ([]questions.Condition, error) {
 		return func(q questions.Questions, ctx context.Context, f questions.Filter) ([]questions.Condition, error) {
-			found, err := q.Silent(ctx, f)
+			found, err := q.HeartbeatAge(ctx, f)
 			return slices.DeleteFunc(found, func(c questions.Condition) bool { return slices.Contains(alone, c.Session+c.Spec) != is }), err
 		}
 	}

@@ -830,7 +830,7 @@ func TestNoRowStopsTheOthers(t *testing.T) {
 		_, _, err = ask.Nights(ctx, f, time.UTC)
 		keep("nights", err)
 		for name, conditions := range map[string]func(context.Context, questions.Filter) ([]questions.Condition, error){
-			"timed out": ask.TimedOut, "waiting": ask.Waiting, "silent": ask.Silent, "idle": ask.Idle, "failing": ask.Failing,
+			"timed out": ask.TimedOut, "waiting": ask.Waiting, "silent": ask.HeartbeatAge, "idle": ask.Idle, "failing": ask.Failing,
 		} {
 			_, err := conditions(ctx, f)
 			keep(name, err)

@@ -1,5 +1,5 @@
 const tick = 5_000; // ms
-const asleep = 20_000; // a tick that is this late means that the device slept
+const slept = 20_000; // a tick that is this late means that the device slept
 const unseen = 30_000; // a page that was hidden for longer checks the connection
 
 // Attendant is told of browser events.
@@ -36,7 +36,7 @@ export function attend(connection: Attendant): () => void {
     const late = Date.now() - last - tick;
     last = Date.now();
     // Browsers throttle the timers of hidden pages.
-    if (late > asleep && !document.hidden) {
+    if (late > slept && !document.hidden) {
       wake();
     }
   }, tick);

@@ -107,8 +107,8 @@ export function glance(state: State, now: number): { mood: Mood; headline: strin
     const work = first
       ? `working on ${nameOf(first.spec || first.session, longestName)}, for ${span(now - Date.parse(first.since))}`
       : 'between two specs';
-    const silent = asleep > 0 ? `; ${asleep} other ${asleep === 1 ? 'session is' : 'sessions are'} asleep` : '';
-    return { mood: 'awake', headline: 'Awake', detail: `${work}${others > 0 ? `, and ${others} more` : ''}${silent}` };
+    const rest = asleep > 0 ? `; ${asleep} other ${asleep === 1 ? 'session is' : 'sessions are'} asleep` : '';
+    return { mood: 'awake', headline: 'Awake', detail: `${work}${others > 0 ? `, and ${others} more` : ''}${rest}` };
   }
   if (asleep > 0) {
     const open = state.specs.open + state.specs.silent;
