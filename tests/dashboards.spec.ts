@@ -129,6 +129,24 @@ test.describe('dashboards', () => {
     });
   }
 
+  for (const renderer of ['', '&scenes']) {
+    test(`the table of sessions has all its columns at 1400 px${renderer && ', scenes'}`, async ({ page }) => {
+      await write({ kind: 'session_heartbeat', session });
+      await page.goto(`/d/specwatch?var-datasource=specwatch&var-session=${session}${renderer}`);
+      const table = page.getByTestId('data-testid Panel header Sessions');
+      const headers = table.getByRole('columnheader');
+      await expect(headers.first()).toBeVisible({ timeout: 90_000 });
+      const { x, width } = (await table.boundingBox())!;
+      const beside = () =>
+        headers.evaluateAll(
+          (all, right) =>
+            all.filter((header) => header.getBoundingClientRect().right > right).map(({ textContent }) => textContent),
+          x + width
+        );
+      await expect.poll(beside).toEqual([]);
+    });
+  }
+
   test('the table of sessions shows a long name whole, and opens the session', async ({ page }) => {
     await page.setViewportSize({ width: 1180, height: 2600 });
     await write({ kind: 'session_heartbeat', session }); // it is awake for a minute
