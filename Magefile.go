@@ -49,6 +49,12 @@ func Demo() error {
 	return foreground(binary("bin/specwatch"), nil, "demo", "--dir", filepath.Join(work, "demo"))
 }
 
+// parent is mage. It does not forward SIGTERM: it ends, and this process gets another
+// parent, at any time since its start.
+var parent = os.Getppid()
+
+func orphaned() bool { return os.Getppid() != parent }
+
 // foreground runs a program until it ends or the person ends it. Ctrl-C goes
 // to the program, too, so this process only has to wait for it.
 func foreground(program string, env []string, args ...string) error {
@@ -58,21 +64,21 @@ func foreground(program string, env []string, args ...string) error {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
+	if orphaned() {
+		return errors.New("mage has ended, so nothing is started")
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	// Mage does not forward SIGTERM. It ends, and this process gets another
-	// parent.
-	parent := os.Getppid()
 	look := time.NewTicker(orphanEvery)
 	defer look.Stop()
 	for {
 		select {
 		case <-look.C:
-			if now := os.Getppid(); now != parent {
-				parent = now
+			if orphaned() {
+				look.Stop()
 				cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it has ended already
 			}
 		case s := <-signals:
