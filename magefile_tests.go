@@ -293,6 +293,12 @@ func testGrafana(ctx context.Context, url string, env map[string]string) (end fu
 		return nil, err
 	}
 	settings = append(settings, fmt.Sprintf("SPECWATCH_ALERT_WEBHOOK_URL=http://127.0.0.1:%d/", webhook), "GF_AUTH_ANONYMOUS_ENABLED=true")
+	// The test of a Grafana without Live starts one of its own.
+	start, err := json.Marshal(map[string]any{"program": program, "args": args, "env": settings})
+	if err != nil {
+		return nil, err
+	}
+	env["SPECWATCH_TEST_GRAFANA_START"] = string(start)
 	step("starting the Grafana of GRAFANA_HOME")
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), settings...)
