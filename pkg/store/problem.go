@@ -301,7 +301,9 @@ func isLost(err error) bool {
 		return false
 	}
 	return errors.Is(err, errClosed) || pgconn.SafeToRetry(err) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || strings.Contains(err.Error(), "conn closed")
+		errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || strings.Contains(err.Error(), "conn closed") ||
+		// Of pgxpool, which got nothing but connections that the server had ended.
+		strings.Contains(err.Error(), "too many failed attempts acquiring connection")
 }
 
 // isCrowded reports whether the server has no connection left for this user.

@@ -33,6 +33,7 @@ func TestExplain(t *testing.T) {
 		{"end of file", io.EOF, NoConnection},
 		{"reset", syscall.ECONNRESET, NoConnection},
 		{"closed meanwhile", errors.Join(errors.New("message cut off"), errClosed), NoConnection},
+		{"a pool of ended connections", errors.New("pgxpool: too many failed attempts acquiring connection; likely bug in PrepareConn, BeforeAcquire, or ShouldPing hook"), NoConnection},
 		{"another error", server("XX000"), DatabaseError},
 	} {
 		var told *Problem
