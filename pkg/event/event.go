@@ -135,12 +135,23 @@ func (e *Event) AppendJSON(b []byte) []byte {
 	b = append(b, `,"spec":`...)
 	b = appendString(b, e.Spec)
 	b = append(b, `,"data":`...)
-	if len(e.Data) == 0 {
-		b = append(b, "{}"...)
-	} else {
-		b = append(b, e.Data...)
+	return append(appendData(b, e.Data), '}')
+}
+
+// appendData appends data without the white space that PostgreSQL writes
+// between its parts.
+func appendData(b []byte, data json.RawMessage) []byte {
+	switch len(data) {
+	case 0:
+		return append(b, "{}"...)
+	case 1, 2: // no space in it
+		return append(b, data...)
 	}
-	return append(b, '}')
+	compact := bytes.NewBuffer(b)
+	if json.Compact(compact, data) != nil {
+		return append(b, data...)
+	}
+	return compact.Bytes()
 }
 
 // List is events that are written as one JSON array.

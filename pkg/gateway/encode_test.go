@@ -11,7 +11,7 @@ import (
 
 func TestMessageIsTheJSONOfItsFields(t *testing.T) {
 	events := event.List{
-		{ID: 1, Kind: event.SpecStarted, At: time.Unix(1, 5), Session: `"<night>" & ` + "\n\u2028", Spec: "", Data: []byte(`{"a":"b"}`)},
+		{ID: 1, Kind: event.SpecStarted, At: time.Unix(1, 5), Session: `"<night>" & ` + "\n\u2028", Spec: "", Data: []byte(`{"a": [1, {"b, c": " d: \" e"}]}`)},
 		{ID: 2, Kind: "claude.cost", At: time.Unix(2, 0), Session: "\xff", Spec: "s"},
 	}
 	state := &overview.Snapshot{JSON: []byte(`{"sessions":[]}`)}
