@@ -266,11 +266,9 @@ func (s *Source) Poll(ctx context.Context, query url.Values) (*Answer, error) {
 			Code: http.StatusOK, Empty: len(status.Events) == 0 && !status.More,
 			ETag: `W/"` + status.State.Version + hex.EncodeToString(digest[:6]) + `"`,
 		}
-		if answer.Empty {
-			answer.body = sync.OnceValues(func() ([]byte, error) { return status.encode(), nil })
-		} else {
-			text := status.encode()
-			answer.body = func() ([]byte, error) { return text, nil }
+		answer.body = sync.OnceValues(func() ([]byte, error) { return status.encode(), nil })
+		if !answer.Empty {
+			answer.body() //nolint:errcheck // there is none; the events need not be kept
 		}
 		return answer, nil
 	}

@@ -717,7 +717,7 @@ func patientlyOn(ctx context.Context, conn *pgx.Conn, told func(string), f func(
 }
 
 func waitShort(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", store.LockTimeout.Milliseconds()))
+	_, err := tx.Exec(ctx, store.LockShortlySQL)
 	return err
 }
 

@@ -231,7 +231,7 @@ func up(ctx context.Context, s *store.Store, conn *pgx.Conn, provider *goose.Pro
 			return err
 		}
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, lockShortlySQL+"; "+store.Qualify(schema, notifySQL))
+			_, err := tx.Exec(ctx, store.LockShortlySQL+"; "+store.Qualify(schema, notifySQL))
 			return err
 		})
 	})
@@ -301,12 +301,8 @@ func tellWaits(ctx context.Context, s *store.Store, schema string, told func(str
 	}
 }
 
-// lockShortlySQL limits how long the statements of its transaction wait for a
-// lock.
-var lockShortlySQL = fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", store.LockTimeout.Milliseconds())
-
 func lockShortly(ctx context.Context, tx *sql.Tx) error {
-	_, err := tx.ExecContext(ctx, lockShortlySQL)
+	_, err := tx.ExecContext(ctx, store.LockShortlySQL)
 	return err
 }
 

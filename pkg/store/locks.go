@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,6 +20,10 @@ const (
 	LockTimeout  = 200 * time.Millisecond
 	lockAttempts = 150
 )
+
+// LockShortlySQL makes the statements of its transaction wait for a lock only for
+// LockTimeout.
+var LockShortlySQL = fmt.Sprintf("SET LOCAL lock_timeout = '%dms'", LockTimeout.Milliseconds())
 
 // UntilLocked runs attempt again, at most lockAttempts times, if it did not get
 // its lock. Writers wait behind a statement that waits for a lock, so each
